@@ -1,0 +1,92 @@
+"""What a chat format renders: messages, tools and the options that change the rendering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Role(StrEnum):
+    DEVELOPER = "developer"
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class MediaKind(StrEnum):
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPart:
+    """A picture, clip or sound by reference; the worker's processor expands it."""
+
+    kind: MediaKind
+    url: str
+    """A data URL, or a URL the gateway has allowed and fetched."""
+    detail: str | None = None
+
+
+Part = TextPart | MediaPart
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    name: str
+    arguments: str
+    """JSON text, as in OpenAI's `function.arguments`."""
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: Role
+    parts: tuple[Part, ...] = ()
+    reasoning: str | None = None
+    """Thinking of an assistant message, apart from its content."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    weight: int | None = None
+    """Training only: 0 keeps an assistant message out of the loss."""
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    """JSON schema of the arguments; None takes none."""
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    enable_thinking: bool | None = None
+    """None: as the model does by default."""
+    reasoning_effort: str | None = None
+    continue_final_message: bool = False
+    """The last message is an assistant's and is continued, not answered."""
+    documents: tuple[dict[str, Any], ...] = ()
+    template_kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
+    """`chat_template_kwargs`: passed to a Jinja template, refused by a named format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    messages: tuple[ChatMessage, ...]
+    tools: tuple[Tool, ...] = ()
+    options: RenderOptions = RenderOptions()

@@ -1,0 +1,169 @@
+"""The contract of a chat format, and the values that cross it.
+
+A format is used in three places: the gateway renders a prompt and parses the output, a trainer
+encodes examples with it, and an operator's model entry names it (or leaves it to the model's own
+Jinja template).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from templates.conversation import Conversation, MediaPart, Tool
+
+
+class FormatError(Exception):
+    """A conversation that a format cannot render. `param` is the request field to name."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerInfo:
+    """What a format must know of a model's tokenizer; the engine worker sends it at connect."""
+
+    bos_token: str | None = None
+    eos_token: str | None = None
+    special_tokens: frozenset[str] = frozenset()
+    chat_templates: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of prompt. Special tokens are recognised in control text only."""
+
+    text: str
+    control: bool
+    joined: bool = True
+    """Tokenised as one run with the segment before it; False starts a new run."""
+    media: MediaPart | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered generation prompt."""
+
+    segments: tuple[Segment, ...]
+    opens_reasoning: bool = False
+    """The prompt ends inside the thinking words, so the output starts as reasoning."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTurn:
+    """`prompt` is context, `response` what the model says; trained on if `trained`."""
+
+    prompt: tuple[Segment, ...]
+    response: tuple[Segment, ...]
+    trained: bool
+
+
+# --- the output, as it streams -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ContentDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStart:
+    """A call begins; indexes are dense from 0. `id` only where the dialect carries ids."""
+
+    index: int
+    name: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolArgumentsDelta:
+    """A piece of the call's arguments; the pieces concatenate to JSON text."""
+
+    index: int
+    text: str
+
+
+Delta = ContentDelta | ReasoningDelta | ToolCallStart | ToolArgumentsDelta
+
+
+class OutputParser(Protocol):
+    """Incremental: any way of splitting the output into `feed` calls gives the same events, once
+    neighbouring pieces are joined. Never raises on model output; nothing is lost or doubled."""
+
+    def feed(self, text: str) -> Sequence[Delta]: ...
+
+    def finish(self) -> Sequence[Delta]:
+        """The output has ended: gives back what was held, malformed calls as content."""
+        ...
+
+
+class ToolChoiceMode(StrEnum):
+    NONE = "none"
+    AUTO = "auto"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """`names` limits the callable tools (named and allowed_tools choices); empty means all."""
+
+    mode: ToolChoiceMode = ToolChoiceMode.AUTO
+    names: tuple[str, ...] = ()
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class OutputConstraint:
+    """A grammar for the engine: `kind` and `source` as in `workers.contract` `Grammar`."""
+
+    kind: str
+    source: str
+
+
+class ChatFormat(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stop_words(self) -> tuple[str, ...]:
+        """Control texts that end an answer (`<|im_end|>`)."""
+        ...
+
+    @property
+    def keeps_special_tokens(self) -> bool:
+        """True where the parser needs special tokens in the output text (`[TOOL_CALLS]`)."""
+        ...
+
+    def render(self, conversation: Conversation) -> Prompt:
+        """The prompt whose continuation is the next assistant message. Raises FormatError."""
+        ...
+
+    def render_training(self, conversation: Conversation) -> tuple[TrainingTurn, ...]:
+        """The whole conversation as turns; joined, their segments are what `render` gives for the
+        same context. Raises FormatError."""
+        ...
+
+    def parser(self, prompt: Prompt, tools: tuple[Tool, ...]) -> OutputParser:
+        """Reads one sequence's output. Without tools, tool calls are content."""
+        ...
+
+    def constrain(
+        self,
+        prompt: Prompt,
+        tools: tuple[Tool, ...],
+        choice: ToolChoice,
+        schema: dict[str, Any] | None,
+    ) -> OutputConstraint | None:
+        """The grammar that enforces `choice` (required, named, at most one call) and strict tools
+        in this dialect, or that binds plain content to `schema`; None when nothing is to be
+        enforced. Raises FormatError where the dialect cannot."""
+        ...

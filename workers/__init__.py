@@ -1,0 +1,1 @@
+"""Processes that hold models: engine workers generate, trainer workers fine-tune."""

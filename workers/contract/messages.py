@@ -1,0 +1,357 @@
+"""The messages between a gateway or supervisor (client) and an engine worker.
+
+Every message is a small frozen struct, packed as a msgpack array whose first item is its tag.
+A connection carries many requests at once; `id` names one of them and is chosen by the client,
+unique on that connection. Every `Generate` ends in exactly one `Finished` or `Failed`; every other
+request ends in exactly one reply (`Done`, `Tokenized`, `Embedded`, ...) or `Failed`.
+
+This module is a leaf: it imports nothing of ours, so every environment can have it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of everything that crosses the socket."""
+
+
+# --- parts of a request ---------------------------------------------------------------------------
+
+
+class Text(Message, tag=0):
+    """Prompt text. In control text, special and added tokens are recognised; in content they never
+    are, so a user's `<|im_end|>` is tokenised as ordinary characters."""
+
+    text: str
+    control: bool = False
+    joined: bool = True
+    """Tokenised together with the part before it, as one run of text. False starts a new run."""
+
+
+class Tokens(Message, tag=1):
+    """Prompt token ids, used as they are (legacy completions take them)."""
+
+    ids: list[int]
+
+
+PromptPart = Text | Tokens
+
+
+class AdapterRef(Message):
+    """One immutable LoRA version. `name` and `uid` are never reused for other weights."""
+
+    name: str
+    uid: int
+    path: str
+
+
+class GrammarKind(StrEnum):
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"
+    EBNF = "ebnf"
+    STRUCTURAL_TAG = "structural_tag"
+
+
+class Grammar(Message):
+    """What the output must match. `source` is a JSON schema, a regex, a JSON list of choices, an
+    xgrammar EBNF grammar with rule `root`, or an xgrammar structural tag in JSON."""
+
+    kind: GrammarKind
+    source: str
+
+
+class Sampling(Message):
+    """How one sequence is sampled; field names are those of OpenAI and Hugging Face."""
+
+    max_tokens: int | None = None
+    """None: up to the model's context length."""
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all tokens."""
+    min_p: float = 0.0
+    seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    stop: list[str] = []
+    """Strings that end the output and are not part of it; matched across token borders."""
+    stop_token_ids: list[int] = []
+    stop_words: list[str] = []
+    """The chat format's own end marks. One that is a single token of the vocabulary is matched as
+    a token, otherwise as text; never part of the output text."""
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None
+    """Number of most likely alternatives to report per output token; 0 is the chosen token only."""
+    prompt_logprobs: int | None = None
+    """The same for prompt tokens, reported once in `PromptScored`."""
+
+
+# --- client to worker -----------------------------------------------------------------------------
+
+
+class Generate(Message, tag=1):
+    id: int
+    prompt: list[PromptPart]
+    sampling: Sampling
+    adapter: AdapterRef | None = None
+    """None is the base model. An adapter that is not resident is loaded first."""
+    grammar: Grammar | None = None
+
+
+class Abort(Message, tag=2):
+    """Stop `Generate` `id`. It still ends in one `Finished`, with reason `abort`."""
+
+    id: int
+
+
+class LoadAdapter(Message, tag=3):
+    id: int
+    adapter: AdapterRef
+
+
+class UnloadAdapter(Message, tag=4):
+    """Frees the adapter once no request uses it; answers `Done` then."""
+
+    id: int
+    name: str
+
+
+class Tokenize(Message, tag=5):
+    id: int
+    prompt: list[PromptPart]
+
+
+class Detokenize(Message, tag=6):
+    id: int
+    ids: list[int]
+
+
+class Embed(Message, tag=7):
+    """Pool each input to one vector (the model entry names the pooling)."""
+
+    id: int
+    inputs: list[list[PromptPart]]
+    dimensions: int | None = None
+    adapter: AdapterRef | None = None
+
+
+class Score(Message, tag=8):
+    """Reward of each conversation, for `rm` models."""
+
+    id: int
+    inputs: list[list[PromptPart]]
+    adapter: AdapterRef | None = None
+
+
+class Authenticate(Message, tag=9):
+    """First message on a TCP connection; a unix socket is guarded by its file mode."""
+
+    token: str
+
+
+Request = (
+    Generate
+    | Abort
+    | LoadAdapter
+    | UnloadAdapter
+    | Tokenize
+    | Detokenize
+    | Embed
+    | Score
+    | Authenticate
+)
+
+
+# --- worker to client -----------------------------------------------------------------------------
+
+
+class Capability(StrEnum):
+    """What an engine may or may not be able to honour; anything absent is refused by the plan."""
+
+    LORA = "lora"
+    SEED = "seed"
+    LOGPROBS = "logprobs"
+    PROMPT_LOGPROBS = "prompt_logprobs"
+    LOGIT_BIAS = "logit_bias"
+    MIN_P = "min_p"
+    REPETITION_PENALTY = "repetition_penalty"
+    MIN_TOKENS = "min_tokens"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"
+    EBNF = "ebnf"
+    STRUCTURAL_TAG = "structural_tag"
+    EMBED = "embed"
+    SCORE = "score"
+
+
+class Hello(Message, tag=100):
+    """Sent once by the worker when a connection opens: what it serves and can do."""
+
+    protocol: int
+    model: str
+    engine: str
+    """hf, vllm, sglang or scripted, and its version after a slash: `hf/5.23.0`."""
+    max_model_len: int
+    vocab_size: int
+    capabilities: list[Capability]
+    max_logprobs: int = 20
+    max_loras: int = 0
+    max_lora_rank: int = 0
+    bos_token: str | None = None
+    eos_token: str | None = None
+    special_tokens: list[str] = []
+    """All added tokens that act as control when met in control text."""
+    chat_templates: dict[str, str] = {}
+    """The model's own Jinja templates by name; `default` is the usual one."""
+
+
+class TokenLogprob(Message):
+    token_id: int
+    token: str
+    """Text of this token alone; a broken UTF-8 piece shows as U+FFFD, its bytes are exact."""
+    data: bytes
+    logprob: float
+    top: list[TokenAlternative] = []
+
+
+class TokenAlternative(Message):
+    token_id: int
+    token: str
+    data: bytes
+    logprob: float
+
+
+class Admitted(Message, tag=101):
+    """The prompt is tokenised, checked and accepted: from here on the answer may begin."""
+
+    id: int
+    prompt_tokens: int
+    cached_tokens: int = 0
+
+
+class PromptScored(Message, tag=102):
+    """One entry per prompt token when `prompt_logprobs` was asked; the first has logprob NaN."""
+
+    id: int
+    tokens: list[TokenLogprob]
+
+
+class Token(Message, tag=103):
+    """New output of one sequence. `text` may be empty while a character is incomplete or a stop
+    string may be under way; the texts of a sequence concatenate to its whole output."""
+
+    id: int
+    token_ids: list[int]
+    text: str
+    logprobs: list[TokenLogprob] | None = None
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+class Finished(Message, tag=104):
+    id: int
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    stop: str | int | None = None
+    """The stop string or stop token id that ended the output; None for end-of-sequence."""
+
+
+class FailureKind(StrEnum):
+    INVALID_REQUEST = "invalid_request"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    INVALID_GRAMMAR = "invalid_grammar"
+    UNSUPPORTED = "unsupported"
+    ADAPTER_NOT_FOUND = "adapter_not_found"
+    ADAPTER_INVALID = "adapter_invalid"
+    OVERLOADED = "overloaded"
+    OUT_OF_MEMORY = "out_of_memory"
+    ENGINE_DEAD = "engine_dead"
+    INTERNAL = "internal"
+
+
+class Failed(Message, tag=105):
+    id: int
+    kind: FailureKind
+    message: str
+    """For the caller; holds no prompt text and no path."""
+    param: str | None = None
+
+
+class Done(Message, tag=106):
+    id: int
+
+
+class Tokenized(Message, tag=107):
+    id: int
+    ids: list[int]
+
+
+class Detokenized(Message, tag=108):
+    id: int
+    text: str
+
+
+class Embedded(Message, tag=109):
+    """One little-endian float32 vector per input."""
+
+    id: int
+    vectors: list[bytes]
+    prompt_tokens: int
+
+
+class Scored(Message, tag=110):
+    id: int
+    scores: list[float]
+    prompt_tokens: int
+
+
+class Stats(Message, tag=111):
+    """Sent about once a second, and after every adapter change."""
+
+    running: int
+    waiting: int
+    kv_usage: float
+    """Share of the key-value memory in use, 0 to 1."""
+    adapters: list[str] = []
+    """Names of the resident adapters."""
+    adapter_hits: int = 0
+    adapter_loads: int = 0
+    adapter_evictions: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+
+
+Event = (
+    Hello
+    | Admitted
+    | PromptScored
+    | Token
+    | Finished
+    | Failed
+    | Done
+    | Tokenized
+    | Detokenized
+    | Embedded
+    | Scored
+    | Stats
+)
