@@ -1,0 +1,59 @@
+# Tuneyard. `make help` lists what there is.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+DATA ?= data
+CONSTRAINTS := deploy/environments/hf/constraints.txt
+
+export HOST PORT DATA
+
+.PHONY: help serve test check bench envs openapi model lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/tuneyard: pyproject.toml $(CONSTRAINTS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing Tuneyard into $(VENV) (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install -q -e '.[hf]' -c $(CONSTRAINTS)
+	@touch $@
+
+$(BIN)/pytest: $(BIN)/tuneyard
+	@echo "Installing the test tools into $(VENV) ..."
+	@$(BIN)/python -m pip install -q -e '.[hf,dev]' -c $(CONSTRAINTS)
+	@touch $@
+
+serve: $(BIN)/tuneyard ## Set up and start everything on one machine (HOST, PORT, DATA, API_KEY)
+	@exec $(BIN)/tuneyard serve
+
+test: check ## Set up, check and run all tests
+	$(BIN)/python -m pytest -q
+
+check: $(BIN)/pytest ## Format, lint, types and import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(BIN)/pytest ## Measure the hot paths against peers, as ratios
+	$(BIN)/python -m tests.bench
+
+envs: $(BIN)/tuneyard ## Build the vLLM and SGLang environments
+	$(BIN)/tuneyard env create vllm
+	$(BIN)/tuneyard env create sglang
+
+openapi: $(BIN)/tuneyard ## Write openapi.yaml from the app
+	$(BIN)/tuneyard openapi > openapi.yaml
+
+model: $(BIN)/pytest ## Make the bundled model again, from its text to its weights
+	$(BIN)/python -m deploy.model.build
+
+clean: ## Remove the environments and caches (not DATA)
+	rm -rf $(VENV) .envs .pytest_cache .ruff_cache build *.egg-info
+
+lock: $(BIN)/pytest ## Pin the base environment as it is installed now
+	@(echo "# Exact versions of everything in the base environment; made by 'make lock'."; \
+	  $(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' | sed -E 's/\+cpu$$//') > $(CONSTRAINTS)
