@@ -24,7 +24,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 # --- parts of a request ---------------------------------------------------------------------------
 
 
-class Text(Message, tag=0):
+class Text(Message, tag=0, frozen=True):
     """Prompt text. In control text, special and added tokens are recognised; in content they never
     are, so a user's `<|im_end|>` is tokenised as ordinary characters."""
 
@@ -34,7 +34,7 @@ class Text(Message, tag=0):
     """Tokenised together with the part before it, as one run of text. False starts a new run."""
 
 
-class Tokens(Message, tag=1):
+class Tokens(Message, tag=1, frozen=True):
     """Prompt token ids, used as they are (legacy completions take them)."""
 
     ids: list[int]
@@ -43,7 +43,7 @@ class Tokens(Message, tag=1):
 PromptPart = Text | Tokens
 
 
-class AdapterRef(Message):
+class AdapterRef(Message, frozen=True):
     """One immutable LoRA version. `name` and `uid` are never reused for other weights."""
 
     name: str
@@ -60,7 +60,7 @@ class GrammarKind(StrEnum):
     STRUCTURAL_TAG = "structural_tag"
 
 
-class Grammar(Message):
+class Grammar(Message, frozen=True):
     """What the output must match. `source` is a JSON schema, a regex, a JSON list of choices, an
     xgrammar EBNF grammar with rule `root`, or an xgrammar structural tag in JSON."""
 
@@ -68,7 +68,7 @@ class Grammar(Message):
     source: str
 
 
-class Sampling(Message):
+class Sampling(Message, frozen=True):
     """How one sequence is sampled; field names are those of OpenAI and Hugging Face."""
 
     max_tokens: int | None = None
@@ -101,7 +101,7 @@ class Sampling(Message):
 # --- client to worker -----------------------------------------------------------------------------
 
 
-class Generate(Message, tag=1):
+class Generate(Message, tag=1, frozen=True):
     id: int
     prompt: list[PromptPart]
     sampling: Sampling
@@ -110,35 +110,35 @@ class Generate(Message, tag=1):
     grammar: Grammar | None = None
 
 
-class Abort(Message, tag=2):
+class Abort(Message, tag=2, frozen=True):
     """Stop `Generate` `id`. It still ends in one `Finished`, with reason `abort`."""
 
     id: int
 
 
-class LoadAdapter(Message, tag=3):
+class LoadAdapter(Message, tag=3, frozen=True):
     id: int
     adapter: AdapterRef
 
 
-class UnloadAdapter(Message, tag=4):
+class UnloadAdapter(Message, tag=4, frozen=True):
     """Frees the adapter once no request uses it; answers `Done` then."""
 
     id: int
     name: str
 
 
-class Tokenize(Message, tag=5):
+class Tokenize(Message, tag=5, frozen=True):
     id: int
     prompt: list[PromptPart]
 
 
-class Detokenize(Message, tag=6):
+class Detokenize(Message, tag=6, frozen=True):
     id: int
     ids: list[int]
 
 
-class Embed(Message, tag=7):
+class Embed(Message, tag=7, frozen=True):
     """Pool each input to one vector (the model entry names the pooling)."""
 
     id: int
@@ -147,7 +147,7 @@ class Embed(Message, tag=7):
     adapter: AdapterRef | None = None
 
 
-class Score(Message, tag=8):
+class Score(Message, tag=8, frozen=True):
     """Reward of each conversation, for `rm` models."""
 
     id: int
@@ -155,7 +155,7 @@ class Score(Message, tag=8):
     adapter: AdapterRef | None = None
 
 
-class Authenticate(Message, tag=9):
+class Authenticate(Message, tag=9, frozen=True):
     """First message on a TCP connection; a unix socket is guarded by its file mode."""
 
     token: str
@@ -197,7 +197,7 @@ class Capability(StrEnum):
     SCORE = "score"
 
 
-class Hello(Message, tag=100):
+class Hello(Message, tag=100, frozen=True):
     """Sent once by the worker when a connection opens: what it serves and can do."""
 
     protocol: int
@@ -218,7 +218,7 @@ class Hello(Message, tag=100):
     """The model's own Jinja templates by name; `default` is the usual one."""
 
 
-class TokenLogprob(Message):
+class TokenLogprob(Message, frozen=True):
     token_id: int
     token: str
     """Text of this token alone; a broken UTF-8 piece shows as U+FFFD, its bytes are exact."""
@@ -227,14 +227,14 @@ class TokenLogprob(Message):
     top: list[TokenAlternative] = []
 
 
-class TokenAlternative(Message):
+class TokenAlternative(Message, frozen=True):
     token_id: int
     token: str
     data: bytes
     logprob: float
 
 
-class Admitted(Message, tag=101):
+class Admitted(Message, tag=101, frozen=True):
     """The prompt is tokenised, checked and accepted: from here on the answer may begin."""
 
     id: int
@@ -242,14 +242,14 @@ class Admitted(Message, tag=101):
     cached_tokens: int = 0
 
 
-class PromptScored(Message, tag=102):
+class PromptScored(Message, tag=102, frozen=True):
     """One entry per prompt token when `prompt_logprobs` was asked; the first has logprob NaN."""
 
     id: int
     tokens: list[TokenLogprob]
 
 
-class Token(Message, tag=103):
+class Token(Message, tag=103, frozen=True):
     """New output of one sequence. `text` may be empty while a character is incomplete or a stop
     string may be under way; the texts of a sequence concatenate to its whole output."""
 
@@ -265,7 +265,7 @@ class FinishReason(StrEnum):
     ABORT = "abort"
 
 
-class Finished(Message, tag=104):
+class Finished(Message, tag=104, frozen=True):
     id: int
     reason: FinishReason
     prompt_tokens: int
@@ -288,7 +288,7 @@ class FailureKind(StrEnum):
     INTERNAL = "internal"
 
 
-class Failed(Message, tag=105):
+class Failed(Message, tag=105, frozen=True):
     id: int
     kind: FailureKind
     message: str
@@ -296,21 +296,21 @@ class Failed(Message, tag=105):
     param: str | None = None
 
 
-class Done(Message, tag=106):
+class Done(Message, tag=106, frozen=True):
     id: int
 
 
-class Tokenized(Message, tag=107):
+class Tokenized(Message, tag=107, frozen=True):
     id: int
     ids: list[int]
 
 
-class Detokenized(Message, tag=108):
+class Detokenized(Message, tag=108, frozen=True):
     id: int
     text: str
 
 
-class Embedded(Message, tag=109):
+class Embedded(Message, tag=109, frozen=True):
     """One little-endian float32 vector per input."""
 
     id: int
@@ -318,13 +318,13 @@ class Embedded(Message, tag=109):
     prompt_tokens: int
 
 
-class Scored(Message, tag=110):
+class Scored(Message, tag=110, frozen=True):
     id: int
     scores: list[float]
     prompt_tokens: int
 
 
-class Stats(Message, tag=111):
+class Stats(Message, tag=111, frozen=True):
     """Sent about once a second, and after every adapter change."""
 
     running: int

@@ -25,7 +25,7 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A parameter is honoured or rejected: an unknown one does not decode."""
 
 
-class ModelArguments(_Strict):
+class ModelArguments(_Strict, frozen=True):
     model_name_or_path: str
     """A local directory by now; the supervisor has resolved hub ids."""
     adapter_name_or_path: str | None = None
@@ -39,7 +39,7 @@ class ModelArguments(_Strict):
     """Random weights from the model's config (pretraining)."""
 
 
-class DataArguments(_Strict):
+class DataArguments(_Strict, frozen=True):
     train_file: str
     validation_file: str | None = None
     cutoff_len: int = 2048
@@ -48,7 +48,7 @@ class DataArguments(_Strict):
     mask_history: bool = False
 
 
-class FinetuningArguments(_Strict):
+class FinetuningArguments(_Strict, frozen=True):
     stage: Stage = Stage.SFT
     finetuning_type: FinetuningType = FinetuningType.LORA
     lora_rank: int = 8
@@ -59,7 +59,7 @@ class FinetuningArguments(_Strict):
     """`all` linear layers but the output layer, or names separated by commas."""
 
 
-class TrainingArguments(_Strict):
+class TrainingArguments(_Strict, frozen=True):
     num_train_epochs: float = 3.0
     max_steps: int = -1
     per_device_train_batch_size: int = 1
@@ -80,7 +80,7 @@ class TrainingArguments(_Strict):
     """Whole checkpoints kept as models; the newest is never removed."""
 
 
-class TrainSpec(_Strict):
+class TrainSpec(_Strict, frozen=True):
     job_id: str
     output_dir: str
     """The run's own directory: `events.ndjson`, `checkpoints/step-N/`, `model/`. A trainer that
@@ -101,13 +101,13 @@ class TrainEventBase(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     """Unix time in seconds."""
 
 
-class Started(TrainEventBase, tag="started"):
+class Started(TrainEventBase, tag="started", frozen=True):
     total_steps: int
     num_examples: int
     resumed_from_step: int = 0
 
 
-class Step(TrainEventBase, tag="step"):
+class Step(TrainEventBase, tag="step", frozen=True):
     step: int
     total_steps: int
     train_loss: float
@@ -123,7 +123,7 @@ class Step(TrainEventBase, tag="step"):
     valid_mean_token_accuracy: float | None = None
 
 
-class Evaluated(TrainEventBase, tag="evaluated"):
+class Evaluated(TrainEventBase, tag="evaluated", frozen=True):
     """A pass over the whole validation file."""
 
     step: int
@@ -131,7 +131,7 @@ class Evaluated(TrainEventBase, tag="evaluated"):
     full_valid_mean_token_accuracy: float
 
 
-class CheckpointSaved(TrainEventBase, tag="checkpoint_saved"):
+class CheckpointSaved(TrainEventBase, tag="checkpoint_saved", frozen=True):
     """`path` is whole and servable: an adapter directory, or a model directory for a full run."""
 
     step: int
@@ -142,21 +142,21 @@ class CheckpointSaved(TrainEventBase, tag="checkpoint_saved"):
     full_valid_mean_token_accuracy: float | None = None
 
 
-class Warned(TrainEventBase, tag="warned"):
+class Warned(TrainEventBase, tag="warned", frozen=True):
     message: str
 
 
-class Heartbeat(TrainEventBase, tag="heartbeat"):
+class Heartbeat(TrainEventBase, tag="heartbeat", frozen=True):
     """At least every 5 s while alive, whatever the step takes."""
 
 
-class Stopped(TrainEventBase, tag="stopped"):
+class Stopped(TrainEventBase, tag="stopped", frozen=True):
     """SIGTERM was heeded: a checkpoint of `step` is whole and the process leaves with status 0."""
 
     step: int
 
 
-class Completed(TrainEventBase, tag="completed"):
+class Completed(TrainEventBase, tag="completed", frozen=True):
     """`path` holds the final adapter or model."""
 
     step: int
@@ -164,7 +164,7 @@ class Completed(TrainEventBase, tag="completed"):
     trained_tokens: int
 
 
-class TrainFailed(TrainEventBase, tag="failed"):
+class TrainFailed(TrainEventBase, tag="failed", frozen=True):
     """`code` as in contract §8.6: invalid_training_file, invalid_validation_file, out_of_memory,
     invalid_hyperparameters, internal_error."""
 
