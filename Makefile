@@ -35,7 +35,7 @@ test: check ## Set up, check and run all tests
 check: $(BIN)/pytest ## Format, lint, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 bench: $(BIN)/pytest ## Measure the hot paths against peers, as ratios
