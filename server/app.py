@@ -1,0 +1,156 @@
+"""The gateway as an ASGI app: what it is made of, and what answers which path.
+
+`create_app` opens nothing; the store, the engine connections and everything else that must be
+closed again are made in the lifespan and live in `Services`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from server import health
+from server.auth import KeyRing
+from server.config import Config, Limits
+from server.errors import ApiError, InternalError, InvalidRequest, NotFound
+from server.gate import Gate
+from server.logs import AccessLog
+from server.store import Store, open_store
+from server.validation import translate
+
+API_TITLE = "Tuneyard"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What requests are served with; one per running app."""
+
+    config: Config
+    store: Store
+    keys: KeyRing
+    access_log: AccessLog
+
+    @property
+    def limits(self) -> Limits:
+        return self.config.limits
+
+
+class GatewayApp(FastAPI):
+    """A FastAPI app under a `Gate`, with typed access to its services."""
+
+    def __init__(self, config: Config, access_log: AccessLog) -> None:
+        super().__init__(
+            title=API_TITLE,
+            version="1",
+            redirect_slashes=False,
+            lifespan=_lifespan,
+            docs_url="/docs",
+            redoc_url=None,
+        )
+        self.config = config
+        self.access_log = access_log
+        self.direct: dict[tuple[str, str], ASGIApp] = {}
+        """Handlers the gate calls without the framework's layers, by method and path."""
+        self._services: Services | None = None
+
+    @property
+    def services(self) -> Services:
+        if self._services is None:
+            raise RuntimeError("the app has not been started")
+        return self._services
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as stack:
+            self._services = await _open_services(self.config, self.access_log, stack)
+            try:
+                yield
+            finally:
+                self._services = None
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Gate(super().build_middleware_stack(), self, self.direct)
+
+
+def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayApp:
+    app = GatewayApp(config, access_log or AccessLog())
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(Exception, _answer_unexpected)
+    app.include_router(health.router)
+    return app
+
+
+def services_of(request: Request) -> Services:
+    app: GatewayApp = request.app
+    return app.services
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    assert isinstance(app, GatewayApp)
+    async with app.running():
+        yield
+
+
+async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExitStack) -> Services:
+    store = await open_store(config.database_url)
+    stack.push_async_callback(store.close)
+    stack.callback(access_log.flush)
+    return Services(config=config, store=store, keys=KeyRing(store.keys), access_log=access_log)
+
+
+def _answer(error: ApiError) -> Response:
+    return Response(
+        error.body(),
+        status_code=error.status,
+        media_type="application/json",
+        headers=dict(error.headers),
+    )
+
+
+async def _answer_api_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return _answer(error)
+
+
+async def _answer_validation_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    details = [_without_source(detail) for detail in error.errors()]
+    return _answer(translate(details, error.body))
+
+
+def _without_source(detail: Mapping[str, object]) -> Mapping[str, object]:
+    """FastAPI puts `body`, `query` or `path` before the location."""
+    location = detail["loc"]
+    assert isinstance(location, tuple)
+    return {**detail, "loc": location[1:]}
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    """The framework's own refusals, and errors of ours that it wrapped while reading a body."""
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ApiError):
+        return _answer(error.__cause__)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        return _answer(NotFound(f"Invalid URL ({where})"))
+    if error.status_code == 405:
+        answer = _answer(InvalidRequest(f"Not allowed to {where}.", code="method_not_supported"))
+        answer.status_code = 405
+        return answer
+    answer = _answer(InvalidRequest(str(error.detail)))
+    answer.status_code = error.status_code
+    return answer
+
+
+async def _answer_unexpected(_request: Request, _error: Exception) -> Response:
+    return _answer(InternalError())

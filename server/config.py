@@ -1,0 +1,167 @@
+"""`tuneyard.yaml`: what the operator sets, with every default in one place.
+
+Unknown keys are refused. `HOST`, `PORT`, `DATA` and `API_KEY` of the environment win over the file.
+Relative paths are relative to the file (or to the working directory without one).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "deploy" / "model" / "tuneyard-mini"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message is for the operator."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineKind(StrEnum):
+    HF = "hf"
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    SCRIPTED = "scripted"
+
+
+class ModelEntry(_Section):
+    """One base model and the engine workers that serve it."""
+
+    id: str = Field(min_length=1)
+    path: str
+    """A local directory, or a hub id that the worker's libraries resolve."""
+    engine: EngineKind = EngineKind.HF
+    python: str | None = None
+    """Interpreter of the worker's environment; None is the one that runs Tuneyard."""
+    template: str | None = None
+    """Name of a chat format; None is the model's own Jinja template."""
+    dtype: str = "auto"
+    device: str = "auto"
+    max_model_len: int | None = Field(default=None, ge=1)
+    max_num_seqs: int = Field(default=32, ge=1)
+    max_loras: int = Field(default=8, ge=0)
+    max_lora_rank: int = Field(default=64, ge=1)
+    replicas: int = Field(default=1, ge=1)
+    owned_by: str = "tuneyard"
+    settings: dict[str, Any] = {}
+    """Passed to the engine as they are (`gpu_memory_utilization`, ...)."""
+
+
+class Training(_Section):
+    max_concurrent_jobs: int = Field(default=1, ge=1)
+    python: str | None = None
+    device: str = "auto"
+    compute_dtype: str = "float32"
+    max_restarts: int = Field(default=3, ge=0)
+    """How often a trainer that died is started again before its job fails."""
+
+
+class Limits(_Section):
+    max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1)
+    max_file_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
+    max_requests_per_model: int = Field(default=2048, ge=1)
+    """Generations under way or waiting on one gateway for one engine model; more is a 503."""
+    max_requests_per_project: int = Field(default=2048, ge=1)
+    """Generations under way for one project on one gateway; more is a 429."""
+    keep_alive_s: float = Field(default=10.0, gt=0, le=15)
+    """A silent stream gets a comment within this time and half as much again."""
+
+
+class Config(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    data: Path = Path("data")
+    api_key: str | None = None
+    """The first key; None makes one on the first start."""
+    database: str | None = None
+    """SQLAlchemy URL; None is SQLite in the data directory."""
+    models: tuple[ModelEntry, ...] = ()
+    templates: tuple[Path, ...] = ()
+    """Folders with chat formats of the operator's own."""
+    training: Training = Training()
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _model_ids_are_unique(self) -> Config:
+        ids = [entry.id for entry in self.models]
+        doubles = sorted({entry for entry in ids if ids.count(entry) > 1})
+        if doubles:
+            raise ValueError(f"model ids appear twice: {', '.join(doubles)}")
+        return self
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite+aiosqlite:///{self.data / 'tuneyard.db'}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets and spec files of running processes."""
+        return self.data / "run"
+
+    def model(self, model_id: str) -> ModelEntry | None:
+        return next((entry for entry in self.models if entry.id == model_id), None)
+
+
+def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
+    """The file's settings under the environment's. Raises ConfigError."""
+    settings = {} if path is None else _read(path)
+    for name, key in (("HOST", "host"), ("PORT", "port"), ("DATA", "data"), ("API_KEY", "api_key")):
+        if environ.get(name):
+            settings[key] = environ[name]
+    if "models" not in settings:
+        settings["models"] = [{"id": "tuneyard-mini", "path": str(BUNDLED_MODEL)}]
+    try:
+        config = Config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, path)) from error
+    return _anchored(config, path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: expected settings by name, one `name: value` a line")
+    return settings
+
+
+def _describe(error: ValidationError, path: Path | None) -> str:
+    lines = [
+        f"  {'.'.join(str(part) for part in detail['loc']) or 'settings'}: {detail['msg']}"
+        for detail in error.errors()
+    ]
+    return "\n".join([f"{path or 'environment'} cannot be used:", *lines])
+
+
+def _anchored(config: Config, path: Path | None) -> Config:
+    """`data` (unless from the environment) and model directories made absolute."""
+    base = Path.cwd() if path is None else path.resolve().parent
+    models = tuple(
+        entry.model_copy(update={"path": str((base / entry.path).resolve())})
+        if (base / entry.path).is_dir()
+        else entry
+        for entry in config.models
+    )
+    data = config.data if "DATA" in os.environ else base / config.data
+    return config.model_copy(
+        update={
+            "data": data.resolve(),
+            "models": models,
+            "templates": tuple((base / folder).resolve() for folder in config.templates),
+        }
+    )

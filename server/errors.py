@@ -1,0 +1,197 @@
+"""Errors as the caller sees them: one tree, one envelope, one handler per framework exception.
+
+    ApiError
+    ├── InvalidRequest          400  the request is wrong, `param` names where
+    ├── Unauthorized            401  no key, or not one of ours
+    ├── PermissionDenied        403
+    ├── NotFound                404
+    │   └── ModelNotFound
+    ├── Conflict                409  retried by OpenAI's SDK
+    ├── TooLarge                413
+    ├── RateLimited             429  with `Retry-After`
+    ├── InternalError           500
+    └── Unavailable             503  with `Retry-After`
+
+The envelope is OpenAI's: `{"error": {message, type, param, code}}`, all four keys always present.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from workers.contract.messages import Failed, FailureKind
+
+
+class ApiError(Exception):
+    """An answer that is not a success. `message` is for the caller: no paths, no prompt text."""
+
+    status = 500
+    type = "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = headers
+
+    def envelope(self) -> dict[str, Any]:
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def body(self) -> bytes:
+        return msgspec.json.encode(self.envelope())
+
+
+class InvalidRequest(ApiError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthorized(ApiError):
+    status = 401
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, code: str | None = "invalid_api_key") -> None:
+        super().__init__(
+            message, code=code, headers=(("www-authenticate", 'Bearer realm="OpenAI API"'),)
+        )
+
+
+class PermissionDenied(ApiError):
+    status = 403
+    type = "invalid_request_error"
+
+
+class NotFound(ApiError):
+    status = 404
+    type = "invalid_request_error"
+
+
+class ModelNotFound(NotFound):
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The model '{model}' does not exist or you do not have access to it.",
+            param="model",
+            code="model_not_found",
+        )
+
+
+class Conflict(ApiError):
+    status = 409
+    type = "invalid_request_error"
+
+
+class TooLarge(ApiError):
+    """The connection is closed after the answer, so the rest of the body is never read."""
+
+    status = 413
+    type = "invalid_request_error"
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"The request body is larger than the limit of {limit_bytes} bytes.",
+            code="request_too_large",
+            headers=(("connection", "close"),),
+        )
+
+
+def _retry_headers(retry_after_s: float) -> tuple[tuple[str, str], ...]:
+    return (
+        ("retry-after", str(max(1, math.ceil(retry_after_s)))),
+        ("retry-after-ms", str(max(1, round(retry_after_s * 1000)))),
+    )
+
+
+class RateLimited(ApiError):
+    status = 429
+    type = "requests"
+
+    def __init__(self, message: str, *, retry_after_s: float, kind: str = "requests") -> None:
+        super().__init__(message, code="rate_limit_exceeded", headers=_retry_headers(retry_after_s))
+        self.type = kind
+
+
+class InternalError(ApiError):
+    def __init__(
+        self,
+        message: str = "The server had an error while processing your request. "
+        "Please retry; the request id is in the x-request-id header.",
+    ) -> None:
+        super().__init__(message)
+
+
+class Unavailable(ApiError):
+    status = 503
+    type = "service_unavailable_error"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(
+            message, code="server_is_overloaded", headers=_retry_headers(retry_after_s)
+        )
+
+
+def unknown_parameter(param: str) -> InvalidRequest:
+    return InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+
+
+def unsupported_parameter(param: str, reason: str) -> InvalidRequest:
+    """`reason` is a whole sentence."""
+    return InvalidRequest(
+        f"Unsupported parameter: '{param}'. {reason}", param=param, code="unsupported_parameter"
+    )
+
+
+def unsupported_value(param: str, reason: str) -> InvalidRequest:
+    """`reason` is a whole sentence."""
+    return InvalidRequest(
+        f"Unsupported value: '{param}'. {reason}", param=param, code="unsupported_value"
+    )
+
+
+def invalid_value(param: str, reason: str) -> InvalidRequest:
+    """`reason` is a whole sentence."""
+    return InvalidRequest(f"Invalid '{param}': {reason}", param=param, code="invalid_value")
+
+
+def from_failure(failed: Failed) -> ApiError:
+    """The answer for a worker's `Failed`."""
+    match failed.kind:
+        case FailureKind.INVALID_REQUEST:
+            return InvalidRequest(failed.message, param=failed.param, code="invalid_value")
+        case FailureKind.CONTEXT_LENGTH_EXCEEDED:
+            return InvalidRequest(
+                failed.message, param=failed.param or "messages", code="context_length_exceeded"
+            )
+        case FailureKind.INVALID_GRAMMAR:
+            return InvalidRequest(
+                failed.message, param=failed.param or "response_format", code="invalid_json_schema"
+            )
+        case FailureKind.UNSUPPORTED:
+            return InvalidRequest(failed.message, param=failed.param, code="unsupported_parameter")
+        case FailureKind.ADAPTER_NOT_FOUND:
+            return NotFound(failed.message, param="model", code="model_not_found")
+        case FailureKind.ADAPTER_INVALID:
+            return InvalidRequest(failed.message, param="model", code="invalid_value")
+        case FailureKind.OVERLOADED | FailureKind.ENGINE_DEAD:
+            return Unavailable(failed.message)
+        case FailureKind.OUT_OF_MEMORY:
+            return Unavailable(failed.message, retry_after_s=2.0)
+        case FailureKind.INTERNAL:
+            return InternalError()
