@@ -1,0 +1,56 @@
+"""The key a fresh installation starts with.
+
+An operator's key (environment or configuration) is taken as it is. Otherwise one is made, and kept
+in `data/first_key` (readable by its owner only) so that every start can show it again. The
+database holds hashes only.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.store import Store
+from server.store.records import ApiKey
+
+DEFAULT_PROJECT_ID = "proj_default"
+DEFAULT_PROJECT_NAME = "tuneyard"
+
+
+@dataclass(frozen=True, slots=True)
+class FirstKey:
+    """`plain` is None when an earlier start was given a key that this one was not told."""
+
+    plain: str | None
+    record: ApiKey
+
+
+async def ensure_first_key(store: Store, data: Path, configured: str | None) -> FirstKey:
+    """To be called by one process at start; gives the same answer on every start."""
+    project = await store.keys.ensure_project(DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME)
+    if configured is not None:
+        record = await store.keys.add(project.id, configured, "configured")
+        return FirstKey(configured, record)
+    path = data / "first_key"
+    if path.exists():
+        plain = path.read_text().strip()
+        return FirstKey(plain, await store.keys.add(project.id, plain, "first"))
+    earlier = await store.keys.first_of(project.id)
+    if earlier is not None:
+        return FirstKey(None, earlier)
+    plain = "sk-" + secrets.token_urlsafe(32)
+    _write_private(path, plain + "\n")
+    return FirstKey(plain, await store.keys.add(project.id, plain, "first"))
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Whole or not at all, and never readable by others."""
+    beside = path.with_suffix(".new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.rename(path)

@@ -1,0 +1,10 @@
+"""Everything Tuneyard remembers, and the only place with SQL.
+
+`open_store` gives a `Store`; its parts are named after what they keep (`store.keys`,
+`store.models`, `store.jobs`, ...). Methods take and give plain values and the frozen records of
+`server.store.records`; no row, session or connection leaves this package.
+"""
+
+from server.store.store import Store, open_store
+
+__all__ = ["Store", "open_store"]

@@ -1,0 +1,92 @@
+"""Engine workers as their supervisors report them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import Row, delete, select, update
+
+from server.store.database import Database
+from server.store.records import Engine, EngineState
+from server.store.tables import engines
+
+STALE_AFTER_S = 30.0
+"""An engine whose supervisor has been silent for so long is not offered any more."""
+
+
+class Engines:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def list_ready(self) -> tuple[Engine, ...]:
+        """All engines that take requests, of all supervisors. A worker may outlive a silent
+        supervisor for some seconds, so a client still treats a refused connection as normal."""
+        query = select(engines).where(
+            engines.c.state == EngineState.READY,
+            engines.c.heartbeat_at > time.time() - STALE_AFTER_S,
+        )
+        return await self._fetch(query)
+
+    async def ready_for(self, model_id: str) -> tuple[Engine, ...]:
+        """`model_id` is a `Model.engine_model`."""
+        return tuple(e for e in await self.list_ready() if e.model_id == model_id)
+
+    async def list_all(self) -> tuple[Engine, ...]:
+        return await self._fetch(select(engines))
+
+    async def _fetch(self, query: Any) -> tuple[Engine, ...]:
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query.order_by(engines.c.id))).all()
+        return tuple(_engine_of(row) for row in rows)
+
+    async def put(self, engine: Engine) -> None:
+        """Writes the row, new or not."""
+        values = {
+            "model_id": engine.model_id,
+            "address": engine.address,
+            "token": engine.token,
+            "state": engine.state.value,
+            "supervisor_id": engine.supervisor_id,
+            "pid": engine.pid,
+            "heartbeat_at": engine.heartbeat_at,
+        }
+        async with self._database.write() as connection:
+            known = await connection.execute(
+                update(engines).where(engines.c.id == engine.id).values(**values)
+            )
+            if known.rowcount == 0:
+                await connection.execute(engines.insert().values(id=engine.id, **values))
+
+    async def beat(self, supervisor_id: str) -> None:
+        """Says that the supervisor and its engines are alive."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(engines)
+                .where(engines.c.supervisor_id == supervisor_id)
+                .values(heartbeat_at=time.time())
+            )
+
+    async def remove(self, engine_id: str) -> None:
+        async with self._database.write() as connection:
+            await connection.execute(delete(engines).where(engines.c.id == engine_id))
+
+    async def remove_silent(self, silent_s: float = STALE_AFTER_S) -> None:
+        """Drops the rows that dead supervisors left."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                delete(engines).where(engines.c.heartbeat_at < time.time() - silent_s)
+            )
+
+
+def _engine_of(row: Row[Any]) -> Engine:
+    return Engine(
+        id=row.id,
+        model_id=row.model_id,
+        address=row.address,
+        token=row.token,
+        state=EngineState(row.state),
+        supervisor_id=row.supervisor_id,
+        pid=row.pid,
+        heartbeat_at=row.heartbeat_at,
+    )

@@ -1,0 +1,73 @@
+"""The life of a job: the one table of transitions, and the one statement that performs them.
+
+    create -> validating_files -> queued -> running -> succeeded
+                     |            |  ^       |  \\-> failed
+                     v            |  |resume v
+                   failed         |  +---- paused
+      validating_files, queued, running, paused -> cancelled
+
+Every change is compare-and-set: it happens only from a state that the table allows, so of two
+racing changes one loses and learns it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.store.records import JobStatus
+from server.store.tables import jobs
+
+_S = JobStatus
+
+
+class JobAction(StrEnum):
+    ACCEPT = "accept"
+    """The files are valid."""
+    START = "start"
+    PAUSE = "pause"
+    RESUME = "resume"
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    sources: frozenset[JobStatus]
+    target: JobStatus
+
+
+TRANSITIONS: dict[JobAction, Transition] = {
+    JobAction.ACCEPT: Transition(frozenset({_S.VALIDATING_FILES}), _S.QUEUED),
+    JobAction.START: Transition(frozenset({_S.QUEUED}), _S.RUNNING),
+    JobAction.PAUSE: Transition(frozenset({_S.RUNNING}), _S.PAUSED),
+    JobAction.RESUME: Transition(frozenset({_S.PAUSED}), _S.QUEUED),
+    JobAction.SUCCEED: Transition(frozenset({_S.RUNNING}), _S.SUCCEEDED),
+    JobAction.FAIL: Transition(frozenset({_S.VALIDATING_FILES, _S.QUEUED, _S.RUNNING}), _S.FAILED),
+    JobAction.CANCEL: Transition(
+        frozenset({_S.VALIDATING_FILES, _S.QUEUED, _S.RUNNING, _S.PAUSED}), _S.CANCELLED
+    ),
+}
+
+
+async def transition(
+    connection: AsyncConnection,
+    action: JobAction,
+    job_id: str,
+    *conditions: ColumnElement[bool],
+    **values: Any,
+) -> bool:
+    """Moves the job and writes `values` with it, within a writing transaction; False (and nothing
+    written) when it is not in a state for that, or `conditions` do not hold."""
+    rule = TRANSITIONS[action]
+    result = await connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status.in_(rule.sources), *conditions)
+        .values(status=rule.target.value, **values)
+    )
+    return result.rowcount == 1

@@ -1,0 +1,158 @@
+"""The registry of what can be chatted with."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import Row, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.store.database import Database
+from server.store.records import Model, ModelKind
+from server.store.tables import counters, models
+
+_ADAPTER_UIDS = "adapter_uid"
+
+
+class Models:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, model_id: str, project_id: str) -> Model | None:
+        """The model if the project may use it: its own or a public one."""
+        query = select(models).where(
+            models.c.id == model_id, _visible_to(project_id), models.c.deleted_at.is_(None)
+        )
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else model_of(row)
+
+    async def list_for(self, project_id: str) -> tuple[Model, ...]:
+        """All that the project may use, oldest first; checkpoints are not listed (they are found
+        through their job), yet answer to their ids."""
+        query = (
+            select(models)
+            .where(
+                _visible_to(project_id),
+                models.c.deleted_at.is_(None),
+                models.c.kind != ModelKind.CHECKPOINT,
+            )
+            .order_by(models.c.created_at, models.c.id)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return tuple(model_of(row) for row in rows)
+
+    async def list_full(self) -> tuple[Model, ...]:
+        """Every tenant's fine-tunes that need an engine worker of their own."""
+        query = select(models).where(models.c.kind == ModelKind.FULL, models.c.deleted_at.is_(None))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return tuple(model_of(row) for row in rows)
+
+    async def put_base(self, model_id: str, path: str, owned_by: str, created_at: int) -> None:
+        """Registers a configured model; the time it was first seen stays."""
+        values = {
+            "kind": ModelKind.BASE.value,
+            "base": model_id,
+            "engine_model": model_id,
+            "path": path,
+            "owned_by": owned_by,
+            "deleted_at": None,
+        }
+        async with self._database.write() as connection:
+            known = await connection.execute(
+                update(models).where(models.c.id == model_id).values(**values)
+            )
+            if known.rowcount == 0:
+                await connection.execute(
+                    models.insert().values(id=model_id, created_at=created_at, **values)
+                )
+
+    async def retire_bases(self, configured: list[str]) -> None:
+        """Takes base models that are no longer configured out of the list."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(models)
+                .where(
+                    models.c.kind == ModelKind.BASE,
+                    models.c.id.not_in(configured),
+                    models.c.deleted_at.is_(None),
+                )
+                .values(deleted_at=int(time.time()))
+            )
+
+    async def delete(self, model_id: str, project_id: str) -> Model | None:
+        """Deletes a project's own fine-tune and returns what it was; None if there is none."""
+        async with self._database.write() as connection:
+            query = (
+                update(models)
+                .where(
+                    models.c.id == model_id,
+                    models.c.project_id == project_id,
+                    models.c.kind != ModelKind.BASE,
+                    models.c.deleted_at.is_(None),
+                )
+                .values(deleted_at=int(time.time()))
+                .returning(*models.c)
+            )
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else model_of(row)
+
+    async def next_adapter_uid(self) -> int:
+        """A number no adapter has or had."""
+        async with self._database.write() as connection:
+            return await next_adapter_uid(connection)
+
+
+def _visible_to(project_id: str) -> Any:
+    return or_(models.c.project_id.is_(None), models.c.project_id == project_id)
+
+
+def model_of(row: Row[Any]) -> Model:
+    return Model(
+        id=row.id,
+        project_id=row.project_id,
+        kind=ModelKind(row.kind),
+        parent=row.parent,
+        base=row.base,
+        engine_model=row.engine_model,
+        path=row.path,
+        adapter_uid=row.adapter_uid,
+        created_at=row.created_at,
+        owned_by=row.owned_by,
+        job_id=row.job_id,
+    )
+
+
+async def insert_model(connection: AsyncConnection, model: Model) -> None:
+    """Within a writing transaction. Ids are random, so a clash is a fault and raises."""
+    await connection.execute(
+        models.insert().values(
+            id=model.id,
+            project_id=model.project_id,
+            kind=model.kind.value,
+            parent=model.parent,
+            base=model.base,
+            engine_model=model.engine_model,
+            path=model.path,
+            adapter_uid=model.adapter_uid,
+            created_at=model.created_at,
+            owned_by=model.owned_by,
+            job_id=model.job_id,
+        )
+    )
+
+
+async def next_adapter_uid(connection: AsyncConnection) -> int:
+    """Within a writing transaction; the migration made the counter's row."""
+    value = await connection.scalar(
+        update(counters)
+        .where(counters.c.name == _ADAPTER_UIDS)
+        .values(value=counters.c.value + 1)
+        .returning(counters.c.value)
+    )
+    if value is None:
+        raise LookupError("the adapter counter is missing")
+    return value

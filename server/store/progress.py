@@ -1,0 +1,254 @@
+"""What supervisors do with jobs: claim them under a lease, record what trainers report, end them.
+
+A supervisor owns a job while `owner` is its id and the lease has not run out. Everything here but
+`claim` is conditional on ownership, so a supervisor that was thought dead can change nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import ColumnElement, Select, and_, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.store.database import Database
+from server.store.files import insert_file
+from server.store.identifiers import random_id
+from server.store.job_rows import insert_events, job_of
+from server.store.job_states import JobAction, transition
+from server.store.models import insert_model
+from server.store.records import (
+    File,
+    Job,
+    JobError,
+    JobStatus,
+    JsonObject,
+    Model,
+    NewCheckpoint,
+    NewEvent,
+)
+from server.store.tables import job_checkpoints, jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a batch of trainer events amounts to; `last_seq` is the number of its last one."""
+
+    last_seq: int
+    events: tuple[NewEvent, ...] = ()
+    checkpoints: tuple[tuple[NewCheckpoint, Model], ...] = ()
+    estimated_finish: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished training: all of it becomes visible at once, or none."""
+
+    model: Model
+    result_file: File
+    trained_tokens: int
+    events: tuple[NewEvent, ...]
+
+
+class Progress:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim_validation(self, owner: str, lease_s: float) -> Job | None:
+        """Takes the oldest job whose files are to be checked and that nobody holds."""
+        wanted = jobs.c.status == JobStatus.VALIDATING_FILES
+        async with self._database.write() as connection:
+            return await _claim(connection, owner, lease_s, wanted)
+
+    async def claim_training(
+        self, owner: str, lease_s: float, started: NewEvent, interrupted: NewEvent
+    ) -> Job | None:
+        """Takes the oldest job to train that nobody holds. A queued one starts to run, with the
+        event `started`; one found running lost its supervisor, and gets the event `interrupted`."""
+        wanted = jobs.c.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
+        async with self._database.write() as connection:
+            job = await _claim(connection, owner, lease_s, wanted)
+            if job is None:
+                return None
+            if job.status is JobStatus.QUEUED:
+                await transition(connection, JobAction.START, job.id)
+                await insert_events(connection, job.id, [started])
+            else:
+                await insert_events(connection, job.id, [interrupted])
+            return await _get(connection, job.id)
+
+    async def renew(self, owner: str, lease_s: float) -> dict[str, JobStatus]:
+        """Extends the leases on all jobs the supervisor owns; their states tell it what their
+        users have asked for meanwhile. A job missing here is no longer its own."""
+        query = (
+            update(jobs)
+            .where(jobs.c.owner == owner)
+            .values(lease_until=time.time() + lease_s)
+            .returning(jobs.c.id, jobs.c.status)
+        )
+        async with self._database.write() as connection:
+            rows = (await connection.execute(query)).all()
+        return {row.id: JobStatus(row.status) for row in rows}
+
+    async def release(self, owner: str, job_id: str) -> None:
+        """Gives the job up, as it stands: nothing works on it any more."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.owner == owner)
+                .values(owner=None, lease_until=None)
+            )
+
+    async def accept(
+        self, owner: str, job_id: str, hyperparameters: JsonObject, events: Sequence[NewEvent]
+    ) -> bool:
+        """The files are valid: queued, `auto` settled, and given up in the same instant."""
+        async with self._database.write() as connection:
+            moved = await transition(
+                connection,
+                JobAction.ACCEPT,
+                job_id,
+                jobs.c.owner == owner,
+                hyperparameters=hyperparameters,
+                owner=None,
+                lease_until=None,
+            )
+            if moved:
+                await insert_events(connection, job_id, events)
+        return moved
+
+    async def fail(
+        self, owner: str, job_id: str, error: JobError, events: Sequence[NewEvent]
+    ) -> bool:
+        async with self._database.write() as connection:
+            moved = await transition(
+                connection,
+                JobAction.FAIL,
+                job_id,
+                jobs.c.owner == owner,
+                error=asdict(error),
+                finished_at=int(time.time()),
+                estimated_finish=None,
+            )
+            if moved:
+                await insert_events(connection, job_id, events)
+        return moved
+
+    async def count_start(self, owner: str, job_id: str) -> int | None:
+        """Counts a trainer start and returns which one it is; None if the job is not ours."""
+        query = (
+            update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.owner == owner, jobs.c.status == JobStatus.RUNNING)
+            .values(trainer_starts=jobs.c.trainer_starts + 1)
+            .returning(jobs.c.trainer_starts)
+        )
+        async with self._database.write() as connection:
+            return await connection.scalar(query)
+
+    async def record(self, owner: str, job_id: str, after_seq: int, report: Report) -> bool:
+        """Records a batch exactly once: only if the job's last recorded trainer event is
+        `after_seq`. A paused job still takes in what its trainer did last; a cancelled one not."""
+        async with self._database.write() as connection:
+            result = await connection.execute(
+                update(jobs)
+                .where(
+                    jobs.c.id == job_id,
+                    jobs.c.owner == owner,
+                    jobs.c.train_seq == after_seq,
+                    jobs.c.status.in_([JobStatus.RUNNING, JobStatus.PAUSED]),
+                )
+                .values(train_seq=report.last_seq)
+            )
+            if result.rowcount == 0:
+                return False
+            await _note_estimate(connection, job_id, report.estimated_finish)
+            await insert_events(connection, job_id, report.events)
+            for checkpoint, model in report.checkpoints:
+                await _insert_checkpoint(connection, job_id, checkpoint, model)
+        return True
+
+    async def succeed(self, owner: str, job_id: str, outcome: Outcome) -> bool:
+        """Job state, events, model and result file in one transaction."""
+        async with self._database.write() as connection:
+            moved = await transition(
+                connection,
+                JobAction.SUCCEED,
+                job_id,
+                jobs.c.owner == owner,
+                fine_tuned_model=outcome.model.id,
+                finished_at=int(time.time()),
+                estimated_finish=None,
+                trained_tokens=outcome.trained_tokens,
+                result_files=[outcome.result_file.id],
+            )
+            if moved:
+                await insert_model(connection, outcome.model)
+                await insert_file(connection, outcome.result_file)
+                await insert_events(connection, job_id, outcome.events)
+        return moved
+
+
+def _unheld() -> ColumnElement[bool]:
+    return or_(jobs.c.owner.is_(None), jobs.c.lease_until < time.time())
+
+
+async def _claim(
+    connection: AsyncConnection, owner: str, lease_s: float, wanted: ColumnElement[bool]
+) -> Job | None:
+    query: Select[str] = (
+        select(jobs.c.id)
+        .where(and_(wanted, _unheld()))
+        .order_by(jobs.c.num)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    job_id = await connection.scalar(query)
+    if job_id is None:
+        return None
+    await connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(owner=owner, lease_until=time.time() + lease_s)
+    )
+    return await _get(connection, job_id)
+
+
+async def _get(connection: AsyncConnection, job_id: str) -> Job:
+    return job_of((await connection.execute(select(jobs).where(jobs.c.id == job_id))).one())
+
+
+async def _note_estimate(
+    connection: AsyncConnection, job_id: str, estimated_finish: int | None
+) -> None:
+    if estimated_finish is not None:
+        await connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.status == JobStatus.RUNNING)
+            .values(estimated_finish=estimated_finish)
+        )
+
+
+async def _insert_checkpoint(
+    connection: AsyncConnection, job_id: str, checkpoint: NewCheckpoint, model: Model
+) -> None:
+    """A step saved twice (a trainer went on from an earlier one) is the same checkpoint."""
+    known = await connection.scalar(
+        select(job_checkpoints.c.num).where(
+            job_checkpoints.c.job_id == job_id, job_checkpoints.c.step == checkpoint.step
+        )
+    )
+    if known is not None:
+        return
+    await connection.execute(
+        job_checkpoints.insert().values(
+            id=random_id("ftckpt_"),
+            job_id=job_id,
+            step=checkpoint.step,
+            model_id=checkpoint.model_id,
+            metrics=checkpoint.metrics,
+            created_at=checkpoint.created_at,
+        )
+    )
+    await insert_model(connection, model)

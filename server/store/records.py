@@ -1,0 +1,232 @@
+"""What the store gives back: frozen values, one per table row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A tenant. `slug` is the organisation part of its fine-tuned model ids."""
+
+    id: str
+    name: str
+    slug: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A live key with its tenant. The key itself is not kept, only its SHA-256."""
+
+    id: str
+    project: Project
+    name: str
+    prefix: str
+    created_at: int
+
+
+class ModelKind(StrEnum):
+    BASE = "base"
+    ADAPTER = "adapter"
+    FULL = "full"
+    CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One id that can be chatted with.
+
+    `base` is the configured model it descends from (chat format and limits come from there),
+    `engine_model` the id under which engines register that serve it: its own for base models and
+    full fine-tunes, the base's for adapters. `adapter_uid` is set when it is served as an adapter.
+    """
+
+    id: str
+    project_id: str | None
+    kind: ModelKind
+    parent: str | None
+    base: str
+    engine_model: str
+    path: str
+    adapter_uid: int | None
+    created_at: int
+    owned_by: str
+    job_id: str | None
+
+
+class EngineState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine worker. `address` is `unix:/path` or `tcp:host:port`."""
+
+    id: str
+    model_id: str
+    address: str
+    token: str | None
+    state: EngineState
+    supervisor_id: str
+    pid: int | None
+    heartbeat_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    id: str
+    project_id: str
+    filename: str
+    purpose: str
+    num_bytes: int
+    status: str
+    status_details: str | None
+    created_at: int
+    expires_at: int | None
+    blob: str
+
+
+class JobStatus(StrEnum):
+    VALIDATING_FILES = "validating_files"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in TERMINAL_STATUSES
+
+
+TERMINAL_STATUSES = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    code: str
+    message: str
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlan:
+    """What a job was asked to do, as checked at creation; never changes afterwards."""
+
+    model: str
+    base: str
+    training_file: str
+    training_blob: str
+    validation_file: str | None
+    validation_blob: str | None
+    method: JsonObject
+    """`{"type": ..., <type>: {"hyperparameters": ...}}` as the caller gave it, `auto` filled in."""
+    seed: int
+    suffix: str | None
+    metadata: dict[str, str] | None
+    reserved_model: str
+    """The id the result will have; shown to the caller only once it can be chatted with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    id: str
+    project_id: str
+    plan: JobPlan
+    status: JobStatus
+    created_at: int
+    finished_at: int | None
+    estimated_finish: int | None
+    fine_tuned_model: str | None
+    hyperparameters: JsonObject
+    trained_tokens: int | None
+    result_files: tuple[str, ...]
+    error: JobError | None
+    owner: str | None
+    trainer_starts: int
+    """How often a trainer was started since the job last came out of the queue."""
+    train_seq: int
+    """Number of the last trainer event that is recorded."""
+
+
+class EventLevel(StrEnum):
+    INFO = "info"
+    WARN = "warn"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    message: str
+    level: EventLevel = EventLevel.INFO
+    data: JsonObject | None = None
+    """Metrics; None makes it a plain message."""
+    created_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    id: str
+    created_at: int
+    level: EventLevel
+    message: str
+    data: JsonObject | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    id: str
+    job_id: str
+    step: int
+    model_id: str
+    metrics: JsonObject
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewCheckpoint:
+    step: int
+    model_id: str
+    path: str
+    metrics: JsonObject
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Requests and tokens of one key and model since the last report."""
+
+    project_id: str
+    key_id: str
+    model: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """An answer kept under an Idempotency-Key."""
+
+    body_hash: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Part of a list; `has_more` says whether another page follows."""
+
+    items: tuple[T, ...]
+    has_more: bool

@@ -1,0 +1,44 @@
+"""The store as a whole: one database, one part per subject."""
+
+from __future__ import annotations
+
+from server.store.database import Database
+from server.store.engines import Engines
+from server.store.files import Files
+from server.store.idempotency import Replays
+from server.store.jobs import Jobs
+from server.store.keys import Keys
+from server.store.migrate import migrate
+from server.store.models import Models
+from server.store.progress import Progress
+from server.store.usage import UsageLedger
+
+
+class Store:
+    """All methods of all parts are safe to call from any number of processes at once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.keys = Keys(database)
+        self.models = Models(database)
+        self.engines = Engines(database)
+        self.files = Files(database)
+        self.jobs = Jobs(database)
+        self.progress = Progress(database)
+        self.replays = Replays(database)
+        self.usage = UsageLedger(database)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
+async def open_store(url: str) -> Store:
+    """Opens `url` (`sqlite+aiosqlite:///...` or `postgresql+asyncpg://...`), brought to this
+    version's schema."""
+    database = Database(url)
+    try:
+        await migrate(database)
+    except BaseException:
+        await database.close()
+        raise
+    return Store(database)

@@ -1,0 +1,200 @@
+"""The tables, for SQLite and PostgreSQL alike.
+
+`num` columns give lists a total order and cursors; times in `*_at` are Unix seconds, whole ones
+where the API shows them. Migrations create what stands here; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows only through a column of the exact type INTEGER.
+RowNumber = BigInteger().with_variant(Integer, "sqlite")
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("slug", String, nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("key_hash", String, nullable=False, unique=True),
+    Column("prefix", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("project_id", String, ForeignKey("projects.id")),
+    Column("kind", String, nullable=False),
+    Column("parent", String),
+    Column("base", String, nullable=False),
+    Column("engine_model", String, nullable=False),
+    Column("path", String, nullable=False),
+    Column("adapter_uid", BigInteger, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("owned_by", String, nullable=False),
+    Column("job_id", String),
+    Column("deleted_at", BigInteger),
+    Index(None, "project_id"),
+)
+
+engines = Table(
+    "engines",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("model_id", String, nullable=False),
+    Column("address", String, nullable=False),
+    Column("token", String),
+    Column("state", String, nullable=False),
+    Column("supervisor_id", String, nullable=False),
+    Column("pid", Integer),
+    Column("heartbeat_at", Float, nullable=False),
+    Index(None, "model_id"),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("num", RowNumber, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("filename", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("status", String, nullable=False),
+    Column("status_details", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("blob", String, nullable=False),
+    Column("deleted_at", BigInteger),
+    Index(None, "project_id", "num"),
+    sqlite_autoincrement=True,
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("num", RowNumber, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("plan", JSON(none_as_null=True), nullable=False),
+    Column("metadata", JSON(none_as_null=True)),
+    Column("status", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("estimated_finish", BigInteger),
+    Column("fine_tuned_model", String),
+    Column("hyperparameters", JSON(none_as_null=True), nullable=False),
+    Column("trained_tokens", BigInteger),
+    Column("result_files", JSON(none_as_null=True), nullable=False),
+    Column("error", JSON(none_as_null=True)),
+    Column("owner", String),
+    Column("lease_until", Float),
+    Column("trainer_starts", Integer, nullable=False),
+    Column("train_seq", BigInteger, nullable=False),
+    Index(None, "project_id", "num"),
+    Index(None, "status", "num"),
+    sqlite_autoincrement=True,
+)
+
+# Pairs once more as rows: a JSON path cannot name every key on every database.
+job_metadata = Table(
+    "job_metadata",
+    metadata,
+    Column("job_id", String, ForeignKey("jobs.id"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("value", String, nullable=False),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("num", RowNumber, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("job_id", String, ForeignKey("jobs.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("level", String, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", JSON(none_as_null=True)),
+    Index(None, "job_id", "num"),
+    sqlite_autoincrement=True,
+)
+
+job_checkpoints = Table(
+    "job_checkpoints",
+    metadata,
+    Column("num", RowNumber, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("job_id", String, ForeignKey("jobs.id"), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("model_id", String, nullable=False),
+    Column("metrics", JSON(none_as_null=True), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("job_id", "step"),
+    sqlite_autoincrement=True,
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("project_id", String, primary_key=True),
+    Column("key_id", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("minute", BigInteger, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("project_id", String, primary_key=True),
+    Column("route", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("body_hash", String, nullable=False),
+    Column("response", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)

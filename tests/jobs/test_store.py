@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from server.store import Store, open_store
+from server.store.cursors import UnknownCursorError
+from server.store.database import Database
+from server.store.keys import hash_key
+from server.store.records import Engine, EngineState, ModelKind, Replay, Usage
+from server.store.tables import metadata
+from tests.jobs.factories import CREATED, make_job, make_project, new_file, new_job, new_model
+
+
+def _differences(connection: Connection) -> list[object]:
+    return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+
+async def test_migrations_create_exactly_the_tables(store: Store, database_url: str) -> None:
+    database = Database(database_url)
+    async with database.read() as connection:
+        assert await connection.run_sync(_differences) == []
+    await database.close()
+
+
+def test_many_processes_may_start_on_an_empty_database_at_once(database_url: str) -> None:
+    code = (
+        "import asyncio, sys; from server.store import open_store\n"
+        "async def main():\n"
+        "    store = await open_store(sys.argv[1]); await store.models.next_adapter_uid()\n"
+        "    await store.close()\n"
+        "asyncio.run(main())"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, database_url], env=env) for _ in range(3)
+    ]
+    assert [process.wait(60) for process in running] == [0, 0, 0]
+
+
+async def test_a_key_is_found_by_its_hash_until_revoked(store: Store) -> None:
+    project = await make_project(store)
+    added = await store.keys.add(project.id, "sk-secret", "first")
+    assert await store.keys.find(hash_key("sk-secret")) == added
+    assert added.project == project
+    assert await store.keys.add(project.id, "sk-secret", "again") == added
+    assert not await store.keys.revoke("proj_other", added.id)
+    assert await store.keys.revoke(project.id, added.id)
+    assert await store.keys.find(hash_key("sk-secret")) is None
+
+
+async def test_the_key_itself_is_not_in_the_database(store: Store, tmp_path: Path) -> None:
+    project = await make_project(store)
+    await store.keys.add(project.id, "sk-very-secret-indeed", "first")
+    await store.close()
+    kept = b"".join(path.read_bytes() for path in tmp_path.glob("tuneyard.db*"))
+    assert b"very-secret-indeed" not in kept
+
+
+async def test_projects_of_one_name_get_different_slugs(store: Store) -> None:
+    first, second = await make_project(store), await make_project(store)
+    assert (first.slug, second.slug) == ("acme-inc", "acme-inc-2")
+    assert await store.keys.ensure_project(first.id, "renamed") == first
+
+
+async def test_a_project_sees_public_models_and_its_own(store: Store) -> None:
+    mine, other = await make_project(store), await make_project(store)
+    await store.models.put_base("base", "/m", "tuneyard", 5)
+    await store.models.put_base("base", "/m2", "tuneyard", 9)
+    job = await make_job(store, mine)
+    from server.store.models import insert_model
+
+    database = store.models._database
+    async with database.write() as connection:
+        await insert_model(connection, new_model(job, "ft:base:acme::1", 1))
+        await insert_model(
+            connection, new_model(job, "ft:base:acme::1:ckpt-step-2", 2, ModelKind.CHECKPOINT)
+        )
+    assert [m.id for m in await store.models.list_for(mine.id)] == ["base", "ft:base:acme::1"]
+    assert [m.id for m in await store.models.list_for(other.id)] == ["base"]
+    base = await store.models.find("base", other.id)
+    assert base is not None
+    assert (base.path, base.created_at) == ("/m2", 5)
+    assert await store.models.find("ft:base:acme::1", other.id) is None
+    assert await store.models.find("ft:base:acme::1:ckpt-step-2", mine.id) is not None
+    assert await store.models.delete("ft:base:acme::1", other.id) is None
+    assert await store.models.delete("base", mine.id) is None
+    deleted = await store.models.delete("ft:base:acme::1", mine.id)
+    assert deleted is not None
+    assert await store.models.find("ft:base:acme::1", mine.id) is None
+
+
+async def test_adapter_numbers_are_never_given_twice(store: Store) -> None:
+    numbers = await asyncio.gather(*(store.models.next_adapter_uid() for _ in range(20)))
+    assert sorted(numbers) == list(range(1, 21))
+
+
+async def test_only_live_engines_are_offered(store: Store) -> None:
+    now = time.time()
+    for name, state, seen in (
+        ("a", EngineState.READY, now),
+        ("b", EngineState.STARTING, now),
+        ("c", EngineState.READY, now - 1000),
+    ):
+        await store.engines.put(Engine(name, "m", f"unix:/{name}", None, state, name, 1, seen))
+    assert [e.id for e in await store.engines.ready_for("m")] == ["a"]
+    await store.engines.beat("c")
+    assert [e.id for e in await store.engines.list_ready()] == ["a", "c"]
+    await store.engines.remove("a")
+    assert [e.id for e in await store.engines.list_all()] == ["b", "c"]
+
+
+async def test_pages_follow_one_another_in_both_directions(store: Store) -> None:
+    project, other = await make_project(store), await make_project(store)
+    added = [new_file(project.id, purpose="batch" if n % 2 else "fine-tune") for n in range(7)]
+    for file in added:
+        await store.files.add(file)
+    foreign = new_file(other.id)
+    await store.files.add(foreign)
+
+    async def walk(ascending: bool, purpose: str | None) -> list[str]:
+        seen: list[str] = []
+        while True:
+            page = await store.files.page(
+                project.id,
+                after=seen[-1] if seen else None,
+                limit=2,
+                ascending=ascending,
+                purpose=purpose,
+            )
+            seen += [file.id for file in page.items]
+            if not page.has_more:
+                return seen
+
+    assert await walk(True, None) == [file.id for file in added]
+    assert await walk(False, None) == [file.id for file in reversed(added)]
+    assert await walk(True, "batch") == [file.id for file in added if file.purpose == "batch"]
+    for unknown in ("file-none", foreign.id):
+        with pytest.raises(UnknownCursorError):
+            await store.files.page(project.id, after=unknown, limit=2)
+
+
+async def test_an_expired_or_deleted_file_is_gone_and_its_bytes_reclaimable(store: Store) -> None:
+    project = await make_project(store)
+    kept, deleted = new_file(project.id), new_file(project.id)
+    expired = new_file(project.id, expires_at=int(time.time()) - 1)
+    for file in (kept, deleted, expired):
+        await store.files.add(file)
+    assert await store.files.delete("proj_other", deleted.id) is None
+    assert await store.files.delete(project.id, deleted.id) == deleted
+    assert await store.files.delete(project.id, deleted.id) is None
+    assert await store.files.find(project.id, expired.id) is None
+    page = await store.files.page(project.id, after=None, limit=10)
+    assert [file.id for file in page.items] == [kept.id]
+    assert {f.id for f in await store.files.list_reclaimable()} == {deleted.id, expired.id}
+    await store.files.set_reclaimed(deleted.id)
+    assert {f.id for f in await store.files.list_reclaimable()} == {expired.id}
+
+
+async def test_jobs_are_found_by_metadata_whatever_its_characters(store: Store) -> None:
+    project = await make_project(store)
+    odd = {"a.b": "1", 'quo"te': "x'y", "$[0]": "é"}
+    plain = await make_job(store, project)
+    tagged = await make_job(store, project, metadata=odd)
+
+    async def found(**filters: object) -> list[str]:
+        page = await store.jobs.page(project.id, after=None, limit=5, **filters)  # type: ignore[arg-type]
+        return [job.id for job in page.items]
+
+    assert await found(metadata={"a.b": "1"}) == [tagged.id]
+    assert await found(metadata=odd) == [tagged.id]
+    assert await found(metadata={"a.b": "2"}) == []
+    assert await found(metadata={"a": "1"}) == []
+    assert await found(without_metadata=True) == [plain.id]
+
+
+async def test_a_repeated_creation_keeps_the_first_answer_only(store: Store) -> None:
+    project = await make_project(store)
+    jobs = [new_job(project) for _ in range(5)]
+    answers = await asyncio.gather(
+        *(store.jobs.create(job, CREATED, ("jobs", "k", Replay("h", job.id))) for job in jobs)
+    )
+    page = await store.jobs.page(project.id, after=None, limit=10)
+    assert len(page.items) == 1
+    assert answers.count(None) == 1
+    assert {a.response for a in answers if a is not None} == {page.items[0].id}
+
+
+async def test_usage_adds_up_within_a_minute(store: Store) -> None:
+    entry = Usage("p", "k", "m", 1, 2, 3, 4)
+    await store.usage.add([entry, entry])
+    await store.usage.add([entry])
+    async with store.usage._database.read() as connection:
+        rows = await connection.execute(text("SELECT sum(requests), sum(cached_tokens) FROM usage"))
+        assert tuple(rows.one()) == (3, 12)
+
+
+async def test_everything_is_there_after_a_reopening(store: Store, database_url: str) -> None:
+    project = await make_project(store)
+    job = await make_job(store, project, metadata={"a": "b"})
+    again = await open_store(database_url)
+    assert await again.jobs.find(project.id, job.id) == job
+    assert await again.jobs.find("proj_other", job.id) is None
+    await again.close()
