@@ -1,0 +1,159 @@
+"""Grammars that hold an output to a tool choice, as xgrammar structural tags.
+
+A dialect describes its calls as a `Layout`; the rest is the same for all. Property order inside the
+arguments follows the schema; white space is free where JSON allows it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from templates.conversation import Tool
+from templates.format import FormatError, OutputConstraint, ToolChoice, ToolChoiceMode
+
+Format = dict[str, Any]
+Schema = dict[str, Any]
+
+ANY_OBJECT: Schema = {"type": "object"}
+NO_ARGUMENTS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def json_arguments(schema: Schema) -> list[Format]:
+    return [{"type": "json_schema", "json_schema": schema}]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How calls stand in the output: `opening call (separator call)* closing`."""
+
+    begin: Callable[[str], str]
+    """Text of a call up to its arguments, from the tool's name."""
+    end: str
+    trigger: str = ""
+    """The text by which a call is known in free text; empty: calls stand only at the start."""
+    opening: str = ""
+    separator: str = "\n"
+    closing: str = ""
+    arguments: Callable[[Schema], list[Format]] = field(default=json_arguments)
+    parallel: bool = True
+    """Whether one output can hold several calls."""
+    lone_call: bool = False
+    """A single call stands without `opening` and `closing`."""
+    content_start: str = r"[^\s{\[]"
+    """With an empty trigger: what content, being no call, may begin with (a regex)."""
+
+
+def constrain(
+    layout: Layout, tools: tuple[Tool, ...], choice: ToolChoice, schema: Schema | None
+) -> OutputConstraint | None:
+    callable_tools = _callable(tools, choice)
+    if not callable_tools:
+        return None if schema is None else content_schema(schema)
+    required = choice.mode is ToolChoiceMode.REQUIRED
+    free = not choice.names and (choice.parallel or not layout.parallel)
+    if not required and schema is None and free and not any(t.strict for t in callable_tools):
+        return None
+    # A choice of one tool is one call of it.
+    many = choice.parallel and layout.parallel and not (required and len(choice.names) == 1)
+    tags = [_tag(layout, tool, bind=required or tool.strict) for tool in callable_tools]
+    calls = _calls(layout, tags, many)
+    if required:
+        return structural_tag(calls)
+    if schema is not None:
+        return structural_tag(_either(calls, *json_arguments(schema)))
+    if not layout.trigger:
+        content = _sequence({"type": "regex", "pattern": layout.content_start}, _ANY_TEXT)
+        return structural_tag(_either(calls, content, _const("")))
+    return structural_tag(_among_text(layout, tags, many))
+
+
+def content_schema(schema: Schema) -> OutputConstraint:
+    return OutputConstraint("json_schema", json.dumps(schema, ensure_ascii=False))
+
+
+def structural_tag(inner: Format) -> OutputConstraint:
+    source = {"type": "structural_tag", "format": inner}
+    return OutputConstraint("structural_tag", json.dumps(source, ensure_ascii=False))
+
+
+def arguments_schema(tool: Tool) -> Schema:
+    """The schema of the arguments object; a tool without parameters takes none."""
+    return tool.parameters or NO_ARGUMENTS
+
+
+def _callable(tools: tuple[Tool, ...], choice: ToolChoice) -> tuple[Tool, ...]:
+    if choice.mode is ToolChoiceMode.NONE:
+        return ()
+    known = {tool.name for tool in tools}
+    for name in choice.names:
+        if name not in known:
+            raise FormatError(f"There is no tool named '{name}' to choose.", "tool_choice")
+    if choice.mode is ToolChoiceMode.REQUIRED and not tools:
+        raise FormatError("A tool call is required, but there are no tools.", "tool_choice")
+    return tuple(tool for tool in tools if not choice.names or tool.name in choice.names)
+
+
+_ANY_TEXT: Format = {"type": "any_text"}
+
+
+def _const(text: str) -> Format:
+    return {"type": "const_string", "value": text}
+
+
+def _sequence(*elements: Format) -> Format:
+    kept = [e for e in elements if e != _const("")]
+    return kept[0] if len(kept) == 1 else {"type": "sequence", "elements": kept}
+
+
+def _either(*elements: Format) -> Format:
+    return elements[0] if len(elements) == 1 else {"type": "or", "elements": list(elements)}
+
+
+def _tag(layout: Layout, tool: Tool, *, bind: bool) -> Format:
+    parts = layout.arguments(arguments_schema(tool) if bind else ANY_OBJECT)
+    return {
+        "type": "tag",
+        "begin": layout.begin(tool.name),
+        "content": _sequence(*parts),
+        "end": layout.end,
+    }
+
+
+def _repeated(layout: Layout, tags: list[Format], many: bool) -> Format:
+    return {
+        "type": "tags_with_separator",
+        "tags": tags,
+        "separator": layout.separator,
+        "at_least_one": True,
+        "stop_after_first": not many,
+    }
+
+
+def _calls(layout: Layout, tags: list[Format], many: bool) -> Format:
+    block = _sequence(_const(layout.opening), _repeated(layout, tags, many), _const(layout.closing))
+    if not layout.lone_call:
+        return block
+    lone = _repeated(layout, tags, many=False)
+    return _either(lone, block) if many else lone
+
+
+def _among_text(layout: Layout, tags: list[Format], many: bool) -> Format:
+    """Free text in which a trigger must be followed by a call."""
+    if layout.opening:
+        tags = [
+            {
+                "type": "tag",
+                "begin": layout.opening,
+                "content": _repeated(layout, tags, many),
+                "end": layout.closing,
+            }
+        ]
+    return {
+        "type": "triggered_tags",
+        "triggers": [layout.trigger],
+        "tags": tags,
+        "stop_after_first": not many,
+    }
