@@ -1,0 +1,60 @@
+"""`python -m workers.engine --spec FILE`: one model in one process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+
+from workers.engine.process import serve
+from workers.engine.spec import SpecError, read_spec
+
+_BAD_SPEC_STATUS = 2
+_PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line; `extra` fields are its own keys. Never holds prompt or output."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "at": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        entry |= {k: v for k, v in vars(record).items() if k not in _PLAIN_FIELDS}
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="workers.engine", description=__doc__)
+    parser.add_argument("--spec", required=True, help="engine spec file (JSON)")
+    arguments = parser.parse_args()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    try:
+        spec = read_spec(arguments.spec)
+        _name_process(spec.model_id)
+        return asyncio.run(serve(spec))
+    except SpecError as error:
+        logging.getLogger("workers.engine").error("cannot start", extra={"reason": str(error)})
+        return _BAD_SPEC_STATUS
+
+
+def _name_process(model_id: str) -> None:
+    try:
+        import setproctitle
+    except ImportError:
+        return
+    setproctitle.setproctitle(f"tuneyard engine {model_id}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""The worker's socket: many clients, frames in, frames out.
+
+A unix socket is guarded by its file mode; on TCP the first message must be a right `Authenticate`,
+and nothing is said before it. The protocol itself is `workers.contract`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import stat
+from pathlib import Path
+
+from workers.contract.codec import FrameError, FrameReader, decode_requests, encode
+from workers.contract.messages import Authenticate, Event
+from workers.engine.service import ClientError, EngineService
+
+log = logging.getLogger(__name__)
+
+_MAX_UNREAD_BYTES = 64 * 1024 * 1024
+"""A client that lets this much pile up is not reading any more and is dropped."""
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self, service: EngineService, token: str | None, open_: set[Connection]) -> None:
+        self._service = service
+        self._token = token
+        self._open = open_
+        self._reader = FrameReader()
+        self._outbox: list[Event] = []
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._is_known = False
+
+    # --- asyncio.Protocol -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._open.add(self)
+        if self._token is None:
+            self._enter()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._reader.feed(data):
+                for request in decode_requests(body):
+                    if self._is_known:
+                        self._service.handle(self, request)
+                    elif isinstance(request, Authenticate) and self._knows(request.token):
+                        self._enter()
+                    else:
+                        raise ClientError("not authenticated")
+        except (FrameError, ClientError) as error:
+            log.warning("connection dropped", extra={"reason": str(error)})
+            self.drop()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open.discard(self)
+        self._transport = None
+        if self._is_known:
+            self._is_known = False
+            self._service.disconnect(self)
+
+    # --- Client -----------------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(event)
+
+    # --- for the listener -------------------------------------------------------------------------
+
+    def drop(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Sends what is left, then closes."""
+        if self._transport is not None:
+            self._flush()
+            self._transport.close()
+
+    def _enter(self) -> None:
+        self._is_known = True
+        self._service.connect(self)
+
+    def _knows(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), (self._token or "").encode())
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if self._transport is None or not outbox:
+            return
+        self._transport.write(encode(outbox))
+        if self._transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+            log.warning("connection dropped", extra={"reason": "the client does not read"})
+            self._transport.abort()
+
+
+class Listener:
+    def __init__(self, service: EngineService, address: str, token: str | None) -> None:
+        self._service = service
+        self._address = address
+        self._token = token
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        scheme, _, where = self._address.partition(":")
+        if scheme == "unix":
+            self._remove_stale(where)
+            previous = os.umask(0o177)
+            try:
+                self._server = await loop.create_unix_server(self._connection, where)
+            finally:
+                os.umask(previous)
+        else:
+            host, _, port = where.rpartition(":")
+            self._server = await loop.create_server(self._connection, host.strip("[]"), int(port))
+
+    async def stop_accepting(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def close(self) -> None:
+        await self.stop_accepting()
+        for connection in list(self._connections):
+            connection.close()
+        if self._address.startswith("unix:"):
+            Path(self._address.removeprefix("unix:")).unlink(missing_ok=True)
+
+    def _connection(self) -> Connection:
+        is_unix = self._address.startswith("unix:")
+        return Connection(self._service, None if is_unix else self._token, self._connections)
+
+    @staticmethod
+    def _remove_stale(path: str) -> None:
+        """A killed worker leaves its socket behind; anything else under that name is kept."""
+        try:
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                os.unlink(path)
+        except FileNotFoundError:
+            pass

@@ -1,0 +1,290 @@
+"""The scripted engine: deterministic, no model, real frames.
+
+Sequences with the same delay advance on the same ticks, so one step is one frame a connection
+however many sequences there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import signal
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workers.contract.messages import (
+    AdapterRef,
+    FailureKind,
+    FinishReason,
+    GrammarKind,
+    Stats,
+)
+from workers.engine.backend import (
+    AdapterHost,
+    Description,
+    Ended,
+    Output,
+    Receiver,
+    RefusedError,
+    Score,
+    Work,
+)
+from workers.engine.scripted.script import Reply, Script
+from workers.engine.scripted.vocabulary import ScriptedNames, ScriptedVocabulary
+from workers.engine.spec import EngineSpec, read_settings
+
+_DEFAULT_MODEL_LEN = 32_768
+_NO_DELAY_MS = 0.0
+
+
+def create(spec: EngineSpec) -> tuple[ScriptedBackend, ScriptedVocabulary]:
+    script = read_settings(spec.settings, Script)
+    names = ScriptedNames(
+        script.bos_token,
+        script.eos_token,
+        [*script.special_tokens, *script.marks],
+        script.chat_templates,
+    )
+    vocabulary = ScriptedVocabulary(names, script.special_tokens, script.marks)
+    return ScriptedBackend(spec, script, vocabulary), vocabulary
+
+
+@dataclass(slots=True)
+class _Speaker:
+    """One sequence saying its reply."""
+
+    work: Work
+    reply: Reply
+    token_ids: list[int]
+    at: int = 0
+
+
+@dataclass(slots=True)
+class _Ticker:
+    """The sequences of one delay."""
+
+    delay_ms: float
+    speakers: dict[int, _Speaker] = field(default_factory=dict[int, _Speaker])
+    is_set: bool = False
+
+
+class ScriptedBackend:
+    def __init__(self, spec: EngineSpec, script: Script, vocabulary: ScriptedVocabulary) -> None:
+        self._spec = spec
+        self._script = script
+        self._vocabulary = vocabulary
+        self._waiting: deque[_Speaker] = deque()
+        self._tickers: dict[float, _Ticker] = {}
+        self._running: dict[int, _Ticker] = {}
+        self._adapters = _ScriptedAdapters(spec.max_loras, self)
+        self._prompt_tokens = self._generated_tokens = 0
+
+    async def start(self, receiver: Receiver) -> Description:
+        self._receiver = receiver
+        self._loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._script.startup_delay_ms / 1000)
+        return Description(
+            engine="scripted/1",
+            max_model_len=self._spec.max_model_len or _DEFAULT_MODEL_LEN,
+            capabilities=frozenset(self._script.capabilities),
+            max_loras=self._spec.max_loras,
+            max_lora_rank=self._spec.max_lora_rank,
+        )
+
+    async def submit(self, work: Work) -> None:
+        reply = self._choose(work)
+        if reply.fail is not None and reply.fail.after_tokens is None:
+            raise RefusedError(reply.fail.kind, reply.fail.message, reply.fail.param)
+        if work.adapter is not None:
+            await self._adapters.load(work.adapter)
+        speaker = _Speaker(work, reply, self._words(work, reply))
+        self._prompt_tokens += len(work.prompt_ids)
+        self._waiting.append(speaker)
+        self._promote()
+
+    def abort(self, key: int) -> None:
+        ticker = self._running.pop(key, None)
+        if ticker is not None:
+            ticker.speakers.pop(key, None)
+        else:
+            self._waiting = deque(s for s in self._waiting if s.work.key != key)
+        self._promote()
+
+    @property
+    def adapters(self) -> AdapterHost | None:
+        return self._adapters if self._spec.max_loras else None
+
+    @property
+    def receiver(self) -> Receiver:
+        return self._receiver
+
+    def stats(self) -> Stats:
+        running = len(self._running)
+        return Stats(
+            running=running,
+            waiting=len(self._waiting),
+            kv_usage=running / self._spec.max_num_seqs,
+            adapters=list(self._adapters.resident),
+            adapter_hits=self._adapters.num_hits,
+            adapter_loads=self._adapters.num_loads,
+            adapter_evictions=self._adapters.num_evictions,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+        )
+
+    async def close(self) -> None:
+        self._tickers.clear()
+        self._running.clear()
+        self._waiting.clear()
+
+    # --- choosing words ---------------------------------------------------------------------------
+
+    def _choose(self, work: Work) -> Reply:
+        kind = work.grammar.kind if work.grammar is not None else None
+        if work.grammar is not None and kind in (GrammarKind.JSON_SCHEMA, GrammarKind.CHOICE):
+            _check_json(work.grammar.source)
+        prompt = b"".join(map(self._vocabulary.piece, work.prompt_ids)).decode("utf-8", "replace")
+        for reply in self._script.replies:
+            if reply.contains in prompt and reply.grammar == kind:
+                return reply
+        if kind is not None:
+            message = f"The script has no reply for a grammar of kind {kind}."
+            raise RefusedError(FailureKind.UNSUPPORTED, message, "response_format")
+        return Reply()
+
+    def _words(self, work: Work, reply: Reply) -> list[int]:
+        name = work.adapter.name if work.adapter is not None else "base"
+        vocabulary = self._vocabulary
+        if reply.tokens is not None:
+            ids = [vocabulary.output_id(t.replace("{adapter}", name)) for t in reply.tokens]
+        else:
+            text = reply.text
+            if text is None:
+                text = vocabulary.content(work.prompt_ids).decode("utf-8", "replace")
+            ids = vocabulary.control_ids(text.replace("{adapter}", name))
+        return ids * reply.repeat
+
+    # --- speaking ---------------------------------------------------------------------------------
+
+    def _promote(self) -> None:
+        while self._waiting and len(self._running) < self._spec.max_num_seqs:
+            speaker = self._waiting.popleft()
+            delay_ms = speaker.reply.delay_ms
+            ticker = self._tickers.setdefault(delay_ms, _Ticker(delay_ms))
+            self._running[speaker.work.key] = ticker
+            if speaker.reply.first_token_ms:
+                self._loop.call_later(
+                    speaker.reply.first_token_ms / 1000, self._join, ticker, speaker
+                )
+            else:
+                self._join(ticker, speaker)
+
+    def _join(self, ticker: _Ticker, speaker: _Speaker) -> None:
+        if self._running.get(speaker.work.key) is ticker:
+            ticker.speakers[speaker.work.key] = speaker
+            self._set(ticker)
+
+    def _set(self, ticker: _Ticker) -> None:
+        if ticker.is_set or not ticker.speakers:
+            return
+        ticker.is_set = True
+        if ticker.delay_ms == _NO_DELAY_MS:
+            self._loop.call_soon(self._tick, ticker)
+        else:
+            delay_s = ticker.delay_ms / 1000
+            due = (math.floor(self._loop.time() / delay_s) + 1) * delay_s
+            self._loop.call_at(due, self._tick, ticker)
+
+    def _tick(self, ticker: _Ticker) -> None:
+        ticker.is_set = False
+        outputs = [out for s in ticker.speakers.values() if (out := self._step(s)) is not None]
+        for output in outputs:
+            if output.ended is not None:
+                del ticker.speakers[output.key]
+                del self._running[output.key]
+        self._receiver.deliver(outputs)
+        if any(s.at < len(s.token_ids) or not s.reply.hangs for s in ticker.speakers.values()):
+            self._set(ticker)
+        self._promote()
+
+    def _step(self, speaker: _Speaker) -> Output | None:
+        """The next token, and the end when it is the last."""
+        work, reply = speaker.work, speaker.reply
+        fail = reply.fail
+        if fail is not None and speaker.at == fail.after_tokens:
+            return Output(work.key, ended=RefusedError(fail.kind, fail.message, fail.param))
+        if speaker.at == reply.dies_after_tokens:
+            os.kill(os.getpid(), signal.SIGKILL)
+        output = Output(work.key)
+        if speaker.at == 0 and work.sampling.prompt_logprobs is not None:
+            output.prompt_scores = self._score_prompt(work)
+        if speaker.at >= work.max_tokens:
+            output.ended = Ended(FinishReason.LENGTH)
+            return output
+        if speaker.at >= len(speaker.token_ids):
+            if not reply.hangs:
+                output.ended = Ended(reply.finish)
+            return output if output.ended or output.prompt_scores else None
+        token_id = speaker.token_ids[speaker.at]
+        speaker.at += 1
+        self._generated_tokens += 1
+        if token_id in work.stop_ids and speaker.at > work.sampling.min_tokens:
+            output.ended = Ended(FinishReason.STOP, token_id)
+            return output
+        output.token_ids = (token_id,)
+        if work.sampling.logprobs is not None:
+            output.scores = [_score(token_id, work.sampling.logprobs)]
+        return output
+
+    def _score_prompt(self, work: Work) -> list[Score]:
+        num_top = work.sampling.prompt_logprobs or 0
+        scores = [_score(token_id, num_top) for token_id in work.prompt_ids]
+        scores[0] = Score(math.nan, [])
+        return scores
+
+
+class _ScriptedAdapters:
+    """Keeps the books of adapters as a real engine would; reads no weights."""
+
+    def __init__(self, max_loras: int, backend: ScriptedBackend) -> None:
+        self._max_loras = max_loras
+        self._backend = backend
+        self.resident: dict[str, AdapterRef] = {}
+        self.num_hits = self.num_loads = self.num_evictions = 0
+
+    async def load(self, adapter: AdapterRef) -> None:
+        if adapter.name in self.resident:
+            self.num_hits += 1
+            self.resident[adapter.name] = self.resident.pop(adapter.name)
+            return
+        if not (Path(adapter.path) / "adapter_config.json").is_file():
+            message = f"The adapter {adapter.name!r} has no files."
+            raise RefusedError(FailureKind.ADAPTER_NOT_FOUND, message, "model")
+        self.num_loads += 1
+        if len(self.resident) >= self._max_loras:
+            self.num_evictions += 1
+            del self.resident[next(iter(self.resident))]
+        self.resident[adapter.name] = adapter
+        self._backend.receiver.adapters_changed()
+
+    async def unload(self, name: str) -> None:
+        if self.resident.pop(name, None) is not None:
+            self._backend.receiver.adapters_changed()
+
+
+def _score(token_id: int, num_top: int) -> Score:
+    """Made up, but in order: the token itself, then the first ids of the vocabulary."""
+    others = [i for i in range(0, 2 * num_top + 2, 2) if i != token_id]
+    ranked = [token_id, *others][:num_top]
+    return Score(-0.125, [(other, -0.125 - rank) for rank, other in enumerate(ranked)])
+
+
+def _check_json(source: str) -> None:
+    try:
+        json.loads(source)
+    except ValueError as error:
+        message = f"The schema is not JSON: {error}."
+        raise RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format") from error

@@ -1,0 +1,1 @@
+"""Between text and token ids: prompts in, streamed output back, the same for every backend."""
