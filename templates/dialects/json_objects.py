@@ -66,7 +66,7 @@ class ObjectParser(CallParser):
         if listed:
             yield from self._take("]")
         for end in self._syntax.ends:
-            if (yield from self._take_after_space(end)):
+            if (yield from self._close(end)):
                 return
 
     def _object(self) -> Scan[bool]:
@@ -80,7 +80,7 @@ class ObjectParser(CallParser):
             char = yield from self._peek()
             if char == "}":
                 self._pos += 1
-                return self._mark is None or self._close(name, call_id, early)
+                return self._mark is None or self._report(name, call_id, early)
             key = yield from self._string()
             if key is None or not (yield from self._take_after_space(":")):
                 return False
@@ -109,7 +109,7 @@ class ObjectParser(CallParser):
     def _may_call(self, name: str) -> bool:
         return len(name) <= NAME_LIMIT and (not self._bare or name in self._tools)
 
-    def _close(self, name: str | None, call_id: str | None, early: str | None) -> bool:
+    def _report(self, name: str | None, call_id: str | None, early: str | None) -> bool:
         """Reports a call whose arguments came before its name, or not at all."""
         if name is None:
             return False

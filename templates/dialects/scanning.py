@@ -65,7 +65,6 @@ class CallParser(ABC):
     def __init__(self, tools: tuple[Tool, ...]) -> None:
         self._tools = {tool.name: tool for tool in tools}
         self._firsts = tuple(dict.fromkeys(marker[0] for marker in self.markers))
-        self._longest = max((len(marker) for marker in self.markers), default=0)
         self._buf = ""
         self._pos = 0
         self._mark: int | None = None
@@ -151,33 +150,12 @@ class CallParser(ABC):
                 return None
 
     def _find_marker(self) -> tuple[int, str]:
-        """Where the first marker begins; with no whole one, where one may begin at the end."""
-        buf, start = self._buf, self._pos
-        best, found = len(buf), ""
-        for marker in self.markers:
-            at = buf.find(marker, start)
-            if at >= 0 and (at < best or (at == best and len(marker) > len(found))):
-                best, found = at, marker
-        held = self._partial_marker(best)
-        # A longer marker may still grow out of text before or at the one found.
-        return (
-            (held, "") if held < best or (found and self._may_grow(best, found)) else (best, found)
-        )
-
-    def _partial_marker(self, end: int) -> int:
-        """Start of the longest end of the buffer that is the beginning of a marker, if before
-        `end`; else `end`."""
-        buf, size = self._buf, len(self._buf)
-        for at in range(max(self._pos, size - self._longest + 1), min(end, size)):
-            if buf[at] in self._firsts:
-                tail = buf[at:]
-                if any(marker.startswith(tail) for marker in self.markers):
-                    return at
-        return end
-
-    def _may_grow(self, at: int, found: str) -> bool:
-        tail = self._buf[at:]
-        return any(len(m) > len(found) and m.startswith(tail) for m in self.markers)
+        """Where the first marker begins; with none, where one may begin at the end. No marker is
+        the beginning of another, or holds another."""
+        if not self.markers:
+            return len(self._buf), ""
+        found = [(at, m) for m in self.markers if (at := self._buf.find(m, self._pos)) >= 0]
+        return min(found) if found else (_partial(self._buf, self._pos, self.markers), "")
 
     def _content_out(self, text: str) -> None:
         if not text:
@@ -294,18 +272,53 @@ class CallParser(ABC):
                 self._pos += len(word)
                 return word
 
-    def _until(self, end: str, limit: int = NAME_LIMIT) -> Scan[str | None]:
-        """The text before `end`, both taken; None when `end` does not come within `limit`."""
+    def _until(self, *ends: str, limit: int | None = NAME_LIMIT) -> Scan[str | None]:
+        """The text before the first of `ends`, both taken; None when none comes within `limit`."""
+        longest = max(map(len, ends))
+        seen = 0
         while True:
-            at = self._buf.find(end, self._pos, self._pos + limit + len(end))
-            if at >= 0:
+            found = [
+                (at, -len(end))
+                for end in ends
+                if (at := self._buf.find(end, self._pos + seen)) >= 0
+            ]
+            if found:
+                at, size = min(found)
                 text = self._buf[self._pos : at]
-                self._pos = at + len(end)
+                if limit is not None and len(text) > limit:
+                    return None
+                self._pos = at - size
                 return text
-            if len(self._buf) - self._pos >= limit + len(end):
+            seen = max(0, len(self._buf) - self._pos - longest + 1)
+            if (limit is not None and seen > limit) or not (yield from self._more()):
                 return None
+
+    def _stream_until(self, *ends: str, emit: Callable[[str], None]) -> Scan[str | None]:
+        """Streams the text before the first of `ends` to `emit` and takes the end, which is
+        returned; None when the output ended first. No end may begin another."""
+        while True:
+            found = [(at, end) for end in ends if (at := self._buf.find(end, self._pos)) >= 0]
+            at, end = min(found, default=(_partial(self._buf, self._pos, ends), None))
+            emit(self._buf[self._pos : at])
+            self._pos = at
+            if end is not None:
+                self._pos += len(end)
+                return end
             if not (yield from self._more()):
+                emit(self._buf[self._pos :])
+                self._pos = len(self._buf)
                 return None
+
+    def _close(self, mark: str) -> Scan[bool]:
+        """Takes a closing mark after white space; one that is cut off counts as taken."""
+        yield from self._space()
+        if (yield from self._take(mark)):
+            return True
+        rest = self._buf[self._pos :]
+        if self._ended and rest and mark.startswith(rest):
+            self._pos = len(self._buf)
+            return True
+        return False
 
     def _string(self, limit: int | None = NAME_LIMIT) -> Scan[str | None]:
         """A whole JSON string, decoded; None when there is none or it is broken."""
@@ -399,6 +412,16 @@ class CallParser(ABC):
                     emit(self._buf[self._pos :])
                     self._pos = len(self._buf)
                 return False
+
+
+def _partial(text: str, start: int, marks: tuple[str, ...]) -> int:
+    """Where the longest end of `text` that begins one of `marks` starts; its end if none does."""
+    longest = max(map(len, marks))
+    for at in range(max(start, len(text) - longest + 1), len(text)):
+        tail = text[at:]
+        if any(mark.startswith(tail) for mark in marks):
+            return at
+    return len(text)
 
 
 def _decode_string(raw: str) -> str | None:
