@@ -18,8 +18,11 @@ from starlette.types import ASGIApp
 
 from server import health
 from server.auth import KeyRing
+from server.blobs import LocalBlobs, StorageFullError
 from server.config import Config, Limits
-from server.errors import ApiError, InternalError, InvalidRequest, NotFound
+from server.errors import ApiError, InsufficientStorage, InternalError, InvalidRequest, NotFound
+from server.files import routes as files_routes
+from server.files.service import FileService
 from server.gate import Gate
 from server.logs import AccessLog
 from server.store import Store, open_store
@@ -36,6 +39,7 @@ class Services:
     store: Store
     keys: KeyRing
     access_log: AccessLog
+    files: FileService
 
     @property
     def limits(self) -> Limits:
@@ -82,10 +86,12 @@ class GatewayApp(FastAPI):
 def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayApp:
     app = GatewayApp(config, access_log or AccessLog())
     app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(StorageFullError, _answer_storage_full)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_unexpected)
     app.include_router(health.router)
+    app.include_router(files_routes.router)
     return app
 
 
@@ -105,7 +111,14 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
     store = await open_store(config.database_url)
     stack.push_async_callback(store.close)
     stack.callback(access_log.flush)
-    return Services(config=config, store=store, keys=KeyRing(store.keys), access_log=access_log)
+    blobs = LocalBlobs(config.files_dir)
+    return Services(
+        config=config,
+        store=store,
+        keys=KeyRing(store.keys),
+        access_log=access_log,
+        files=FileService(store, blobs, config.limits.max_file_bytes),
+    )
 
 
 def _answer(error: ApiError) -> Response:
@@ -122,10 +135,15 @@ async def _answer_api_error(_request: Request, error: Exception) -> Response:
     return _answer(error)
 
 
-async def _answer_validation_error(_request: Request, error: Exception) -> Response:
+async def _answer_storage_full(_request: Request, _error: Exception) -> Response:
+    return _answer(InsufficientStorage())
+
+
+async def _answer_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    from_query = any(detail["loc"][0] == "query" for detail in error.errors())
     details = [_without_source(detail) for detail in error.errors()]
-    return _answer(translate(details, error.body))
+    return _answer(translate(details, dict(request.query_params) if from_query else error.body))
 
 
 def _without_source(detail: Mapping[str, object]) -> Mapping[str, object]:

@@ -103,6 +103,21 @@ class Config(_Section):
         return self.database or f"sqlite+aiosqlite:///{self.data / 'tuneyard.db'}"
 
     @property
+    def files_dir(self) -> Path:
+        """Uploaded and produced files, and what jobs pinned of them."""
+        return self.data / "files"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """One directory per job, its trainer's own; finished models end up in `adapters_dir`."""
+        return self.data / "jobs"
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Trained models by content; never changed once there."""
+        return self.data / "adapters"
+
+    @property
     def run_dir(self) -> Path:
         """Sockets and spec files of running processes."""
         return self.data / "run"

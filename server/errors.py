@@ -10,7 +10,8 @@
     ├── TooLarge                413
     ├── RateLimited             429  with `Retry-After`
     ├── InternalError           500
-    └── Unavailable             503  with `Retry-After`
+    ├── Unavailable             503  with `Retry-After`
+    └── InsufficientStorage     507  not retried by OpenAI's SDK
 
 The envelope is OpenAI's: `{"error": {message, type, param, code}}`, all four keys always present.
 """
@@ -144,6 +145,19 @@ class Unavailable(ApiError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(
             message, code="server_is_overloaded", headers=_retry_headers(retry_after_s)
+        )
+
+
+class InsufficientStorage(ApiError):
+    """Trying again does not help until the operator makes room."""
+
+    status = 507
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server has no room left to store this.",
+            code="insufficient_storage",
+            headers=(("x-should-retry", "false"),),
         )
 
 

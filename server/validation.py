@@ -193,7 +193,7 @@ def _number(kind: str, sign: str, word: str) -> Any:
         param: str | None, named: str, error: ErrorDetails, context: Mapping[str, Any]
     ) -> ApiError:
         bound = next(iter(context.values()))
-        noun = "integer" if isinstance(bound, int) and isinstance(error["input"], int) else ""
+        noun = "integer" if isinstance(bound, int) and isinstance(error["input"], int | str) else ""
         noun = noun or "decimal"
         edge = "maximum" if word == "above" else "minimum"
         return InvalidRequest(

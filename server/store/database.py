@@ -13,7 +13,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Connection, event, make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from server.blobs.storage import StorageFullError
 
 BUSY_TIMEOUT_S = 30.0
 _POOL_SIZE = 8
@@ -38,11 +41,26 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncConnection]:
-        async with self._writing.begin() as connection:
-            yield connection
+        """Raises StorageFullError when the database's disk is full."""
+        try:
+            async with self._writing.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            if _is_full(error):
+                raise StorageFullError("the database has no room left") from error
+            raise
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def _is_full(error: OperationalError) -> bool:
+    """SQLITE_FULL, or PostgreSQL's disk_full."""
+    original = error.orig
+    return (
+        getattr(original, "sqlite_errorname", None) == "SQLITE_FULL"
+        or getattr(original, "sqlstate", None) == "53100"
+    )
 
 
 def _create_engine(url: str) -> AsyncEngine:

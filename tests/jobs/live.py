@@ -1,0 +1,111 @@
+"""A gateway of its own process, on a free port, over an empty data directory."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import yaml
+from openai import OpenAI
+
+ROOT = Path(__file__).parents[2]
+KEY = "sk-test-of-the-first-project"
+OTHER_KEY = "sk-test-of-another-project"
+
+_SERVE = """
+import asyncio, os, sys
+from pathlib import Path
+import uvicorn
+from server.app import create_app
+from server.config import load_config
+from server.store import open_store
+config = load_config(Path(sys.argv[1]))
+async def prepare():
+    config.data.mkdir(parents=True, exist_ok=True)
+    store = await open_store(config.database_url)
+    from server.first_key import ensure_first_key
+    await ensure_first_key(store, config.data, sys.argv[2])
+    other = await store.keys.ensure_project("proj_other", "Other")
+    await store.keys.add(other.id, sys.argv[3], "other")
+    for entry in config.models:
+        await store.models.put_base(entry.id, entry.path, entry.owned_by, 1)
+    await store.close()
+asyncio.run(prepare())
+uvicorn.run(create_app(config), host="127.0.0.1", port=config.port, log_level="error")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    url: str
+    process: subprocess.Popen[bytes]
+    data: Path
+
+    def client(self, key: str = KEY, *, strict: bool = True) -> OpenAI:
+        return OpenAI(
+            api_key=key,
+            base_url=f"{self.url}/v1",
+            max_retries=0,
+            timeout=60,
+            _strict_response_validation=strict,
+        )
+
+    def http(self, key: str = KEY) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=f"{self.url}/v1", headers=headers, timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_gateway(
+    folder: Path, settings: dict[str, object] | None = None, prefix: tuple[str, ...] = ()
+) -> Generator[Gateway]:
+    """`prefix` is put before the command line (`prlimit ...`)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = folder / "data"
+    port = free_port()
+    config = {"port": port, "data": str(data), **(settings or {})}
+    path = folder / "tuneyard.yaml"
+    path.write_text(yaml.safe_dump(config))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    for name in ("HOST", "PORT", "DATA", "API_KEY"):
+        env.pop(name, None)
+    command = [*prefix, sys.executable, "-c", _SERVE, str(path), KEY, OTHER_KEY]
+    process = subprocess.Popen(command, env=env)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(url, process), 30)
+        yield Gateway(url, process, data)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, "the gateway ended"
+    try:
+        return httpx.get(f"{url}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def wait_until(condition: object, timeout_s: float, interval_s: float = 0.1) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(interval_s)
