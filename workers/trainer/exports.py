@@ -1,0 +1,127 @@
+"""Servable directories: a plain peft adapter, or a whole model in its base's dtype."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from workers.trainer.models import TrainedModel
+from workers.trainer.placing import placed, remove_partials
+
+_COPIED_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
+_WRITTEN_FILES = {"config.json"}
+
+
+class Exports:
+    """`checkpoints/step-N/` and `model/` of a run's directory."""
+
+    def __init__(self, output_dir: Path, model: TrainedModel, num_kept: int) -> None:
+        self._output_dir = output_dir
+        self._checkpoints = output_dir / "checkpoints"
+        self._model = model
+        self._num_kept = num_kept
+        self._checkpoints.mkdir(parents=True, exist_ok=True)
+        remove_partials(self._checkpoints)
+        remove_partials(output_dir)
+
+    def checkpoint(self, step: int) -> Path:
+        """Nothing to do for one that an earlier process placed: it holds the same weights."""
+        target = self._checkpoints / f"step-{step}"
+        if not target.exists():
+            with placed(target) as partial:
+                _write(self._model, partial)
+        self._drop_oldest()
+        return target
+
+    def final(self, step: int) -> Path:
+        """`model/`, from the checkpoint of `step` where there is one: the files are shared."""
+        target = self._output_dir / "model"
+        checkpoint = self._checkpoints / f"step-{step}"
+        if not target.exists():
+            with placed(target) as partial:
+                if checkpoint.exists():
+                    shutil.copytree(checkpoint, partial, copy_function=_link_or_copy)
+                else:
+                    _write(self._model, partial)
+        return target
+
+    def _drop_oldest(self) -> None:
+        steps = sorted(self._checkpoints.glob("step-*"), key=_step_of)
+        for surplus in steps[: -self._num_kept]:
+            shutil.rmtree(surplus)
+
+
+def _write(model: TrainedModel, folder: Path) -> None:
+    folder.mkdir()
+    if model.is_adapter:
+        _write_adapter(model, folder)
+    else:
+        _write_model(model, folder)
+
+
+def _write_adapter(model: TrainedModel, folder: Path) -> None:
+    """As `PeftModel.save_pretrained`, without its model card and its look at the hub."""
+    module: Any = model.module
+    weights = get_peft_model_state_dict(module, save_embedding_layers=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = module.peft_config["default"]
+    trained_in = config.inference_mode
+    config.inference_mode = True
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
+    config.save_pretrained(str(folder))
+    config.inference_mode = trained_in
+
+
+def _write_model(model: TrainedModel, folder: Path) -> None:
+    """Weights and config by transformers; tokenizer, chat template and generation defaults are
+    the base's own files, byte for byte."""
+    causal_lm = model.causal_lm
+    weights = _in_dtype(causal_lm.state_dict(), model.export_dtype)
+    trained_in = causal_lm.config.dtype
+    causal_lm.config.dtype = model.export_dtype
+    causal_lm.save_pretrained(folder, state_dict=weights)
+    causal_lm.config.dtype = trained_in
+    for file in model.base_path.iterdir():
+        if _is_copied(file, model.trust_remote_code):
+            shutil.copyfile(file, folder / file.name)
+
+
+def _is_copied(file: Path, trust_remote_code: bool) -> bool:
+    if not file.is_file() or file.name in _WRITTEN_FILES or file.name.endswith(".index.json"):
+        return False
+    if file.name.startswith("adapter_"):
+        return False
+    return file.suffix in _COPIED_SUFFIXES or (trust_remote_code and file.suffix == ".py")
+
+
+def _in_dtype(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors that share storage still do, so that tied weights are written once."""
+    converted: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    result: dict[str, torch.Tensor] = {}
+    for name, tensor in weights.items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in converted:
+            floating = tensor.is_floating_point()
+            converted[key] = tensor.detach().to(dtype) if floating else tensor.detach()
+        result[name] = converted[key]
+    return result
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

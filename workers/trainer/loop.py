@@ -1,0 +1,228 @@
+"""The training loop: steps, what is reported of them, evaluations and checkpoints.
+
+What a step calls for happens in an order that makes a kill at any point harmless: evaluation,
+servable checkpoint, and last the state that the next process starts from. Whatever stands before
+the state is done again with the same result, and reported once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from workers.contract.training import (
+    CheckpointSaved,
+    Evaluated,
+    Started,
+    Step,
+    TrainingArguments,
+)
+from workers.trainer.batches import Row, collate
+from workers.trainer.events import UNSENT, EventLog
+from workers.trainer.exports import Exports
+from workers.trainer.failures import StopRequested
+from workers.trainer.models import TrainedModel
+from workers.trainer.optimisation import Optimisation
+from workers.trainer.preparation import Data
+from workers.trainer.schedule import Schedule
+from workers.trainer.scoring import Scorer, Tally
+from workers.trainer.state import Progress, StateFolder
+from workers.trainer.stopping import StopRequest
+
+STATE_INTERVAL_S = 300.0
+"""At most so much work is lost to a kill, however far apart checkpoints are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StepScore:
+    tally: Tally
+    num_tokens: int
+    grad_norm: float
+    learning_rate: float
+
+
+class Loop:
+    def __init__(
+        self,
+        *,
+        arguments: TrainingArguments,
+        schedule: Schedule,
+        model: TrainedModel,
+        data: Data,
+        optimisation: Optimisation,
+        log: EventLog,
+        exports: Exports,
+        states: StateFolder,
+        stop: StopRequest,
+    ) -> None:
+        self._arguments = arguments
+        self._model = model
+        self._scorer = Scorer(model)
+        self._data = data
+        self._optimisation = optimisation
+        self._log = log
+        self.exports = exports
+        self._states = states
+        self._stop = stop
+        self.schedule = schedule
+        self._epoch: tuple[int, list[list[Row]]] = (-1, [])
+        self._weights = [weight for _, weight in model.trainable()]
+        self._last_score: Tally | None = None
+
+    def run(self) -> Progress:
+        """Trains to the end. Raises StopRequested after the state of the last step is saved."""
+        progress = self._states.load(self._model, self._optimisation) or Progress()
+        self._log.emit(
+            Started(
+                seq=UNSENT,
+                at=UNSENT,
+                total_steps=self.schedule.total_steps,
+                num_examples=len(self._data.training),
+                resumed_from_step=progress.step,
+            )
+        )
+        resumed_at, first_step = time.monotonic(), progress.step
+        saved_at = resumed_at
+        if not progress.rounded_off:
+            self._round_off(progress)
+        while progress.step < self.schedule.total_steps:
+            self._stop_here(progress)
+            step_score = self._train_step(progress.step)
+            progress.step += 1
+            progress.trained_tokens += step_score.num_tokens
+            progress.rounded_off = False
+            elapsed_s = time.monotonic() - resumed_at
+            remaining = self.schedule.total_steps - progress.step
+            self._report(progress, step_score, elapsed_s / (progress.step - first_step) * remaining)
+            self._round_off(progress)
+            if time.monotonic() - saved_at > STATE_INTERVAL_S:
+                self._save_state(progress)
+                saved_at = time.monotonic()
+        return progress
+
+    # --- a step -----------------------------------------------------------------------------------
+
+    def _train_step(self, step: int) -> _StepScore:
+        """One update from the mean over all target tokens of the step's batches."""
+        batches = [collate(self._data.training, rows) for rows in self._rows_of(step)]
+        num_targets = sum(batch.num_targets for batch in batches)
+        loss = torch.zeros((), device=self._model.device)
+        correct = torch.zeros((), device=self._model.device, dtype=torch.long)
+        for batch in batches:
+            score = self._scorer.score(batch)
+            (score.loss / num_targets).backward()
+            loss += score.loss.detach()
+            correct += score.correct
+        limit = self._arguments.max_grad_norm or math.inf
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
+        learning_rate = self._optimisation.schedule.get_last_lr()[0]
+        self._optimisation.optimiser.step()
+        self._optimisation.schedule.step()
+        self._optimisation.optimiser.zero_grad(set_to_none=True)
+        return _StepScore(
+            tally=Tally(float(loss), int(correct), num_targets),
+            num_tokens=sum(batch.num_tokens for batch in batches),
+            grad_norm=float(grad_norm),
+            learning_rate=learning_rate,
+        )
+
+    def _rows_of(self, step: int) -> list[list[Row]]:
+        epoch, index = divmod(step, self.schedule.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._data.plan.epoch(epoch))
+        size = self._arguments.gradient_accumulation_steps
+        return self._epoch[1][index * size : (index + 1) * size]
+
+    def _report(self, progress: Progress, score: _StepScore, remaining_s: float) -> None:
+        tally = progress.unreported or Tally()
+        tally.add(score.tally)
+        progress.unreported = tally
+        if not self.schedule.reports(progress.step):
+            return
+        progress.unreported = None
+        self._last_score = tally
+        if progress.step <= self._log.history.last_step:
+            return
+        valid = self._validate_batch(progress.step)
+        self._log.emit(
+            Step(
+                seq=UNSENT,
+                at=UNSENT,
+                step=progress.step,
+                total_steps=self.schedule.total_steps,
+                train_loss=tally.mean_loss,
+                train_mean_token_accuracy=tally.accuracy,
+                learning_rate=score.learning_rate,
+                grad_norm=score.grad_norm,
+                trained_tokens=progress.trained_tokens,
+                remaining_s=remaining_s,
+                valid_loss=valid and valid.mean_loss,
+                valid_mean_token_accuracy=valid and valid.accuracy,
+            )
+        )
+
+    def _validate_batch(self, step: int) -> Tally | None:
+        if not self._data.validation:
+            return None
+        batch = self._data.validation[(step - 1) % len(self._data.validation)]
+        return self._scorer.measure([batch], lambda: None)
+
+    # --- what a step calls for --------------------------------------------------------------------
+
+    def _round_off(self, progress: Progress) -> None:
+        """Evaluation, checkpoint and state of `progress.step`, where it calls for them."""
+        step = progress.step
+        full_valid = None
+        try:
+            if self._data.validation and self.schedule.evaluates_after(step):
+                full_valid = self._evaluate(step)
+        except StopRequested:
+            self._save_state(progress)
+            raise
+        progress.rounded_off = True
+        if self.schedule.saves_after(step):
+            self._checkpoint(step, full_valid)
+            self._save_state(progress)
+
+    def _evaluate(self, step: int) -> Tally:
+        tally = self._scorer.measure(self._data.validation, self._stop.check)
+        if step > self._log.history.last_evaluated_step:
+            self._log.emit(
+                Evaluated(
+                    seq=UNSENT,
+                    at=UNSENT,
+                    step=step,
+                    full_valid_loss=tally.mean_loss,
+                    full_valid_mean_token_accuracy=tally.accuracy,
+                )
+            )
+        return tally
+
+    def _checkpoint(self, step: int, full_valid: Tally | None) -> None:
+        if step in self._log.history.checkpoint_steps:
+            return
+        path = self.exports.checkpoint(step)
+        last = self._last_score
+        self._log.emit(
+            CheckpointSaved(
+                seq=UNSENT,
+                at=UNSENT,
+                step=step,
+                path=str(path),
+                train_loss=last and last.mean_loss,
+                train_mean_token_accuracy=last and last.accuracy,
+                full_valid_loss=full_valid and full_valid.mean_loss,
+                full_valid_mean_token_accuracy=full_valid and full_valid.accuracy,
+            )
+        )
+
+    def _stop_here(self, progress: Progress) -> None:
+        if self._stop.requested:
+            self._save_state(progress)
+            raise StopRequested
+
+    def _save_state(self, progress: Progress) -> None:
+        self._states.save(progress, self._model, self._optimisation)

@@ -1,0 +1,136 @@
+"""The model to train: base weights, an adapter where one is trained, and where they run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from workers.contract.training import FinetuningType, ModelArguments, TrainSpec
+from workers.trainer.failures import InvalidHyperparameters, TrainerError
+from workers.trainer.lora import add_lora, load_lora, merge_lora
+
+_log = logging.getLogger(__name__)
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """`module` is what is called; a LoRA run's is a peft model."""
+
+    module: torch.nn.Module
+    base_path: Path
+    device: torch.device
+    compute_dtype: torch.dtype
+    export_dtype: torch.dtype
+    """The base's own: a full model is written as it was read."""
+    is_adapter: bool
+    trust_remote_code: bool
+
+    @property
+    def causal_lm(self) -> Any:
+        """The transformers model, without an adapter's wrapping."""
+        module: Any = self.module
+        return module.get_base_model() if self.is_adapter else module
+
+    @property
+    def context_len(self) -> int | None:
+        return getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+
+    def trainable(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return (
+            (name, parameter)
+            for name, parameter in self.module.named_parameters()
+            if parameter.requires_grad
+        )
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        enabled = self.compute_dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=enabled)
+
+
+def load_model(spec: TrainSpec) -> TrainedModel:
+    """Seeds torch first, so that fresh weights are the seed's. Raises TrainerError."""
+    device = _device(spec.model.device)
+    compute_dtype = _DTYPES[spec.model.compute_dtype]
+    is_adapter = spec.finetuning.finetuning_type is FinetuningType.LORA
+    base_path = Path(spec.model.model_name_or_path)
+    torch.manual_seed(spec.training.seed)
+    # Weights that are trained stay in float32: bfloat16 swallows small updates.
+    base, export_dtype = _load_base(spec.model, compute_dtype if is_adapter else torch.float32)
+    module: torch.nn.Module = base
+    adapter_path = spec.model.adapter_name_or_path
+    if is_adapter and adapter_path is not None:
+        module = load_lora(base, Path(adapter_path))
+    elif is_adapter:
+        module = add_lora(base, spec.finetuning)
+    elif adapter_path is not None:
+        module = merge_lora(base, Path(adapter_path))
+    module.to(device)
+    module.train()
+    return TrainedModel(
+        module=module,
+        base_path=base_path,
+        device=device,
+        compute_dtype=compute_dtype,
+        export_dtype=export_dtype,
+        is_adapter=is_adapter,
+        trust_remote_code=spec.model.trust_remote_code,
+    )
+
+
+def _load_base(arguments: ModelArguments, dtype: torch.dtype) -> tuple[Any, torch.dtype]:
+    path = Path(arguments.model_name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(
+            path, trust_remote_code=arguments.trust_remote_code, local_files_only=True
+        )
+        export_dtype = _stored_dtype(path, config)
+        if arguments.train_from_scratch:
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=arguments.trust_remote_code
+            )
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                trust_remote_code=arguments.trust_remote_code,
+                local_files_only=True,
+            )
+    except (OSError, ValueError, KeyError) as error:
+        _log.error("cannot load the model: %s", error)
+        raise TrainerError("The base model cannot be loaded.", "model") from error
+    return model, export_dtype
+
+
+def _stored_dtype(path: Path, config: Any) -> torch.dtype:
+    declared = getattr(config, "dtype", None)
+    if isinstance(declared, torch.dtype):
+        return declared
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a mapping)
+                return tensors.get_tensor(name).dtype
+    return torch.float32
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InvalidHyperparameters(f"'{name}' is not a device.", "device") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidHyperparameters("This machine has no CUDA device.", "device")
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidHyperparameters(f"Training on '{device.type}' is not supported.", "device")
+    return device

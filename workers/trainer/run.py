@@ -1,0 +1,114 @@
+"""One run, from its spec to its last event."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from workers.contract.training import Completed, Stopped, TrainFailed, TrainSpec, Warned
+from workers.trainer.arguments import check_arguments
+from workers.trainer.events import UNSENT, EventLog
+from workers.trainer.failures import StopRequested, TrainerError, as_trainer_error
+from workers.trainer.stopping import StopRequest
+
+_log = logging.getLogger(__name__)
+
+
+def run(spec: TrainSpec, stop: StopRequest) -> bool:
+    """Trains as told; False when the run has failed. Ends in one of Completed, Stopped and
+    TrainFailed, but for a kill."""
+    output_dir = Path(spec.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    log = EventLog(output_dir / "events.ndjson")
+    if log.history.completed:
+        return True
+    last: Completed | Stopped | TrainFailed
+    try:
+        with log.heartbeat():
+            last = _train(spec, log, stop)
+    except StopRequested:
+        last = Stopped(seq=UNSENT, at=UNSENT, step=_saved_step(output_dir))
+    except Exception as error:
+        failure = as_trainer_error(error)
+        _log_trace(error)
+        last = TrainFailed(
+            seq=UNSENT, at=UNSENT, code=failure.code, message=failure.message, param=failure.param
+        )
+    log.emit(last)
+    log.close()
+    return not isinstance(last, TrainFailed)
+
+
+def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
+    """The heavy imports come after the first heartbeat and the checks that need none."""
+    check_arguments(spec)
+    stop.check()
+    from workers.trainer.exports import Exports
+    from workers.trainer.loop import Loop
+    from workers.trainer.models import load_model
+    from workers.trainer.optimisation import build_optimisation
+    from workers.trainer.preparation import prepare_data
+    from workers.trainer.state import StateFolder
+
+    output_dir = Path(spec.output_dir)
+    model = load_model(spec)
+    stop.check()
+    data, warnings = prepare_data(spec, model.context_len, stop)
+    if not log.history.last_step:
+        for message in warnings:
+            log.emit(Warned(seq=UNSENT, at=UNSENT, message=message))
+    schedule = data.schedule(spec.training)
+    loop = Loop(
+        arguments=spec.training,
+        schedule=schedule,
+        model=model,
+        data=data,
+        optimisation=build_optimisation(spec.training, model, schedule.total_steps),
+        log=log,
+        exports=Exports(output_dir, model, spec.training.save_total_limit),
+        states=StateFolder(output_dir / "state", fingerprint(spec)),
+        stop=stop,
+    )
+    progress = loop.run()
+    path = loop.exports.final(progress.step)
+    return Completed(
+        seq=UNSENT,
+        at=UNSENT,
+        step=progress.step,
+        path=str(path),
+        trained_tokens=progress.trained_tokens,
+    )
+
+
+def fingerprint(spec: TrainSpec) -> Mapping[str, str]:
+    """Arguments a state belongs to. Paths and devices may change when a run moves."""
+    moved = {"model_name_or_path", "adapter_name_or_path", "train_file", "validation_file"}
+    free = moved | {"device", "trust_remote_code", "save_total_limit"}
+    groups = (spec.model, spec.data, spec.finetuning, spec.training)
+    return {
+        name: str(value)
+        for group in groups
+        for name, value in msgspec.structs.asdict(group).items()
+        if name not in free
+    }
+
+
+def _saved_step(output_dir: Path) -> int:
+    steps = (int(path.stem.removeprefix("step-")) for path in output_dir.glob("state/step-*.pt"))
+    return max(steps, default=0)
+
+
+def _log_trace(error: Exception) -> None:
+    """Frames and kinds only: an exception's text may quote a row of the training file."""
+    if isinstance(error, TrainerError):
+        _log.error("the run failed: %s (%s)", error.message, error.code)
+        return
+    chain: BaseException | None = error
+    while chain is not None:
+        frames = "".join(traceback.format_tb(chain.__traceback__))
+        _log.error("%s\n%s", type(chain).__name__, frames)
+        chain = chain.__cause__ or chain.__context__

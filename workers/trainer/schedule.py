@@ -1,0 +1,41 @@
+"""How many steps a run has, and what happens after which."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from workers.contract.training import TrainingArguments
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    steps_per_epoch: int
+    total_steps: int
+    eval_steps: int
+    save_steps: int
+    logging_steps: int
+
+    @classmethod
+    def of(cls, arguments: TrainingArguments, num_batches: int) -> Schedule:
+        per_epoch = math.ceil(num_batches / arguments.gradient_accumulation_steps)
+        by_epochs = max(math.ceil(per_epoch * arguments.num_train_epochs), 1)
+        return cls(
+            steps_per_epoch=per_epoch,
+            total_steps=by_epochs if arguments.max_steps < 0 else arguments.max_steps,
+            eval_steps=arguments.eval_steps,
+            save_steps=arguments.save_steps,
+            logging_steps=arguments.logging_steps,
+        )
+
+    def evaluates_after(self, step: int) -> bool:
+        return self._falls_on(step, self.eval_steps)
+
+    def saves_after(self, step: int) -> bool:
+        return self._falls_on(step, self.save_steps)
+
+    def reports(self, step: int) -> bool:
+        return step % self.logging_steps == 0 or step == self.total_steps
+
+    def _falls_on(self, step: int, every: int) -> bool:
+        return step % (every or self.steps_per_epoch) == 0 or step == self.total_steps

@@ -1,0 +1,99 @@
+"""What a run needs to go on as if it had never stopped.
+
+Kept apart from the servable checkpoints, in `state/step-N.pt`, only the newest: so a run that is
+stopped and resumed makes the same checkpoints as one that is not. The step number is the whole
+data position, since batches follow from seed and epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workers.trainer.failures import TrainerError
+from workers.trainer.models import TrainedModel
+from workers.trainer.optimisation import Optimisation
+from workers.trainer.placing import placed, remove_partials
+from workers.trainer.scoring import Tally
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the run stands. `rounded_off` tells that the evaluation and checkpoint that `step`
+    calls for are done."""
+
+    step: int = 0
+    trained_tokens: int = 0
+    rounded_off: bool = True
+    unreported: Tally | None = None
+    """Steps since the last reported one."""
+
+
+class StateFolder:
+    """`fingerprint` names what must be the same for a state to be taken up."""
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._fingerprint = dict(fingerprint)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partials(folder)
+
+    def save(self, progress: Progress, model: TrainedModel, optimisation: Optimisation) -> None:
+        content = {
+            "fingerprint": self._fingerprint,
+            "progress": asdict(progress),
+            "weights": {name: weight.detach() for name, weight in model.trainable()},
+            "optimiser": optimisation.optimiser.state_dict(),
+            "schedule": optimisation.schedule.state_dict(),
+            "cpu_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if model.device.type == "cuda" else [],
+        }
+        target = self._folder / f"step-{progress.step}.pt"
+        with placed(target) as partial:
+            torch.save(content, partial)
+        for older in self._folder.glob("step-*.pt"):
+            if older != target:
+                older.unlink()
+
+    def load(self, model: TrainedModel, optimisation: Optimisation) -> Progress | None:
+        """Puts the newest state into `model` and `optimisation`; None without one."""
+        newest = max(self._folder.glob("step-*.pt"), key=_step_of, default=None)
+        if newest is None:
+            return None
+        content: dict[str, Any] = torch.load(newest, map_location="cpu", weights_only=True)
+        self._check(content["fingerprint"])
+        with torch.no_grad():
+            for name, weight in model.trainable():
+                weight.copy_(content["weights"][name])
+        optimisation.optimiser.load_state_dict(content["optimiser"])
+        optimisation.schedule.load_state_dict(content["schedule"])
+        torch.set_rng_state(content["cpu_rng"])
+        if model.device.type == "cuda":
+            torch.cuda.set_rng_state_all(content["cuda_rng"])
+        progress = Progress(**content["progress"])
+        if isinstance(progress.unreported, dict):
+            progress.unreported = Tally(**progress.unreported)
+        return progress
+
+    def _check(self, found: dict[str, str]) -> None:
+        changed = sorted(
+            name
+            for name in self._fingerprint.keys() | found.keys()
+            if self._fingerprint.get(name) != found.get(name)
+        )
+        if changed:
+            _log.error("state of other arguments: %s", ", ".join(changed))
+            raise TrainerError(
+                f"The run cannot be resumed: its {', '.join(changed)} changed since it was saved."
+            )
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
