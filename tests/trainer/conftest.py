@@ -154,9 +154,14 @@ def start(spec: TrainSpec, *arguments: str, **options: Any) -> subprocess.Popen[
     """Runs in a process of its own."""
     path = Path(spec.output_dir).with_suffix(".json")
     path.write_bytes(msgspec.json.encode(spec))
-    return subprocess.Popen(
-        [sys.executable, "-m", "workers.trainer", str(path), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        **options,
-    )
+    with log_of(spec).open("ab") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "workers.trainer", str(path), *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=errors,
+            **options,
+        )
+
+
+def log_of(spec: TrainSpec) -> Path:
+    return Path(spec.output_dir).with_suffix(".log")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from workers.contract.training import Completed, Step
-
 from tests.trainer.conftest import Workspace, train
+from workers.contract.training import Completed, Step
 
 TEXTS = [{"text": "the quick brown fox jumps over the lazy dog " * (1 + n % 3)} for n in range(24)]
 

@@ -118,7 +118,7 @@ class Loop:
             correct += score.correct
         limit = self._arguments.max_grad_norm or math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
-        learning_rate = self._optimisation.schedule.get_last_lr()[0]
+        learning_rate = float(self._optimisation.schedule.get_last_lr()[0])
         self._optimisation.optimiser.step()
         self._optimisation.schedule.step()
         self._optimisation.optimiser.zero_grad(set_to_none=True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from workers.contract.training import FinetuningType, ModelArguments, TrainSpec
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
@@ -58,6 +59,7 @@ class TrainedModel:
 
 def load_model(spec: TrainSpec) -> TrainedModel:
     """Seeds torch first, so that fresh weights are the seed's. Raises TrainerError."""
+    disable_progress_bar()
     device = _device(spec.model.device)
     compute_dtype = _DTYPES[spec.model.compute_dtype]
     is_adapter = spec.finetuning.finetuning_type is FinetuningType.LORA

@@ -1,0 +1,223 @@
+"""A run that is stopped, killed or restarted ends as one that is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.trainer.conftest import Workspace, events_of, start, train
+from workers.contract.training import (
+    CheckpointSaved,
+    Completed,
+    Evaluated,
+    Started,
+    Step,
+    Stopped,
+    TrainEvent,
+    TrainSpec,
+)
+
+ROWS = [
+    {"prompt": f"count to {n}: ", "completion": " ".join(map(str, range(n + 1)))} for n in range(16)
+]
+DEADLINE_S = 60
+
+
+def spec_of(workspace: Workspace, output_dir: str, **overrides: Any) -> TrainSpec:
+    validation_file = workspace.write("held_out.jsonl", ROWS[:6])
+    return workspace.spec(
+        ROWS,
+        output_dir=output_dir,
+        data={"validation_file": validation_file},
+        finetuning={"lora_dropout": 0.1, **overrides},
+        num_train_epochs=6,
+        save_steps=5,
+        eval_steps=4,
+        save_total_limit=10,
+        lr_scheduler_type="cosine",
+    )
+
+
+def reported(events: list[TrainEvent]) -> list[object]:
+    """Steps, evaluations and checkpoints without what time and place change."""
+    rows: list[object] = []
+    for event in events:
+        match event:
+            case Step():
+                rows += [
+                    (event.step, event.train_loss, event.grad_norm, event.valid_loss),
+                    (event.learning_rate, event.trained_tokens),
+                ]
+            case Evaluated():
+                rows.append((event.step, event.full_valid_loss))
+            case CheckpointSaved():
+                rows.append((event.step, event.train_loss, event.full_valid_loss))
+            case _:
+                pass
+    return rows
+
+
+def final_weights(spec: TrainSpec) -> dict[str, torch.Tensor]:
+    folder = Path(spec.output_dir) / "model"
+    name = next(folder.glob("*.safetensors"))
+    return load_file(name)
+
+
+def assert_same_run(spec: TrainSpec, uninterrupted: TrainSpec) -> None:
+    events = events_of(spec)
+    assert isinstance(events[-1], Completed)
+    assert reported(events) == reported(events_of(uninterrupted))
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    ours, theirs = final_weights(spec), final_weights(uninterrupted)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert checkpoint_names(spec) == checkpoint_names(uninterrupted)
+
+
+def checkpoint_names(spec: TrainSpec) -> set[str]:
+    return {path.name for path in (Path(spec.output_dir) / "checkpoints").iterdir()}
+
+
+def wait_for(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def has_step(spec: TrainSpec, step: int) -> Callable[[], bool]:
+    path = Path(spec.output_dir) / "events.ndjson"
+    needle = f'"type":"step","step":{step},'.encode()
+    return lambda: path.exists() and needle in path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, base: Path) -> TrainSpec:
+    spec = spec_of(Workspace(tmp_path_factory.mktemp("uninterrupted"), base), "whole")
+    process = start(spec)
+    assert process.wait(DEADLINE_S) == 0
+    return spec
+
+
+def test_sigterm_checkpoints_within_a_step_and_the_resumed_run_is_the_same(
+    workspace: Workspace, uninterrupted: TrainSpec
+) -> None:
+    spec = spec_of(workspace, "stopped")
+    for step in (3, 11):
+        process = start(spec)
+        wait_for(process, has_step(spec, step))
+        process.send_signal(signal.SIGTERM)
+        seen = max(event.step for event in events_of(spec) if isinstance(event, Step))
+        assert process.wait(DEADLINE_S) == 0
+        last = events_of(spec)[-1]
+        assert isinstance(last, Stopped)
+        assert last.step <= seen + 2
+    assert start(spec).wait(DEADLINE_S) == 0
+    assert_same_run(spec, uninterrupted)
+    resumed = [event for event in events_of(spec) if isinstance(event, Started)]
+    assert [event.resumed_from_step > 0 for event in resumed] == [False, True, True]
+
+
+def test_the_end_of_the_parent_is_heeded_like_sigterm(workspace: Workspace) -> None:
+    spec = spec_of(workspace, "orphan")
+    read_end, write_end = os.pipe()
+    process = start(spec, "--parent-fd", str(read_end), pass_fds=(read_end,))
+    os.close(read_end)
+    wait_for(process, has_step(spec, 2))
+    os.close(write_end)
+    assert process.wait(DEADLINE_S) == 0
+    assert isinstance(events_of(spec)[-1], Stopped)
+
+
+def test_kill_at_any_moment_changes_nothing_of_the_run(
+    workspace: Workspace, uninterrupted: TrainSpec
+) -> None:
+    spec = spec_of(workspace, "killed")
+    for step in (2, 12):
+        process = start(spec)
+        wait_for(process, has_step(spec, step))
+        process.kill()
+        process.wait()
+    assert start(spec).wait(DEADLINE_S) == 0
+    assert_same_run(spec, uninterrupted)
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "state"])
+def test_kill_in_the_middle_of_a_checkpoint_write_leaves_no_half_checkpoint(
+    workspace: Workspace, uninterrupted: TrainSpec, place: str
+) -> None:
+    spec = spec_of(workspace, "torn")
+    folder = Path(spec.output_dir) / place
+    process = start(spec)
+    wait_for(process, lambda: any(folder.glob(".*.partial")))
+    process.kill()
+    process.wait()
+    for partial in folder.glob(".*.partial"):
+        torn = partial / "adapter_model.safetensors" if partial.is_dir() else partial
+        torn.write_bytes(b"torn")
+    assert start(spec).wait(DEADLINE_S) == 0
+    assert not list(folder.glob(".*"))
+    assert_same_run(spec, uninterrupted)
+
+
+def test_an_unfinished_line_of_the_event_file_is_cut_off(
+    workspace: Workspace, uninterrupted: TrainSpec
+) -> None:
+    spec = spec_of(workspace, "cut")
+    process = start(spec)
+    wait_for(process, has_step(spec, 6))
+    process.kill()
+    process.wait()
+    with (Path(spec.output_dir) / "events.ndjson").open("ab") as file:
+        file.write(b'{"type":"step","step":7,"tot')
+    assert start(spec).wait(DEADLINE_S) == 0
+    assert_same_run(spec, uninterrupted)
+
+
+def test_a_completed_run_is_not_trained_again(workspace: Workspace) -> None:
+    spec = spec_of(workspace, "done")
+    before = train(spec)
+    assert train(spec) == before
+
+
+def test_a_run_lost_between_its_model_and_its_last_event_completes(workspace: Workspace) -> None:
+    spec = spec_of(workspace, "last")
+    before = train(spec)
+    path = Path(spec.output_dir) / "events.ndjson"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+    after = train(spec)
+    assert isinstance(after[-1], Completed)
+    assert reported(after) == reported(before)
+
+
+def test_a_full_run_resumes_with_the_same_weights(workspace: Workspace) -> None:
+    whole = spec_of(workspace, "whole", finetuning_type="full", lora_dropout=0)
+    assert start(whole).wait(DEADLINE_S) == 0
+    spec = spec_of(workspace, "stopped", finetuning_type="full", lora_dropout=0)
+    process = start(spec)
+    wait_for(process, has_step(spec, 6))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == 0
+    assert start(spec).wait(DEADLINE_S) == 0
+    assert_same_run(spec, whole)
+
+
+def test_other_arguments_than_the_saved_ones_are_refused(workspace: Workspace) -> None:
+    spec = spec_of(workspace, "changed")
+    process = start(spec)
+    wait_for(process, has_step(spec, 6))
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+    events = train(spec_of(workspace, "changed", lora_rank=4))
+    assert "lora_rank" in getattr(events[-1], "message", "")
