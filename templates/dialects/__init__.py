@@ -6,13 +6,36 @@
 from __future__ import annotations
 
 from templates.dialects.base import Dialect
+from templates.dialects.glm import GLM4, GLM4_MOE
 from templates.dialects.hermes import LING, QWEN
-from templates.dialects.react import ReactDialect
+from templates.dialects.mistral import MISTRAL, MISTRAL_IDS, MISTRAL_V11
+from templates.dialects.object_lists import COHERE, GRANITE3, HUNYUAN, INTERNLM, MINIMAX1, PHI4
+from templates.dialects.react import DEFAULT
+from templates.dialects.xml_families import DEEPSEEK_V3_2, MINIMAX2, QWEN3_5, SEED_OSS
 from templates.format import FormatError
 
 __all__ = ["DIALECTS", "Dialect", "dialect"]
 
-_ALL: tuple[Dialect, ...] = (ReactDialect(), QWEN, LING)
+_ALL: tuple[Dialect, ...] = (
+    QWEN,
+    QWEN3_5,
+    GLM4_MOE,
+    MINIMAX2,
+    SEED_OSS,
+    DEEPSEEK_V3_2,
+    MINIMAX1,
+    HUNYUAN,
+    GRANITE3,
+    PHI4,
+    INTERNLM,
+    COHERE,
+    MISTRAL_V11,
+    MISTRAL,
+    MISTRAL_IDS,
+    GLM4,
+    LING,
+    DEFAULT,
+)
 
 DIALECTS: dict[str, Dialect] = {entry.name: entry for entry in _ALL}
 

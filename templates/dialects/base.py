@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from typing import Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 from templates.conversation import Tool, ToolCall
 from templates.dialects import constraints
@@ -12,60 +13,72 @@ from templates.dialects.constraints import Layout
 from templates.dialects.scanning import PassThrough
 from templates.format import FormatError, OutputConstraint, OutputParser, ToolChoice
 
+Tools = tuple[Tool, ...]
 
-class Dialect(ABC):
+
+class Call(NamedTuple):
+    """A call about to be written."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
     """Stateless; parsers hold the state of one output."""
 
-    @property
-    @abstractmethod
-    def name(self) -> str: ...
+    name: str
+    show_tools: Callable[[Tools], str]
+    write_calls: Callable[[list[Call]], str]
+    read: Callable[[Tools], OutputParser]
+    layout: Layout
+    """How calls stand in the output, for grammars."""
+    keeps_special_tokens: bool = False
+    """True where the marks of a call are special tokens, so the text must show them."""
+    reads_reasoning: bool = False
+    """True where the parser itself tells reasoning from content (channels)."""
+    show_wrapped: Callable[[Tools], str] | None = None
+    write_natively: Callable[[list[Call]], str] | None = None
+    write_result: Callable[[str, ToolCall | None], str] | None = None
 
-    @property
-    def keeps_special_tokens(self) -> bool:
-        """True where the marks of a call are special tokens, so the text must show them."""
-        return False
-
-    @property
-    def reads_reasoning(self) -> bool:
-        """True where the parser itself tells reasoning from content (channels)."""
-        return False
-
-    @abstractmethod
-    def tool_text(self, tools: tuple[Tool, ...], *, wrapped: bool = False) -> str:
+    def tool_text(self, tools: Tools, *, wrapped: bool = False) -> str:
         """The tools as the system prompt shows them. `wrapped`: the tools came as
         `{"type": "function", "function": ...}`, which one dialect shows as it came."""
+        show = self.show_wrapped if wrapped and self.show_wrapped else self.show_tools
+        return show(tools)
 
-    @abstractmethod
     def call_text(self, calls: tuple[ToolCall, ...]) -> str:
         """The calls of one assistant message. Raises FormatError where the dialect cannot."""
+        return self.write_calls(self._checked(calls))
 
     def native_text(self, calls: tuple[ToolCall, ...]) -> str:
         """The calls as the model itself writes them, where `call_text` (LLaMA-Factory's) leaves
         marks out; this is what grammars hold the output to."""
-        return self.call_text(calls)
+        return (self.write_natively or self.write_calls)(self._checked(calls))
 
     def result_text(self, result: str, call: ToolCall | None = None) -> str:
         """A tool's result as it stands in its message; most templates wrap it themselves."""
-        return result
+        return self.write_result(result, call) if self.write_result else result
 
-    @abstractmethod
-    def call_parser(self, tools: tuple[Tool, ...]) -> OutputParser: ...
-
-    def parser(self, tools: tuple[Tool, ...]) -> OutputParser:
-        """Reads one output. Without tools every text is content."""
-        return self.call_parser(tools) if tools else PassThrough()
-
-    @property
-    @abstractmethod
-    def layout(self) -> Layout:
-        """How calls stand in the output, for grammars."""
+    def parser(self, tools: Tools) -> OutputParser:
+        """Reads one output. Without tools every text is content (channels are still read)."""
+        return self.read(tools) if tools or self.reads_reasoning else PassThrough()
 
     def constrain(
-        self, tools: tuple[Tool, ...], choice: ToolChoice, schema: dict[str, Any] | None
+        self, tools: Tools, choice: ToolChoice, schema: dict[str, Any] | None
     ) -> OutputConstraint | None:
         """The grammar that enforces `choice` and strict tools, and binds plain content to
         `schema`; None when nothing is to be enforced. Raises FormatError where it cannot."""
         return constraints.constrain(self.layout, tools, choice, schema)
+
+    def _checked(self, calls: tuple[ToolCall, ...]) -> list[Call]:
+        if len(calls) > 1 and not self.layout.parallel:
+            raise FormatError(
+                f"The '{self.name}' dialect takes one call in a message, not {len(calls)}.",
+                "messages",
+            )
+        return [Call(call.name, arguments_of(call), call.id) for call in calls]
 
 
 def declaration(tool: Tool) -> dict[str, Any]:
@@ -82,8 +95,18 @@ def wrapped_declaration(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": declaration(tool)}
 
 
+def wrapped_list(tools: Tools) -> str:
+    """The tools as one JSON list, as they come in a request."""
+    return to_json([wrapped_declaration(tool) for tool in tools])
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def as_text(value: Any) -> str:
+    """An argument where strings stand as they are and other values as JSON."""
+    return value if isinstance(value, str) else to_json(value)
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from templates.conversation import Tool
@@ -21,8 +21,13 @@ ANY_OBJECT: Schema = {"type": "object"}
 NO_ARGUMENTS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-def json_arguments(schema: Schema) -> list[Format]:
+def json_arguments(name: str, schema: Schema) -> list[Format]:
     return [{"type": "json_schema", "json_schema": schema}]
+
+
+def xml_arguments(style: str) -> Callable[[str, Schema], list[Format]]:
+    """Arguments in one of xgrammar's XML styles."""
+    return lambda name, schema: [{"type": "json_schema", "json_schema": schema, "style": style}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +42,14 @@ class Layout:
     opening: str = ""
     separator: str = "\n"
     closing: str = ""
-    arguments: Callable[[Schema], list[Format]] = field(default=json_arguments)
+    arguments: Callable[[str, Schema], list[Format]] = json_arguments
+    """What stands between `begin` and `end`, from the tool's name and the arguments' schema."""
     parallel: bool = True
     """Whether one output can hold several calls."""
     lone_call: bool = False
     """A single call stands without `opening` and `closing`."""
+    named_trigger: bool = False
+    """`begin` itself, name included, is what a call is known by."""
     content_start: str = r"[^\s{\[]"
     """With an empty trigger: what content, being no call, may begin with (a regex)."""
 
@@ -63,11 +71,12 @@ def constrain(
     if required:
         return structural_tag(calls)
     if schema is not None:
-        return structural_tag(_either(calls, *json_arguments(schema)))
-    if not layout.trigger:
+        return structural_tag(_either(calls, {"type": "json_schema", "json_schema": schema}))
+    if not layout.trigger and not layout.named_trigger:
         content = _sequence({"type": "regex", "pattern": layout.content_start}, _ANY_TEXT)
         return structural_tag(_either(calls, content, _const("")))
-    return structural_tag(_among_text(layout, tags, many))
+    barred = [tool.name for tool in tools if tool not in callable_tools]
+    return structural_tag(_among_text(layout, tags, many, barred))
 
 
 def content_schema(schema: Schema) -> OutputConstraint:
@@ -113,7 +122,7 @@ def _either(*elements: Format) -> Format:
 
 
 def _tag(layout: Layout, tool: Tool, *, bind: bool) -> Format:
-    parts = layout.arguments(arguments_schema(tool) if bind else ANY_OBJECT)
+    parts = layout.arguments(tool.name, arguments_schema(tool) if bind else ANY_OBJECT)
     return {
         "type": "tag",
         "begin": layout.begin(tool.name),
@@ -140,7 +149,7 @@ def _calls(layout: Layout, tags: list[Format], many: bool) -> Format:
     return _either(lone, block) if many else lone
 
 
-def _among_text(layout: Layout, tags: list[Format], many: bool) -> Format:
+def _among_text(layout: Layout, tags: list[Format], many: bool, barred: list[str]) -> Format:
     """Free text in which a trigger must be followed by a call."""
     if layout.opening:
         tags = [
@@ -153,7 +162,8 @@ def _among_text(layout: Layout, tags: list[Format], many: bool) -> Format:
         ]
     return {
         "type": "triggered_tags",
-        "triggers": [layout.trigger],
+        "triggers": [tag["begin"] for tag in tags] if layout.named_trigger else [layout.trigger],
         "tags": tags,
+        "excludes": [layout.begin(name) for name in barred] if layout.named_trigger else [],
         "stop_after_first": not many,
     }

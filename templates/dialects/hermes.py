@@ -5,12 +5,9 @@ Tool texts are LLaMA-Factory 0.9.5's. `<tool_call>` is an added token, but not a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from templates.conversation import Tool, ToolCall
-from templates.dialects.base import Dialect, arguments_of, to_json, wrapped_declaration
+from templates.dialects.base import Call, Dialect, Tools, to_json, wrapped_declaration
 from templates.dialects.constraints import Layout
-from templates.dialects.json_objects import ObjectParser, ObjectSyntax
+from templates.dialects.json_objects import ObjectParser, ObjectSyntax, named_object
 
 SIGNATURES = """# Tools
 
@@ -35,38 +32,25 @@ _LAYOUT = Layout(
 )
 
 
-def signatures(tools: tuple[Tool, ...]) -> str:
+def signatures(tools: Tools) -> str:
     return "".join("\n" + to_json(wrapped_declaration(tool)) for tool in tools)
 
 
-@dataclass(frozen=True, slots=True)
-class HermesDialect(Dialect):
-    dialect_name: str = "qwen"
-    before: str = "\n\n"
-    after: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.dialect_name
-
-    @property
-    def layout(self) -> Layout:
-        return _LAYOUT
-
-    def tool_text(self, tools: tuple[Tool, ...], *, wrapped: bool = False) -> str:
-        return self.before + SIGNATURES.format(tools=signatures(tools)) + _FORMAT + self.after
-
-    def call_text(self, calls: tuple[ToolCall, ...]) -> str:
-        return "\n".join(
-            "<tool_call>\n"
-            + to_json({"name": call.name, "arguments": arguments_of(call)})
-            + "\n</tool_call>"
-            for call in calls
-        )
-
-    def call_parser(self, tools: tuple[Tool, ...]) -> ObjectParser:
-        return ObjectParser(tools, _SYNTAX)
+def _dialect(name: str, before: str, after: str) -> Dialect:
+    return Dialect(
+        name=name,
+        show_tools=lambda tools: (
+            before + SIGNATURES.format(tools=signatures(tools)) + _FORMAT + after
+        ),
+        write_calls=_write,
+        read=lambda tools: ObjectParser(tools, _SYNTAX),
+        layout=_LAYOUT,
+    )
 
 
-QWEN = HermesDialect()
-LING = HermesDialect("ling", before="", after="\ndetailed thinking off")
+def _write(calls: list[Call]) -> str:
+    return "\n".join(f"<tool_call>\n{named_object(call)}\n</tool_call>" for call in calls)
+
+
+QWEN = _dialect("qwen", before="\n\n", after="")
+LING = _dialect("ling", before="", after="\ndetailed thinking off")

@@ -1,14 +1,11 @@
-"""Dialects whose calls are JSON objects with a name and arguments, between marks or bare:
-Qwen (Hermes), Ling, MiniMax-M1, Mistral up to v7, Llama 3, Hunyuan, Granite, InternLM, Phi-4.
-
-Tool texts are LLaMA-Factory 0.9.5's where it knows the dialect.
-"""
+"""Reads calls that are JSON objects with a name and arguments, between marks or bare."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from templates.conversation import Tool
+from templates.dialects.base import Call, to_json
 from templates.dialects.scanning import NAME_LIMIT, CallParser, Scan, unwrap_object
 
 _NAME_KEYS = ("name", "tool_name")
@@ -22,6 +19,10 @@ class ObjectSyntax:
     ends: tuple[str, ...] = ()
     bare: bool = False
     """Calls may stand at the start of the output without a mark."""
+
+
+def named_object(call: Call, arguments_key: str = "arguments") -> str:
+    return to_json({"name": call.name, arguments_key: call.arguments})
 
 
 class ObjectParser(CallParser):

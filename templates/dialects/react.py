@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from templates.conversation import Tool, ToolCall
-from templates.dialects.base import Dialect, arguments_of, to_json
+from templates.conversation import Tool
+from templates.dialects.base import Call, Dialect, Tools, to_json
 from templates.dialects.constraints import Layout
 from templates.dialects.scanning import CallParser, Scan
 
@@ -40,27 +40,15 @@ class ReactParser(CallParser):
         yield from self._arguments(name)
 
 
-class ReactDialect(Dialect):
-    @property
-    def name(self) -> str:
-        return "default"
+def _show(tools: Tools) -> str:
+    shown = "".join(_tool_text(tool) for tool in tools)
+    return _HEADER + shown + _FOOTER.format(names=", ".join(tool.name for tool in tools))
 
-    @property
-    def layout(self) -> Layout:
-        return Layout(lambda name: f"Action: {name}\nAction Input: ", "", trigger=_ACTION)
 
-    def tool_text(self, tools: tuple[Tool, ...], *, wrapped: bool = False) -> str:
-        shown = "".join(_tool_text(tool) for tool in tools)
-        names = ", ".join(tool.name for tool in tools)
-        return _HEADER + shown + _FOOTER.format(names=names)
-
-    def call_text(self, calls: tuple[ToolCall, ...]) -> str:
-        return "\n".join(
-            f"Action: {call.name}\nAction Input: {to_json(arguments_of(call))}" for call in calls
-        )
-
-    def call_parser(self, tools: tuple[Tool, ...]) -> ReactParser:
-        return ReactParser(tools)
+def _write(calls: list[Call]) -> str:
+    return "\n".join(
+        f"Action: {call.name}\nAction Input: {to_json(call.arguments)}" for call in calls
+    )
 
 
 def _tool_text(tool: Tool) -> str:
@@ -84,3 +72,12 @@ def _parameter(name: str, schema: dict[str, Any], required: bool) -> str:
     if items := schema.get("items"):
         text += f", where each item should be {items.get('type', '')}"
     return text + "\n"
+
+
+DEFAULT = Dialect(
+    name="default",
+    show_tools=_show,
+    write_calls=_write,
+    read=ReactParser,
+    layout=Layout(lambda name: f"Action: {name}\nAction Input: ", "", trigger=_ACTION),
+)

@@ -17,6 +17,11 @@ FACTS: dict[str, Any] = json.loads(
     (Path(__file__).parent / "data" / "tool_formats.json").read_text("utf-8")
 )
 NAMES = [name for name in FACTS["formats"] if name in DIALECTS]
+NATIVE = {
+    key: {"mistral_tok": "mistral", "default_hyphen_name": "default"}.get(key, key)
+    for key in FACTS["native_call_texts"]
+    if {"mistral_tok": "mistral", "default_hyphen_name": "default"}.get(key, key) in DIALECTS
+}
 TOOLS = tuple(Tool(**tool) for tool in FACTS["sample_tools"])
 CALLS = tuple(
     ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False))
@@ -75,20 +80,11 @@ def test_what_llama_factory_extracts_is_extracted(name: str) -> None:
         assert len(answer.calls) == number
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        k
-        for k in FACTS["native_call_texts"]
-        if k.split("_")[0] in ("qwen", "default")
-        and k in ("qwen", "default", "default_hyphen_name")
-    ],
-)
+@pytest.mark.parametrize("key", NATIVE)
 def test_native_call_texts_are_read(key: str) -> None:
-    name = {"mistral_tok": "mistral", "default_hyphen_name": "default"}.get(key, key)
     tool = "get-weather" if "hyphen" in key else "get_weather"
     schema = {"type": "object", "properties": {"city": {"type": "string"}}}
-    parser = dialect(name).parser((Tool(tool, None, schema),))
+    parser = dialect(NATIVE[key]).parser((Tool(tool, None, schema),))
     answer = folded(run(parser, [FACTS["native_call_texts"][key]]))
     assert answer.content == ""
     assert [(call.name, json.loads(call.arguments)) for call in answer.calls] == [

@@ -32,7 +32,7 @@ TOOLS = (
 )
 NASTY = (
     "quote \" back\\slash \n line, {brace} [bracket] <tag> </tool_call> é北京 \u2028 ) ' \t "
-    "</parameter> </arg_value <|x|>"
+    "</parameter </arg_value <|x|>"
 )
 
 
