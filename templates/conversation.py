@@ -78,6 +78,10 @@ class RenderOptions:
     enable_thinking: bool | None = None
     """None: as the model does by default."""
     reasoning_effort: str | None = None
+    preserve_thinking: bool | None = None
+    """Keep the thoughts of earlier turns in the prompt. None: as the family does."""
+    keep_given_thoughts: bool = False
+    """Training with thinking off: an answer that has a thought keeps it all the same."""
     continue_final_message: bool = False
     """The last message is an assistant's and is continued, not answered."""
     documents: tuple[dict[str, Any], ...] = ()

@@ -139,6 +139,11 @@ class ChatFormat(Protocol):
         ...
 
     @property
+    def appends_eos(self) -> bool:
+        """True where the tokenizer's eos ends an answer but the rendering leaves it out."""
+        ...
+
+    @property
     def keeps_special_tokens(self) -> bool:
         """True where the parser needs special tokens in the output text (`[TOOL_CALLS]`)."""
         ...
@@ -147,9 +152,11 @@ class ChatFormat(Protocol):
         """The prompt whose continuation is the next assistant message. Raises FormatError."""
         ...
 
-    def render_training(self, conversation: Conversation) -> tuple[TrainingTurn, ...]:
-        """The whole conversation as turns; joined, their segments are what `render` gives for the
-        same context. Raises FormatError."""
+    def render_training(
+        self, conversation: Conversation, last_turn_only: bool = False
+    ) -> tuple[TrainingTurn, ...]:
+        """The whole conversation as turns. With `last_turn_only`, all but the last are context, as
+        `render` gives it for that turn. Raises FormatError."""
         ...
 
     def parser(self, prompt: Prompt, tools: tuple[Tool, ...]) -> OutputParser:

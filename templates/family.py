@@ -1,0 +1,118 @@
+"""What a named template is, as data: the texts around each kind of message.
+
+A slot is a list of elements. Each element is tokenised on its own (the boundaries are part of the
+format): literal text with at most one `{{content}}`, a special token of the tokenizer, or the text
+of one token. The loader is in `templates.family_file`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from templates.conversation import MediaKind
+from templates.format import Segment, TokenizerInfo
+
+CONTENT = "{{content}}"
+TURN_INDEX = "{{idx}}"
+
+
+class SpecialToken(StrEnum):
+    BOS = "bos"
+    EOS = "eos"
+
+
+class EosUse(StrEnum):
+    """How answers of a family end."""
+
+    WRITTEN = "written"
+    """The assistant slot writes the end of the turn."""
+    REPLACED = "replaced"
+    """As written, and the first stop word stands in for the tokenizer's eos."""
+    IMPLIED = "implied"
+    """The slot has no end: eos closes the last turn, and is the label where a later turn begins."""
+
+
+class SystemPlace(StrEnum):
+    OWN_TURN = "own_turn"
+    FIRST_USER = "first_user"
+    """Inside the first user message, ahead of its text (Llama 2, Mistral, Gemma)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """`before + content + after`, or only `before`; or a special token of the tokenizer."""
+
+    before: str = ""
+    has_content: bool = False
+    after: str = ""
+    special: SpecialToken | None = None
+
+
+Slot = tuple[Element, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """How a reasoning family writes its thoughts: `open + thought + close`, ahead of the answer."""
+
+    open: str
+    close: str
+    empty: str
+    """What an answer without thought begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One named template."""
+
+    name: str
+    prefix: Slot
+    system: Slot
+    user: Slot
+    assistant: Slot
+    calls: Slot
+    results: Slot
+    default_system: str = ""
+    stop: tuple[str, ...] = ()
+    eos: EosUse = EosUse.WRITTEN
+    dialect: str = "default"
+    tool_list: tuple[str, str] | None = None
+    """Texts around a plain JSON list of the tools, where the family does not use its dialect's."""
+    results_between: str | None = None
+    """Stands between the results of parallel calls; None repeats the whole slot."""
+    system_place: SystemPlace = SystemPlace.OWN_TURN
+    thinking: Thinking | None = None
+    thought_words: tuple[str, str] = ("<think>\n", "\n</think>\n\n")
+    media: dict[MediaKind, str] = field(default_factory=dict[MediaKind, str])
+    """The placeholder token of each kind of media the models take."""
+    note: str = ""
+
+
+def fill(
+    slot: Slot, content: Sequence[Segment], tokenizer: TokenizerInfo, eos: str | None, turn: int = 0
+) -> list[Segment]:
+    """The slot's segments; every element starts a new run."""
+    segments: list[Segment] = []
+    for element in slot:
+        if element.special is not None:
+            text = tokenizer.bos_token if element.special is SpecialToken.BOS else eos
+            if text:
+                segments.append(Segment(text, control=True, joined=False))
+            continue
+        run = [Segment(element.before.replace(TURN_INDEX, str(turn)), control=True)]
+        if element.has_content:
+            run += content
+            run.append(Segment(element.after.replace(TURN_INDEX, str(turn)), control=True))
+        segments += start_run(run)
+    return segments
+
+
+def start_run(segments: Sequence[Segment]) -> list[Segment]:
+    """The segments as a run of their own, empty ones left out."""
+    run = [segment for segment in segments if segment.text or segment.media is not None]
+    if run:
+        first = run[0]
+        run[0] = Segment(first.text, first.control, joined=False, media=first.media)
+    return run

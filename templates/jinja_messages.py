@@ -1,0 +1,184 @@
+"""Messages, tools and options as the variables that a model's chat template reads.
+
+Templates differ in what they expect: content as a text or as a list of parts, arguments of past
+calls as an object or as JSON text, a developer role or none. What one expects is found by
+`templates.jinja_probe`, not by its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from templates.conversation import ChatMessage, MediaPart, RenderOptions, Role, Tool, ToolCall
+from templates.dialects.base import wrapped_declaration
+from templates.format import FormatError
+
+ToText = Callable[[str], str]
+"""What is done to a text of the caller before the template sees it."""
+
+EFFORT_TO_THINKING = {
+    "none": False,
+    "minimal": False,
+    "medium": True,
+    "high": True,
+    "xhigh": True,
+    "max": True,
+}
+"""For templates that only know thinking on or off; `low` cannot be honoured by those."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageStyle:
+    content_parts: bool = False
+    """Content is a list of `{"type": "text", "text": ...}`."""
+    arguments_text: bool = False
+    """Arguments of calls are JSON text."""
+    developer_role: bool = False
+
+
+def message_variables(
+    messages: Sequence[ChatMessage],
+    style: MessageStyle,
+    to_text: ToText,
+    to_assistant_text: ToText,
+) -> list[dict[str, Any]]:
+    return [
+        _message(message, style, to_assistant_text if message.role is Role.ASSISTANT else to_text)
+        for message in messages
+    ]
+
+
+def _message(message: ChatMessage, style: MessageStyle, to_text: ToText) -> dict[str, Any]:
+    if any(isinstance(part, MediaPart) for part in message.parts):
+        raise FormatError(
+            "This model's chat template is rendered for text only; it takes no images, video or "
+            "audio.",
+            "messages",
+        )
+    role = message.role
+    if role is Role.DEVELOPER and not style.developer_role:
+        role = Role.SYSTEM
+    variables: dict[str, Any] = {"role": str(role)}
+    if style.content_parts:
+        texts = (part.text for part in message.parts if not isinstance(part, MediaPart))
+        variables["content"] = [{"type": "text", "text": to_text(text)} for text in texts]
+    else:
+        variables["content"] = to_text(message.text)
+    if message.name is not None:
+        variables["name"] = to_text(message.name)
+    if message.tool_call_id is not None:
+        variables["tool_call_id"] = to_text(message.tool_call_id)
+    if message.reasoning is not None:
+        reasoning = to_text(message.reasoning)
+        variables["thinking"] = reasoning
+        variables["reasoning_content"] = reasoning
+    if message.tool_calls:
+        variables["tool_calls"] = [_call(call, style, to_text) for call in message.tool_calls]
+    return variables
+
+
+def _call(call: ToolCall, style: MessageStyle, to_text: ToText) -> dict[str, Any]:
+    arguments: Any = to_text(call.arguments)
+    if not style.arguments_text:
+        arguments = _mapped(_parsed(call), to_text)
+    function = {"name": to_text(call.name), "arguments": arguments}
+    variables: dict[str, Any] = {"type": "function", "function": function}
+    if call.id is not None:
+        variables["id"] = to_text(call.id)
+    return variables
+
+
+def _parsed(call: ToolCall) -> Any:
+    try:
+        return json.loads(call.arguments or "{}")
+    except ValueError:
+        raise FormatError(
+            f"The arguments of the call to '{call.name}' are not JSON.", "messages"
+        ) from None
+
+
+def _mapped(value: Any, to_text: ToText) -> Any:
+    if isinstance(value, str):
+        return to_text(value)
+    if isinstance(value, dict):
+        return {to_text(str(key)): _mapped(item, to_text) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mapped(item, to_text) for item in value]
+    return value
+
+
+def tool_variables(tools: tuple[Tool, ...], to_text: ToText) -> list[Any] | None:
+    return [_mapped(wrapped_declaration(tool), to_text) for tool in tools] or None
+
+
+RESERVED = frozenset(
+    {
+        "messages",
+        "tools",
+        "documents",
+        "add_generation_prompt",
+        "bos_token",
+        "eos_token",
+        "enable_thinking",
+        "reasoning_effort",
+    }
+)
+"""Template variables that have a request field of their own, or are ours to set."""
+
+
+def option_variables(
+    options: RenderOptions, known: frozenset[str], can_think: bool, to_text: ToText
+) -> dict[str, Any]:
+    """Variables for the options; `known` are those the template reads. Raises FormatError for an
+    option that the template would not see."""
+    variables: dict[str, Any] = {}
+    for name, value in options.template_kwargs.items():
+        if name not in known or name.startswith("tuneyard_"):
+            raise FormatError(
+                f"The model's chat template has no variable '{name}'.", "chat_template_kwargs"
+            )
+        if name in RESERVED - {"enable_thinking", "reasoning_effort"}:
+            raise FormatError(f"'{name}' cannot be set here.", "chat_template_kwargs")
+        variables[name] = _mapped(value, to_text)
+    if options.documents:
+        if "documents" not in known:
+            raise FormatError("The model's chat template takes no documents.", "documents")
+        variables["documents"] = _mapped(list(options.documents), to_text)
+    if options.preserve_thinking is not None:
+        if "preserve_thinking" not in known:
+            raise FormatError(
+                "The model's chat template has no switch for thoughts of earlier turns.",
+                "preserve_thinking",
+            )
+        variables["preserve_thinking"] = options.preserve_thinking
+    if options.keep_given_thoughts:
+        raise FormatError(
+            "A model's own chat template cannot mix answers with and without thoughts.",
+            "enable_thinking",
+        )
+    return {**variables, **_thinking(options, known, can_think)}
+
+
+def _thinking(options: RenderOptions, known: frozenset[str], can_think: bool) -> dict[str, Any]:
+    variables: dict[str, Any] = {}
+    enabled, effort = options.enable_thinking, options.reasoning_effort
+    if effort is not None and "reasoning_effort" in known:
+        variables["reasoning_effort"] = effort
+    elif effort is not None:
+        wanted = EFFORT_TO_THINKING.get(effort)
+        if wanted is None or (enabled is not None and enabled is not wanted):
+            raise FormatError(
+                f"The model's chat template cannot honour reasoning_effort '{effort}'.",
+                "reasoning_effort",
+            )
+        enabled = wanted
+    switch = next((name for name in ("enable_thinking", "thinking") if name in known), None)
+    if enabled is not None and switch is not None:
+        variables[switch] = enabled
+    elif enabled is not None and enabled is not can_think:
+        field = "enable_thinking" if options.enable_thinking is not None else "reasoning_effort"
+        raise FormatError("The model's chat template has no switch for thinking.", field)
+    return variables

@@ -1,0 +1,138 @@
+"""What a chat template expects and writes, found by rendering small conversations with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+
+from templates.conversation import ChatMessage, Conversation, Role, TextPart, Tool, ToolCall
+from templates.dialects import DIALECTS
+from templates.dialects.base import Dialect
+from templates.format import (
+    ContentDelta,
+    FormatError,
+    OutputParser,
+    ToolArgumentsDelta,
+    ToolCallStart,
+)
+from templates.jinja_messages import MessageStyle
+
+Render = Callable[[Conversation, MessageStyle, bool], str]
+
+ASKED = "tuneyardasks"
+ANSWERED = "tuneyardanswers"
+PLAIN_DIALECT = "default"
+_ARGUMENTS = {"city": "tuneyardville", "days": 2}
+_TOOL = Tool(
+    name="get_weather",
+    description="Get the weather",
+    parameters={
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+        "required": ["city"],
+    },
+)
+_CALL = ToolCall("get_weather", json.dumps(_ARGUMENTS), id="call12345")
+
+
+def _says(role: Role, text: str) -> ChatMessage:
+    return ChatMessage(role, (TextPart(text),))
+
+
+_ASK = _says(Role.USER, ASKED)
+
+
+class Probe:
+    """Answers are kept; each costs a few renderings, once."""
+
+    def __init__(self, render: Render, variables: frozenset[str]) -> None:
+        self._render = render
+        self._variables = variables
+
+    @cached_property
+    def style(self) -> MessageStyle:
+        style = MessageStyle()
+        if ASKED not in self._try((_ASK,), style) and ASKED in self._try(
+            (_ASK,), replace(style, content_parts=True)
+        ):
+            style = replace(style, content_parts=True)
+        developer = _says(Role.DEVELOPER, "tuneyarddevelops")
+        as_developer = replace(style, developer_role=True)
+        if "tuneyarddevelops" in self._try((developer, _ASK), as_developer) and (
+            "developer" in self._try((developer, _ASK), as_developer)
+        ):
+            style = as_developer
+        return replace(style, arguments_text=self._wants_arguments_text(style))
+
+    def _wants_arguments_text(self, style: MessageStyle) -> bool:
+        """An object is what most templates want; a few write Python's form of it, or fail."""
+        as_object = self._try(self._call_messages, style, tools=True)
+        if "tuneyardville" in as_object and "'tuneyardville'" not in as_object:
+            return False
+        as_text = self._try(self._call_messages, replace(style, arguments_text=True), tools=True)
+        return "tuneyardville" in as_text
+
+    @property
+    def _call_messages(self) -> tuple[ChatMessage, ...]:
+        return (_ASK, ChatMessage(Role.ASSISTANT, tool_calls=(_CALL,)))
+
+    @cached_property
+    def dialect(self) -> Dialect | None:
+        if "tools" not in self._variables:
+            return None
+        full = self._try(self._call_messages, self.style, tools=True)
+        prompt = self._try((_ASK,), self.style, tools=True, generate=True)
+        written = full[len(prompt) :] if full.startswith(prompt) else full[full.rfind(ASKED) :]
+        written = re.sub(r"^.*</think>\s*", "", written, flags=re.DOTALL)
+        found = [
+            (rest, order, dialect)
+            for order, dialect in enumerate(DIALECTS.values())
+            if (rest := _unread(dialect, written)) is not None
+        ]
+        return min(found, key=lambda entry: entry[:2])[2] if found else None
+
+    @property
+    def plain_dialect(self) -> Dialect:
+        """For output without tool calls."""
+        return DIALECTS[PLAIN_DIALECT]
+
+    def end_words(self, control_words: frozenset[str]) -> tuple[str, ...]:
+        text = self._try((_ASK, _says(Role.ASSISTANT, ANSWERED)), self.style)
+        rest = text[text.rfind(ANSWERED) + len(ANSWERED) :] if ANSWERED in text else ""
+        rest = rest.lstrip()
+        ends = [word for word in control_words if rest.startswith(word)]
+        return (max(ends, key=len),) if ends else ()
+
+    def _try(
+        self,
+        messages: tuple[ChatMessage, ...],
+        style: MessageStyle,
+        tools: bool = False,
+        generate: bool = False,
+    ) -> str:
+        conversation = Conversation(messages, (_TOOL,) if tools else ())
+        try:
+            return self._render(conversation, style, generate)
+        except FormatError:
+            return ""
+
+
+def _unread(dialect: Dialect, written: str) -> int | None:
+    """How much of a written call the dialect leaves as content; None when it reads no call."""
+    parser = dialect.parser((_TOOL,))
+    deltas = [*parser.feed(written), *parser.finish()]
+    names = [delta.name for delta in deltas if isinstance(delta, ToolCallStart)]
+    arguments = "".join(delta.text for delta in deltas if isinstance(delta, ToolArgumentsDelta))
+    try:
+        reads = names == [_TOOL.name] and json.loads(arguments) == _ARGUMENTS
+    except ValueError:
+        return None
+    left = "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta))
+    return len(left) if reads else None
+
+
+def content_only_parser() -> OutputParser:
+    return DIALECTS[PLAIN_DIALECT].parser(())

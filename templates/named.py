@@ -1,0 +1,328 @@
+"""A named template as a chat format: LLaMA-Factory's behaviour, from the family's data.
+
+Thinking follows that behaviour too. A reasoning family drops the thoughts of earlier turns from a
+generation prompt, keeps every turn's thoughts in a training conversation, and writes an empty
+thought before an answer that has none; in the prompt when thinking is off, else in the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from templates.conversation import ChatMessage, Conversation, MediaPart, RenderOptions, Tool
+from templates.dialects import dialect
+from templates.dialects.base import declaration, to_json
+from templates.dialogue import BETWEEN_MESSAGES, Exchange, read_dialogue
+from templates.family import EosUse, Family, SystemPlace, fill, start_run
+from templates.format import (
+    FormatError,
+    OutputConstraint,
+    OutputParser,
+    Prompt,
+    Segment,
+    TokenizerInfo,
+    ToolChoice,
+    TrainingTurn,
+)
+from templates.reasoning import ReasoningParser, ThinkingWords, after_reasoning
+from templates.shield import Shielding, shield_for
+from templates.thoughts import Thoughts, split_thought, thinks
+
+
+class NamedFormat:
+    def __init__(self, family: Family, tokenizer: TokenizerInfo) -> None:
+        self._family = family
+        self._tokenizer = tokenizer
+        self._dialect = dialect(family.dialect)
+        self._shield = shield_for(tokenizer.special_tokens)
+        replaced = family.eos is EosUse.REPLACED
+        self._eos = family.stop[0] if replaced else tokenizer.eos_token
+
+    @property
+    def name(self) -> str:
+        return self._family.name
+
+    @property
+    def stop_words(self) -> tuple[str, ...]:
+        return self._family.stop
+
+    @property
+    def appends_eos(self) -> bool:
+        """True where the tokenizer's eos ends an answer but no slot writes it."""
+        return self._family.eos is EosUse.IMPLIED
+
+    @property
+    def keeps_special_tokens(self) -> bool:
+        words = self._family.thought_words if self._family.thinking is not None else ()
+        marks = {word.strip() for word in words}
+        return self._dialect.keeps_special_tokens or not marks.isdisjoint(
+            self._tokenizer.special_tokens
+        )
+
+    def render(self, conversation: Conversation) -> Prompt:
+        options = self._checked(conversation.options)
+        thoughts = thinks(self._family, options)
+        dialogue = read_dialogue(conversation.messages)
+        segments = self._opening()
+        opens_reasoning = False
+        last = len(dialogue.exchanges) - 1
+        for index, exchange in enumerate(dialogue.exchanges):
+            segments += self._told(exchange, conversation, dialogue.system, index)
+            if index < last:
+                segments += self._answer(exchange.answer, keep_thought=thoughts.in_history)
+            elif exchange.answer:
+                continued = self._continued(exchange.answer, options)
+                opens_reasoning = continued[1]
+                segments += continued[0]
+            else:
+                segments += self._unsaid_thought(thoughts)
+        if not dialogue.exchanges[-1].answer and options.continue_final_message:
+            raise FormatError(
+                "continue_final_message needs a conversation that ends with an assistant message.",
+                "continue_final_message",
+            )
+        return Prompt(tuple(segments), opens_reasoning)
+
+    def render_training(
+        self, conversation: Conversation, last_turn_only: bool = False
+    ) -> tuple[TrainingTurn, ...]:
+        options = self._checked(conversation.options)
+        thoughts = thinks(self._family, options)
+        dialogue = read_dialogue(conversation.messages)
+        turns: list[TrainingTurn] = []
+        last = len(dialogue.exchanges) - 1
+        for index, exchange in enumerate(dialogue.exchanges):
+            if not exchange.answer:
+                raise FormatError(
+                    "A training conversation must end with an assistant message.", "messages"
+                )
+            prompt = self._opening() if index == 0 else []
+            prompt += self._told(exchange, conversation, dialogue.system, index)
+            history = last_turn_only and index < last
+            keep = thoughts.in_history if history else thoughts.in_answer
+            response = self._answer(exchange.answer, keep_thought=keep)
+            if not history and not self._has_thought(exchange.answer, keep):
+                empty = self._empty_thought()
+                prompt += empty if thoughts.empty_in_prompt else []
+                response = response if thoughts.empty_in_prompt else [*empty, *response]
+            trained = not history and all(message.weight != 0 for message in exchange.answer)
+            turns.append(TrainingTurn(tuple(prompt), tuple(response), trained))
+        return tuple(turns)
+
+    def parser(self, prompt: Prompt, tools: tuple[Tool, ...]) -> OutputParser:
+        parser = self._dialect.parser(tools)
+        thinking = self._family.thinking
+        if thinking is None or self._dialect.reads_reasoning:
+            return parser
+        words = ThinkingWords(thinking.open, thinking.close)
+        return ReasoningParser(parser, words, opened=prompt.opens_reasoning)
+
+    def constrain(
+        self,
+        prompt: Prompt,
+        tools: tuple[Tool, ...],
+        choice: ToolChoice,
+        schema: dict[str, Any] | None,
+    ) -> OutputConstraint | None:
+        constraint = self._dialect.constrain(tools, choice, schema)
+        thinking = self._family.thinking
+        if constraint is None or thinking is None or self._dialect.reads_reasoning:
+            return constraint
+        if prompt.segments and prompt.segments[-1].text == thinking.empty:
+            return constraint
+        words = ThinkingWords(thinking.open, thinking.close)
+        return after_reasoning(constraint, words, opened=prompt.opens_reasoning)
+
+    # --- parts of a rendering ---------------------------------------------------------------------
+
+    def _checked(self, options: RenderOptions) -> RenderOptions:
+        if options.template_kwargs:
+            raise FormatError(
+                f"The chat format {self.name} takes no chat_template_kwargs.",
+                "chat_template_kwargs",
+            )
+        if options.documents:
+            raise FormatError(f"The chat format {self.name} takes no documents.", "documents")
+        return options
+
+    def _opening(self) -> list[Segment]:
+        return fill(self._family.prefix, (), self._tokenizer, self._eos)
+
+    def _fill(self, slot: str, content: Sequence[Segment], index: int = 0) -> list[Segment]:
+        return fill(getattr(self._family, slot), content, self._tokenizer, self._eos, index)
+
+    def _told(
+        self,
+        exchange: Exchange,
+        conversation: Conversation,
+        system: Sequence[ChatMessage],
+        index: int,
+    ) -> list[Segment]:
+        lead = self._system(system, conversation.tools) if index == 0 else []
+        if exchange.told[0].tool_call_id is not None or exchange.told[0].role == "tool":
+            return [*lead, *self._results(exchange.told, index)]
+        content = self._contents(exchange.told)
+        if lead and self._family.system_place is SystemPlace.FIRST_USER:
+            return self._fill("user", [*map(_joined, lead), *content], index)
+        return [*lead, *self._fill("user", content, index)]
+
+    def _system(self, messages: Sequence[ChatMessage], tools: tuple[Tool, ...]) -> list[Segment]:
+        content = self._contents(messages)
+        if not any(segment.text for segment in content):
+            default = self._family.default_system
+            content = [Segment(default, control=True)] if default else []
+        if tools:
+            content = [*content, *self._tool_list(tools)]
+        if not content:
+            return []
+        slot = self._family.system
+        if self._family.system_place is SystemPlace.FIRST_USER:
+            slot = slot[:1]
+        return fill(slot, content, self._tokenizer, self._eos)
+
+    def _tool_list(self, tools: tuple[Tool, ...]) -> list[Segment]:
+        plain = self._tool_text(tools)
+        if not any(self._shield.spells_in([t.name, t.description, t.parameters]) for t in tools):
+            return [Segment(plain, control=True)]
+        shielding = Shielding(self._shield)
+        hidden = tuple(
+            replace(
+                tool,
+                name=shielding.protect(tool.name),
+                description=shielding.protect_value(tool.description),
+                parameters=shielding.protect_value(tool.parameters),
+            )
+            for tool in tools
+        )
+        return list(shielding.split(self._tool_text(hidden), plain).segments)
+
+    def _tool_text(self, tools: tuple[Tool, ...]) -> str:
+        if self._family.tool_list is None:
+            return self._dialect.tool_text(tools)
+        before, after = self._family.tool_list
+        return f"{before}{to_json([declaration(tool) for tool in tools])}{after}"
+
+    def _results(self, messages: Sequence[ChatMessage], index: int) -> list[Segment]:
+        between = self._family.results_between
+        if between is None:
+            each = (self._fill("results", self._content(m), index) for m in messages)
+            return [segment for segments in each for segment in segments]
+        return self._fill("results", self._contents(messages, between, control=True), index)
+
+    def _answer(self, messages: Sequence[ChatMessage], keep_thought: bool) -> list[Segment]:
+        """The assistant's side of an exchange: thought, text, calls."""
+        content: list[Segment] = []
+        has_text = False
+        for number, message in enumerate(messages):
+            thought, said = split_thought(self._family, message, dropped=not keep_thought)
+            if number and content:
+                content.append(Segment(BETWEEN_MESSAGES, control=False))
+            if thought is not None and keep_thought:
+                opening, closing = self._family.thought_words
+                content += [
+                    Segment(opening, control=True),
+                    Segment(thought, control=False),
+                    Segment(closing, control=True),
+                ]
+            content += self._content(said)
+            has_text = has_text or bool(said.text)
+        calls = tuple(call for message in messages for call in message.tool_calls)
+        if not calls:
+            return self._fill("assistant", content)
+        between = [Segment("\n", control=True)] if has_text else []
+        if self._family.calls == self._family.assistant:
+            return self._fill("calls", [*content, *between, *self._call_list(calls)])
+        if not has_text:
+            return self._fill("calls", [*content, *self._call_list(calls)])
+        return [*start_run(content), *self._fill("calls", self._call_list(calls))]
+
+    def _call_list(self, calls: tuple[Any, ...]) -> list[Segment]:
+        plain = self._dialect.call_text(calls)
+        if not any(self._shield.spells(c.arguments) or self._shield.spells(c.name) for c in calls):
+            return [Segment(plain, control=True)]
+        shielding = Shielding(self._shield)
+        hidden = tuple(
+            replace(
+                call,
+                name=shielding.protect(call.name),
+                arguments=shielding.protect(call.arguments),
+            )
+            for call in calls
+        )
+        return list(shielding.split(self._dialect.call_text(hidden), plain).segments)
+
+    def _continued(
+        self, messages: Sequence[ChatMessage], options: RenderOptions
+    ) -> tuple[list[Segment], bool]:
+        """The final assistant message, left open."""
+        if not options.continue_final_message:
+            raise FormatError(
+                "The last message is the assistant's: end with a user or tool message, or set "
+                "continue_final_message to have it continued.",
+                "messages",
+            )
+        message = messages[-1]
+        if len(messages) > 1 or message.tool_calls:
+            raise FormatError("Only a single assistant text can be continued.", "messages")
+        thought, said = split_thought(self._family, message)
+        content: list[Segment] = []
+        opens = False
+        if thought is not None:
+            opening, closing = self._family.thought_words
+            opens = not said.text and self._family.thinking is not None
+            content = [Segment(opening, control=True), Segment(thought, control=False)]
+            if not opens:
+                content.append(Segment(closing, control=True))
+        content += self._content(said)
+        element = next(e for e in self._family.assistant if e.has_content)
+        index = self._family.assistant.index(element)
+        before = fill(self._family.assistant[:index], (), self._tokenizer, self._eos)
+        run = start_run([Segment(element.before, control=True), *content])
+        return [*before, *run], opens
+
+    def _unsaid_thought(self, thoughts: Thoughts) -> list[Segment]:
+        return self._empty_thought() if thoughts.empty_in_prompt else []
+
+    def _empty_thought(self) -> list[Segment]:
+        thinking = self._family.thinking
+        return [] if thinking is None else [Segment(thinking.empty, control=True, joined=False)]
+
+    def _has_thought(self, messages: Sequence[ChatMessage], kept: bool) -> bool:
+        if self._family.thinking is None:
+            return True
+        return kept and any(split_thought(self._family, m)[0] is not None for m in messages)
+
+    def _contents(
+        self,
+        messages: Sequence[ChatMessage],
+        between: str = BETWEEN_MESSAGES,
+        control: bool = False,
+    ) -> list[Segment]:
+        content: list[Segment] = []
+        for number, message in enumerate(messages):
+            if number:
+                content.append(Segment(between, control=control))
+            content += self._content(message)
+        return content
+
+    def _content(self, message: ChatMessage) -> list[Segment]:
+        if not any(isinstance(part, MediaPart) for part in message.parts):
+            return [Segment(message.text, control=False)]
+        segments: list[Segment] = []
+        for part in message.parts:
+            if isinstance(part, MediaPart):
+                token = self._family.media.get(part.kind)
+                if token is None:
+                    raise FormatError(
+                        f"The chat format {self.name} takes no {part.kind} input.", "messages"
+                    )
+                segments.append(Segment(token, control=True, media=part))
+            else:
+                segments.append(Segment(part.text, control=False))
+        return segments
+
+
+def _joined(segment: Segment) -> Segment:
+    return segment if segment.joined else replace(segment, joined=True)

@@ -1,0 +1,94 @@
+"""Where a reasoning family keeps, drops and writes thoughts, given the options of a rendering."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from templates.conversation import ChatMessage, RenderOptions, TextPart
+from templates.family import Family
+from templates.format import FormatError
+
+EFFORTS_OFF = ("none", "minimal")
+EFFORTS_ON = ("medium", "high", "xhigh", "max")
+"""A family that thinks or does not cannot think a little, so `low` is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thoughts:
+    in_answer: bool
+    """A trained answer keeps its thought."""
+    in_history: bool
+    """Answers of earlier turns keep theirs in a prompt."""
+    empty_in_prompt: bool
+    """The empty thought of an answer without one belongs to the prompt, outside the loss."""
+
+
+def thinks(family: Family, options: RenderOptions) -> Thoughts:
+    """Raises FormatError for what the family cannot honour."""
+    enabled = _enabled(family, options)
+    if family.thinking is None:
+        return Thoughts(in_answer=True, in_history=True, empty_in_prompt=False)
+    preserve = bool(options.preserve_thinking)
+    keep = enabled or options.keep_given_thoughts
+    return Thoughts(in_answer=keep, in_history=preserve, empty_in_prompt=not enabled)
+
+
+def _enabled(family: Family, options: RenderOptions) -> bool:
+    effort = options.reasoning_effort
+    enabled = options.enable_thinking
+    if effort is not None:
+        if effort not in EFFORTS_OFF + EFFORTS_ON or family.thinking is None:
+            accepted = ", ".join(EFFORTS_OFF + EFFORTS_ON) if family.thinking else "none, minimal"
+            if family.thinking is not None or effort not in EFFORTS_OFF:
+                raise FormatError(
+                    f"The chat format {family.name} cannot honour reasoning_effort "
+                    f"'{effort}'; it takes: {accepted}.",
+                    "reasoning_effort",
+                )
+        wanted = effort in EFFORTS_ON
+        if enabled is not None and enabled is not wanted:
+            raise FormatError(
+                "enable_thinking and reasoning_effort contradict each other.", "reasoning_effort"
+            )
+        enabled = wanted
+    if family.thinking is None and enabled:
+        raise FormatError(f"The chat format {family.name} has no thinking.", "enable_thinking")
+    return enabled is not False
+
+
+def split_thought(
+    family: Family, message: ChatMessage, dropped: bool = False
+) -> tuple[str | None, ChatMessage]:
+    """The thought of an assistant message, and the message without it. A text that begins with a
+    thought in the family's words has it there: datasets and many clients write it so. Where the
+    thought is dropped, so are the line breaks that parted it from the answer."""
+    if message.reasoning is not None:
+        return message.reasoning, message
+    if not message.parts or not isinstance(message.parts[0], TextPart):
+        return None, message
+    pattern = _thought_pattern(family.thought_words, lenient=family.thinking is not None)
+    found = pattern.match(message.parts[0].text)
+    if found is None:
+        return None, message
+    text = found["rest"].lstrip("\n") if dropped else found["rest"]
+    return found["thought"], replace(message, parts=(TextPart(text), *message.parts[1:]))
+
+
+@lru_cache(maxsize=64)
+def _thought_pattern(words: tuple[str, str], lenient: bool) -> re.Pattern[str]:
+    """Lenient: the white space that belongs to the words may be missing from what was written."""
+    thought, rest = "(?P<thought>.*?)", "(?P<rest>.*)"
+    if not lenient:
+        opening, closing = map(re.escape, words)
+        return re.compile(f"{opening}{thought}{closing}{rest}", re.DOTALL)
+    opening, closing = (
+        f"{_edge(word, 0)}{re.escape(word.strip())}{_edge(word, 1)}" for word in words
+    )
+    return re.compile(f"\\s*{opening}{thought}{closing}{rest}", re.DOTALL)
+
+
+def _edge(word: str, side: int) -> str:
+    blank = word[len(word.rstrip()) :] if side else word[: len(word) - len(word.lstrip())]
+    return f"(?:{re.escape(blank)})?"
