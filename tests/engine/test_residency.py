@@ -17,17 +17,21 @@ class _Engine:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def load(self, ref: AdapterRef) -> None:
-        await self.gate.wait()
-        if ref.path == "/bad":
-            raise RefusedError(FailureKind.ADAPTER_INVALID, "bad")
-        self.held.append(ref.name)
+    async def check(self, adapter: AdapterRef) -> None:
+        if adapter.path == "/missing":
+            raise RefusedError(FailureKind.ADAPTER_NOT_FOUND, "missing")
 
-    async def drop(self, ref: AdapterRef) -> None:
-        self.held.remove(ref.name)
+    async def load(self, adapter: AdapterRef) -> None:
+        await self.gate.wait()
+        if adapter.path == "/bad":
+            raise RefusedError(FailureKind.ADAPTER_INVALID, "bad")
+        self.held.append(adapter.name)
+
+    async def drop(self, adapter: AdapterRef) -> None:
+        self.held.remove(adapter.name)
 
     def pool(self, capacity: int) -> AdapterPool:
-        return AdapterPool(capacity, self.load, self.drop, lambda: None)
+        return AdapterPool(capacity, self, lambda: None)
 
 
 def _ref(number: int, path: str = "/files") -> AdapterRef:
@@ -107,3 +111,12 @@ async def test_a_cancelled_request_gives_its_place_back_once_loaded() -> None:
     engine.gate.set()
     await asyncio.wait_for(pool.acquire(_ref(2)), 1)
     assert engine.held == ["a2"]
+
+
+async def test_an_adapter_whose_files_are_refused_costs_no_other_its_place() -> None:
+    engine = _Engine()
+    pool = engine.pool(1)
+    await pool.load(_ref(1))
+    with pytest.raises(RefusedError):
+        await pool.load(_ref(2, "/missing"))
+    assert engine.held == ["a1"]

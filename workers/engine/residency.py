@@ -12,12 +12,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Protocol
 
 from workers.contract.messages import AdapterRef, FailureKind
 from workers.engine.backend import RefusedError
 
-Change = Callable[[AdapterRef], Awaitable[None]]
+
+class Adapters(Protocol):
+    """An engine's own adapter calls."""
+
+    async def check(self, adapter: AdapterRef) -> None:
+        """Looks at the files only. Raises RefusedError."""
+        ...
+
+    async def load(self, adapter: AdapterRef) -> None:
+        """Raises RefusedError."""
+        ...
+
+    async def drop(self, adapter: AdapterRef) -> None:
+        """Frees an adapter that nobody uses."""
+        ...
 
 
 class _Resident:
@@ -31,12 +46,9 @@ class _Resident:
 
 
 class AdapterPool:
-    """`load` checks and loads an adapter and raises RefusedError; `drop` frees one nobody uses."""
-
-    def __init__(self, capacity: int, load: Change, drop: Change, changed: Callable[[], None]):
+    def __init__(self, capacity: int, engine: Adapters, changed: Callable[[], None]) -> None:
         self._capacity = capacity
-        self._load = load
-        self._drop = drop
+        self._engine = engine
         self._changed = changed
         self._residents: OrderedDict[str, _Resident] = OrderedDict()
         self._known: dict[str, AdapterRef] = {}
@@ -118,8 +130,10 @@ class AdapterPool:
             resident = None
         if resident is not None:
             return resident
+        # Checked first: an adapter that cannot be served must not cost another its place.
+        await self._engine.check(ref)
         await self._make_room()
-        await self._load(ref)
+        await self._engine.load(ref)
         self._known[ref.name] = ref
         self._uids[ref.uid] = ref.name
         self.loads += 1
@@ -139,7 +153,7 @@ class AdapterPool:
     async def _remove(self, resident: _Resident) -> None:
         # Gone from the table first: nobody may take up an adapter that is being dropped.
         del self._residents[resident.ref.name]
-        await self._drop(resident.ref)
+        await self._engine.drop(resident.ref)
 
     def _check_identity(self, ref: AdapterRef) -> None:
         known = self._known.get(ref.name, ref)

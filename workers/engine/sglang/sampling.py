@@ -1,0 +1,119 @@
+"""Our sampling parameters as SGLang's, and what it cannot honour."""
+
+# SGLang is installed in its own environment, not in the one that type-checks.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import xgrammar
+
+from workers.contract.messages import FailureKind, Grammar, GrammarKind
+from workers.engine.backend import RefusedError, Work
+
+_SEED_RANGE = 2**31
+_JSON_OBJECT = '{"type": "object"}'
+
+
+def check_served(work: Work) -> None:
+    """Raises RefusedError for combinations that the engine would answer otherwise than asked."""
+    sampling = work.sampling
+    changes = {
+        "frequency_penalty": sampling.frequency_penalty != 0,
+        "presence_penalty": sampling.presence_penalty != 0,
+        "logit_bias": bool(sampling.logit_bias),
+        "min_tokens": sampling.min_tokens > 0,
+        "response_format": work.grammar is not None,
+    }
+    if sampling.logprobs is None:
+        return
+    for param, used in changes.items():
+        if used:
+            raise RefusedError(
+                FailureKind.UNSUPPORTED,
+                f"The engine of this model (sglang) reports log-probabilities after {param} has "
+                f"changed them; logprobs and {param} cannot be combined.",
+                "logprobs",
+            )
+
+
+def sampling_params(work: Work, *, engine_stops: bool) -> dict[str, Any]:
+    """`engine_stops`: the engine itself ends the sequence at the stop ids and at its own
+    end-of-sequence ids; otherwise it ends at neither."""
+    sampling = work.sampling
+    params: dict[str, Any] = {
+        # A prompt that is only scored still takes one step, whose token is dropped.
+        "max_new_tokens": max(1, work.max_tokens),
+        "min_new_tokens": sampling.min_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or -1,
+        "min_p": sampling.min_p,
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "stop_token_ids": sorted(work.stop_ids),
+        "ignore_eos": not engine_stops,
+        "skip_special_tokens": False,
+        "no_stop_trim": True,
+    }
+    if sampling.logit_bias:
+        params["logit_bias"] = {str(k): v for k, v in sampling.logit_bias.items()}
+    if sampling.seed is not None:
+        params["sampling_seed"] = sampling.seed % _SEED_RANGE
+    if work.grammar is not None:
+        params |= _constraint(work.grammar)
+    return params
+
+
+def check_grammar(grammar: Grammar) -> None:
+    """SGLang finds a bad grammar only after it has taken the request; this finds it before.
+    Raises RefusedError."""
+    ((kind, source),) = _constraint(grammar).items()
+    try:
+        match kind:
+            case "json_schema":
+                xgrammar.Grammar.from_json_schema(source)
+            case "regex":
+                xgrammar.Grammar.from_regex(source)
+            case "ebnf":
+                xgrammar.Grammar.from_ebnf(source)
+            case _:
+                xgrammar.Grammar.from_structural_tag(source)
+    except Exception as error:  # xgrammar raises RuntimeError and errors of its own
+        message = f"The grammar cannot be compiled: {error}".strip()
+        raise RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format") from error
+
+
+def _constraint(grammar: Grammar) -> dict[str, str]:
+    source = grammar.source
+    match grammar.kind:
+        case GrammarKind.JSON_OBJECT:
+            return {"json_schema": _JSON_OBJECT}
+        case GrammarKind.JSON_SCHEMA:
+            return {"json_schema": source}
+        case GrammarKind.REGEX:
+            return {"regex": source}
+        case GrammarKind.CHOICE:
+            return {"ebnf": _choice_grammar(source)}
+        case GrammarKind.EBNF:
+            return {"ebnf": source}
+        case GrammarKind.STRUCTURAL_TAG:
+            return {"structural_tag": source}
+
+
+def _choice_grammar(source: str) -> str:
+    try:
+        choices = json.loads(source)
+    except ValueError as error:
+        raise _bad_choices() from error
+    if not isinstance(choices, list) or not choices:
+        raise _bad_choices()
+    # A JSON string's escapes are those of an EBNF literal.
+    return "root ::= " + " | ".join(json.dumps(str(c), ensure_ascii=False) for c in choices)
+
+
+def _bad_choices() -> RefusedError:
+    message = "The choices must be a list of strings with at least one member."
+    return RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format")

@@ -1,0 +1,1 @@
+"""The vLLM backend. Runs in vLLM's own environment."""

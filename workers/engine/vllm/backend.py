@@ -1,0 +1,318 @@
+"""vLLM behind our Backend: `AsyncLLM`'s engine process, driven by token ids.
+
+vLLM's own front half (detokeniser, per-request queues and tasks) is left out: requests go through
+its input processor, so it validates them, and each engine step's outputs are taken whole from the
+engine client and delivered as one batch. That is half the work per token in this process. All of
+this is vLLM's internal API, so its version is pinned in `deploy/environments/vllm`.
+
+Covers one engine on one host, with tensor and pipeline parallelism inside it; not data parallelism.
+"""
+
+# vLLM is installed in its own environment, not in the one that type-checks.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from workers.contract.messages import (
+    AdapterRef,
+    Capability,
+    FailureKind,
+    FinishReason,
+    Stats,
+)
+from workers.engine.backend import (
+    AdapterHost,
+    Description,
+    Ended,
+    Output,
+    Receiver,
+    RefusedError,
+    Score,
+    Work,
+)
+from workers.engine.residency import AdapterPool
+from workers.engine.spec import EngineSpec, read_settings
+from workers.engine.text.vocabulary import Vocabulary
+from workers.engine.vllm.settings import (
+    VllmSettings,
+    adapter_places,
+    check_device,
+    engine_arguments,
+    prepare_environment,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_LOGPROBS = 20
+_SHUTDOWN_TIMEOUT_S = 10.0
+_CAPABILITIES = frozenset(Capability) - {Capability.EMBED, Capability.SCORE, Capability.LORA}
+
+
+def create(spec: EngineSpec) -> tuple[VllmBackend, Vocabulary]:
+    """Raises SpecError."""
+    settings = read_settings(spec.settings, VllmSettings)
+    engine_arguments(spec, settings, on_cpu=False)
+    prepare_environment(spec, settings)
+    # Imports transformers, which must come after the environment is set.
+    from workers.engine.text.pretrained import load_vocabulary
+
+    vocabulary = load_vocabulary(spec.model_path or "", trust_remote_code=spec.trust_remote_code)
+    return VllmBackend(spec, settings), vocabulary
+
+
+class _Job:
+    """A sequence in the engine."""
+
+    __slots__ = ("adapter", "cached_tokens", "held", "prompt_scores", "request_id", "work")
+
+    def __init__(self, work: Work, request_id: str) -> None:
+        self.work = work
+        self.request_id = request_id
+        self.cached_tokens = 0
+        self.prompt_scores: list[Score] | None = None
+        if work.sampling.prompt_logprobs is not None:
+            self.prompt_scores = [Score(math.nan, [])]
+        self.held: list[Output] | None = []
+        """Outputs that came before `submit` returned; None once they may be delivered."""
+
+
+class VllmBackend:
+    def __init__(self, spec: EngineSpec, settings: VllmSettings) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._jobs: dict[str, _Job] = {}
+        self._by_key: dict[int, _Job] = {}
+        self._scheduler: Any = None
+        self._sends: set[asyncio.Future[None]] = set()
+        self._pool: AdapterPool | None = None
+        self._steps: asyncio.Task[None] | None = None
+        self._engine: Any = None
+        self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
+
+    async def start(self, receiver: Receiver) -> Description:
+        self._receiver = receiver
+        self._engine, version = await asyncio.to_thread(self._create_engine)
+        self._core = self._engine.engine_core
+        self._tasks = await self._core.get_supported_tasks_async()
+        self._steps = asyncio.create_task(self._read_steps())
+        capabilities = _CAPABILITIES
+        if self._spec.max_loras:
+            from workers.engine.vllm.adapters import VllmAdapters
+
+            places = adapter_places(self._spec, self._settings)
+            adapters = VllmAdapters(self._spec, self._engine)
+            self._pool = AdapterPool(places, adapters, receiver.adapters_changed)
+            capabilities |= {Capability.LORA}
+        return Description(
+            engine=f"vllm/{version}",
+            max_model_len=self._engine.model_config.max_model_len,
+            capabilities=capabilities,
+            max_logprobs=MAX_LOGPROBS,
+            max_loras=self._spec.max_loras,
+            max_lora_rank=self._spec.max_lora_rank if self._spec.max_loras else 0,
+        )
+
+    def _create_engine(self) -> tuple[Any, str]:
+        import vllm.version
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        on_cpu = current_platform.is_cpu()
+        check_device(self._spec, on_cpu=on_cpu)
+        arguments = engine_arguments(self._spec, self._settings, on_cpu=on_cpu)
+        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(max_logprobs=MAX_LOGPROBS, **arguments))
+        return engine, vllm.version.__version__
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    async def submit(self, work: Work) -> None:
+        if work.adapter is not None:
+            assert self._pool is not None, "LoRA is declared only with a pool"
+            await self._pool.acquire(work.adapter)
+        job: _Job | None = None
+        try:
+            request = await self._prepare(work)
+            job = _Job(work, request.request_id)
+            self._jobs[job.request_id] = self._by_key[work.key] = job
+            await self._core.add_request_async(request)
+        except BaseException as error:
+            if job is None:
+                self._release(work.adapter)
+            else:
+                self._forget(job)
+            raise _refusal(work, error) from error
+        # Nothing may reach the receiver before it knows that the sequence was accepted.
+        asyncio.get_running_loop().call_soon(self._flush, job)
+        self._prompt_tokens += len(work.prompt_ids)
+
+    async def _prepare(self, work: Work) -> Any:
+        from workers.engine.vllm.adapters import lora_request
+        from workers.engine.vllm.sampling import sampling_params
+
+        processor = self._engine.input_processor
+        params = sampling_params(work)
+        arguments = {
+            "request_id": str(work.key),
+            "prompt": {"type": "token", "prompt_token_ids": work.prompt_ids},
+            "params": params,
+            "supported_tasks": self._tasks,
+            "lora_request": None if work.adapter is None else lora_request(work.adapter),
+        }
+        if work.grammar is None:
+            request = processor.process_inputs(**arguments)
+        else:
+            # Parses the grammar, which can take long for a large schema.
+            request = await asyncio.to_thread(processor.process_inputs, **arguments)
+        processor.assign_request_id(request)
+        return request
+
+    def abort(self, key: int) -> None:
+        job = self._by_key.get(key)
+        if job is None:
+            return
+        self._forget(job)
+        sending = asyncio.ensure_future(self._core.abort_requests_async([job.request_id]))
+        self._sends.add(sending)
+        sending.add_done_callback(self._sends.discard)
+
+    def _forget(self, job: _Job) -> None:
+        if self._jobs.pop(job.request_id, None) is not None:
+            del self._by_key[job.work.key]
+            self._release(job.work.adapter)
+
+    def _release(self, adapter: AdapterRef | None) -> None:
+        if adapter is not None and self._pool is not None:
+            self._pool.release(adapter.name)
+
+    # --- what the engine puts out -----------------------------------------------------------------
+
+    async def _read_steps(self) -> None:
+        try:
+            while True:
+                step = await self._core.get_output_async()
+                if step.scheduler_stats is not None:
+                    self._scheduler = step.scheduler_stats
+                if step.outputs:
+                    self._receiver.deliver(self._take_up(step.outputs))
+        except Exception as error:  # EngineDeadError, or a step that cannot be read: both are final
+            self._receiver.died(f"{type(error).__name__}: {error}")
+
+    def _take_up(self, results: Sequence[Any]) -> list[Output]:
+        outputs: list[Output] = []
+        for result in results:
+            job = self._jobs.get(result.request_id)
+            if job is None:
+                continue
+            output = self._output(job, result)
+            if job.held is not None:
+                job.held.append(output)
+            else:
+                outputs.append(output)
+        return outputs
+
+    def _flush(self, job: _Job) -> None:
+        held, job.held = job.held, None
+        if held:
+            self._receiver.deliver(held)
+
+    def _output(self, job: _Job, result: Any) -> Output:
+        work, token_ids = job.work, result.new_token_ids
+        if result.prefill_stats is not None:
+            job.cached_tokens = result.prefill_stats.num_cached_tokens
+            self._cached_tokens += job.cached_tokens
+        self._generated_tokens += len(token_ids)
+        output = Output(work.key)
+        if job.prompt_scores is not None:
+            self._add_prompt_scores(job, result, output)
+        if result.finish_reason is not None:
+            output.ended = _ended(job, result)
+            self._forget(job)
+        if not work.max_tokens:
+            return output
+        if isinstance(output.ended, Ended) and output.ended.stop_id is not None:
+            token_ids = token_ids[:-1]
+        output.token_ids = token_ids
+        if work.sampling.logprobs is not None and token_ids:
+            output.scores = _scores(result.new_logprobs, len(token_ids))
+        return output
+
+    def _add_prompt_scores(self, job: _Job, result: Any, output: Output) -> None:
+        """vLLM may score a long prompt over several steps."""
+        scores = job.prompt_scores
+        assert scores is not None, "only called while scores are collected"
+        if result.new_prompt_logprobs_tensors is not None:
+            scores += _scores(result.new_prompt_logprobs_tensors)
+        if len(scores) >= len(job.work.prompt_ids):
+            output.prompt_scores, job.prompt_scores = scores, None
+
+    # --- the rest ---------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> AdapterHost | None:
+        return self._pool
+
+    def stats(self) -> Stats:
+        pool, scheduler = self._pool, self._scheduler
+        return Stats(
+            running=0 if scheduler is None else scheduler.num_running_reqs,
+            waiting=0 if scheduler is None else scheduler.num_waiting_reqs,
+            kv_usage=0.0 if scheduler is None else scheduler.kv_cache_usage,
+            adapters=[] if pool is None else pool.names,
+            adapter_hits=0 if pool is None else pool.hits,
+            adapter_loads=0 if pool is None else pool.loads,
+            adapter_evictions=0 if pool is None else pool.evictions,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+        )
+
+    async def close(self) -> None:
+        if self._steps is not None:
+            self._steps.cancel()
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.shutdown, _SHUTDOWN_TIMEOUT_S)
+
+
+def _scores(logprobs: Any, count: int | None = None) -> list[Score]:
+    """The first column is the token itself, the others are the most likely ones."""
+    ids, values = logprobs[0][:count].tolist(), logprobs[1][:count].tolist()
+    return [
+        Score(row_values[0], list(zip(row_ids[1:], row_values[1:], strict=True)))
+        for row_ids, row_values in zip(ids, values, strict=True)
+    ]
+
+
+def _ended(job: _Job, result: Any) -> Ended | RefusedError:
+    from vllm.v1.engine import FinishReason as VllmFinish
+
+    reason = result.finish_reason
+    if reason is VllmFinish.ERROR:
+        return RefusedError(FailureKind.INTERNAL, "The engine could not go on with this request.")
+    if reason is VllmFinish.ABORT:
+        return Ended(FinishReason.ABORT, None, job.cached_tokens)
+    if reason is VllmFinish.STOP and isinstance(result.stop_reason, int) and job.work.max_tokens:
+        return Ended(FinishReason.STOP, result.stop_reason, job.cached_tokens)
+    ended = FinishReason.STOP if reason is VllmFinish.STOP else FinishReason.LENGTH
+    return Ended(ended, None, job.cached_tokens)
+
+
+def _refusal(work: Work, error: BaseException) -> BaseException:
+    """What vLLM refused, in our words; anything else as it is."""
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    if isinstance(error, EngineDeadError):
+        return RefusedError(FailureKind.ENGINE_DEAD, "The engine stopped unexpectedly.")
+    if not isinstance(error, VLLMClientError | ValueError):
+        return error
+    param = getattr(error, "parameter", None)
+    if work.grammar is not None and param is None:
+        return RefusedError(FailureKind.INVALID_GRAMMAR, str(error), "response_format")
+    return RefusedError(FailureKind.INVALID_REQUEST, str(error), param)

@@ -1,0 +1,77 @@
+"""Our sampling parameters as vLLM's."""
+
+# vLLM is installed in its own environment, not in the one that type-checks.
+# pyright: reportMissingImports=false, reportUnknownParameterType=false
+
+from __future__ import annotations
+
+import json
+
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+from workers.contract.messages import FailureKind, Grammar, GrammarKind
+from workers.engine.backend import RefusedError, Work
+
+_SEED_RANGE = 2**63
+_JSON_OBJECT = '{"type": "object"}'
+
+
+def sampling_params(work: Work) -> SamplingParams:
+    """Raises RefusedError."""
+    sampling = work.sampling
+    return SamplingParams(
+        # A prompt that is only scored still takes one step, whose token is dropped.
+        max_tokens=max(1, work.max_tokens),
+        min_tokens=sampling.min_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        # vLLM takes -1 for "no seed"; any integer of ours is one.
+        seed=None if sampling.seed is None else sampling.seed % _SEED_RANGE,
+        frequency_penalty=sampling.frequency_penalty,
+        presence_penalty=sampling.presence_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        logit_bias=dict(sampling.logit_bias) or None,
+        stop_token_ids=sorted(work.stop_ids),
+        # The end-of-sequence ids are among `stop_ids` unless the request ignores them.
+        ignore_eos=True,
+        logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
+        structured_outputs=None if work.grammar is None else _structured(work.grammar),
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        skip_clone=True,
+    )
+
+
+def _structured(grammar: Grammar) -> StructuredOutputsParams:
+    source = grammar.source
+    match grammar.kind:
+        case GrammarKind.JSON_OBJECT:
+            return StructuredOutputsParams(json=_JSON_OBJECT)
+        case GrammarKind.JSON_SCHEMA:
+            return StructuredOutputsParams(json=source)
+        case GrammarKind.REGEX:
+            return StructuredOutputsParams(regex=source)
+        case GrammarKind.CHOICE:
+            return StructuredOutputsParams(choice=_choices(source))
+        case GrammarKind.EBNF:
+            return StructuredOutputsParams(grammar=source)
+        case GrammarKind.STRUCTURAL_TAG:
+            return StructuredOutputsParams(structural_tag=source)
+
+
+def _choices(source: str) -> list[str]:
+    try:
+        choices = json.loads(source)
+    except ValueError as error:
+        raise _bad_choices() from error
+    if not isinstance(choices, list) or not choices:
+        raise _bad_choices()
+    return [str(choice) for choice in choices]
+
+
+def _bad_choices() -> RefusedError:
+    message = "The choices must be a list of strings with at least one member."
+    return RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format")

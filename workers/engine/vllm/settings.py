@@ -1,0 +1,111 @@
+"""The settings of a vLLM model entry, and the engine arguments they become."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+from workers.engine.spec import EngineSpec, SpecError
+
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values vLLM's `--max-lora-rank` takes."""
+
+
+class VllmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Names and meanings are vLLM's engine arguments; None leaves vLLM's own default."""
+
+    gpu_memory_utilization: float | None = None
+    kv_cache_memory_bytes: int | None = None
+    cpu_kv_cache_gib: int = 1
+    """Key-value memory on CPU, in GiB."""
+    enforce_eager: bool | None = None
+    enable_prefix_caching: bool = True
+    block_size: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_cpu_loras: int | None = None
+    """Adapters resident at once; at least `max_loras`, which is how many one batch may mix."""
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    quantization: str | None = None
+    load_format: str | None = None
+    cpu_offload_gb: float | None = None
+    hf_overrides: dict[str, Any] | None = None
+
+
+def adapter_places(spec: EngineSpec, settings: VllmSettings) -> int:
+    """Raises SpecError."""
+    places = spec.max_loras if settings.max_cpu_loras is None else settings.max_cpu_loras
+    if places < spec.max_loras:
+        raise SpecError("settings: max_cpu_loras must not be less than max_loras")
+    return places
+
+
+def engine_arguments(spec: EngineSpec, settings: VllmSettings, *, on_cpu: bool) -> dict[str, Any]:
+    """Keyword arguments of `AsyncEngineArgs`. Raises SpecError."""
+    arguments: dict[str, Any] = {
+        "model": spec.model_path,
+        "dtype": spec.dtype,
+        "max_model_len": spec.max_model_len,
+        "max_num_seqs": spec.max_num_seqs,
+        "trust_remote_code": spec.trust_remote_code,
+        "enforce_eager": on_cpu if settings.enforce_eager is None else settings.enforce_eager,
+        "enable_log_requests": False,
+        # One compiler for all engines: what one refuses, the others refuse.
+        "structured_outputs_config": {"backend": "xgrammar"},
+        "logprobs_mode": "raw_logprobs",
+    }
+    for name in (
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "enable_prefix_caching",
+        "block_size",
+        "max_num_batched_tokens",
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "quantization",
+        "load_format",
+        "cpu_offload_gb",
+        "hf_overrides",
+    ):
+        value = getattr(settings, name)
+        if value is not None:
+            arguments[name] = value
+    if spec.max_loras:
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": spec.max_loras,
+            "max_cpu_loras": adapter_places(spec, settings),
+            "max_lora_rank": _served_rank(spec.max_lora_rank),
+        }
+    return arguments
+
+
+def prepare_environment(spec: EngineSpec, settings: VllmSettings) -> None:
+    """vLLM reads these when it is imported. Raises SpecError."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
+    if spec.device.startswith("cuda:"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = spec.device.removeprefix("cuda:")
+    if spec.device == "cpu":
+        # Else the first request that asks for logprobs compiles for half a minute.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
+def check_device(spec: EngineSpec, *, on_cpu: bool) -> None:
+    """A vLLM build serves one kind of device. Raises SpecError."""
+    built_for = "cpu" if on_cpu else "cuda"
+    if spec.device != "auto" and not spec.device.startswith(built_for):
+        raise SpecError(
+            f"device {spec.device!r}: this vLLM environment is built for {built_for}; "
+            f"`tuneyard env create vllm` makes one for the other"
+        )
+
+
+def _served_rank(rank: int) -> int:
+    for served in _LORA_RANKS:
+        if rank <= served:
+            return served
+    raise SpecError(f"max_lora_rank must be at most {_LORA_RANKS[-1]} with vLLM")
