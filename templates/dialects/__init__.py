@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 from templates.dialects.base import Dialect
+from templates.dialects.gemma4 import FUNCTION_GEMMA, GEMMA4
 from templates.dialects.glm import GLM4, GLM4_MOE
+from templates.dialects.headed import DEEPSEEK_V3, DEEPSEEK_V3_1, KIMI_K2
 from templates.dialects.hermes import LING, QWEN
+from templates.dialects.llama import LLAMA3
 from templates.dialects.mistral import MISTRAL, MISTRAL_IDS, MISTRAL_V11
 from templates.dialects.object_lists import COHERE, GRANITE3, HUNYUAN, INTERNLM, MINIMAX1, PHI4
+from templates.dialects.pythonic import GEMMA3, LFM2, LLAMA_PYTHONIC, OLMO3
 from templates.dialects.react import DEFAULT
 from templates.dialects.xml_families import DEEPSEEK_V3_2, MINIMAX2, QWEN3_5, SEED_OSS
 from templates.format import FormatError
@@ -23,6 +27,14 @@ _ALL: tuple[Dialect, ...] = (
     MINIMAX2,
     SEED_OSS,
     DEEPSEEK_V3_2,
+    DEEPSEEK_V3_1,
+    DEEPSEEK_V3,
+    KIMI_K2,
+    GEMMA4,
+    FUNCTION_GEMMA,
+    LFM2,
+    OLMO3,
+    GEMMA3,
     MINIMAX1,
     HUNYUAN,
     GRANITE3,
@@ -32,6 +44,8 @@ _ALL: tuple[Dialect, ...] = (
     MISTRAL_V11,
     MISTRAL,
     MISTRAL_IDS,
+    LLAMA3,
+    LLAMA_PYTHONIC,
     GLM4,
     LING,
     DEFAULT,
