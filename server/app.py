@@ -19,13 +19,21 @@ from starlette.types import ASGIApp
 from server import health
 from server.auth import KeyRing
 from server.blobs import LocalBlobs, StorageFullError
+from server.chat import routes as chat_routes
+from server.chat.endpoint import ChatEndpoint
 from server.config import Config, Limits
+from server.engines.pool import EnginePool
 from server.errors import ApiError, InsufficientStorage, InternalError, InvalidRequest, NotFound
 from server.files import routes as files_routes
 from server.files.service import FileService
 from server.gate import Gate
+from server.generation.serving import Runner
 from server.logs import AccessLog
+from server.models import routes as models_routes
+from server.models.catalog import Catalog
+from server.sse import KeepAlive
 from server.store import Store, open_store
+from server.usage import Accountant
 from server.validation import translate
 
 API_TITLE = "Tuneyard"
@@ -40,6 +48,11 @@ class Services:
     keys: KeyRing
     access_log: AccessLog
     files: FileService
+    pool: EnginePool
+    catalog: Catalog
+    accountant: Accountant
+    runner: Runner
+    keep_alive: KeepAlive
 
     @property
     def limits(self) -> Limits:
@@ -91,6 +104,9 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_unexpected)
     app.include_router(health.router)
+    app.include_router(chat_routes.router)
+    app.direct["POST", "/v1/chat/completions"] = ChatEndpoint(app)
+    app.include_router(models_routes.router)
     app.include_router(files_routes.router)
     return app
 
@@ -111,6 +127,13 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
     store = await open_store(config.database_url)
     stack.push_async_callback(store.close)
     stack.callback(access_log.flush)
+    accountant = Accountant(store.usage)
+    stack.push_async_callback(accountant.close)
+    pool = EnginePool(store.engines, config.limits.max_requests_per_model)
+    stack.push_async_callback(pool.close)
+    keep_alive = KeepAlive(config.limits.keep_alive_s)
+    stack.callback(keep_alive.close)
+    await pool.start()
     blobs = LocalBlobs(config.files_dir)
     return Services(
         config=config,
@@ -118,6 +141,11 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         keys=KeyRing(store.keys),
         access_log=access_log,
         files=FileService(store, blobs, config.limits.max_file_bytes),
+        pool=pool,
+        catalog=Catalog(store.models, pool, config),
+        accountant=accountant,
+        runner=Runner(pool, accountant, config.limits),
+        keep_alive=keep_alive,
     )
 
 

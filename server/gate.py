@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.auth import KeyRing, Principal
 from server.config import Limits
-from server.errors import ApiError, InternalError, TooLarge
+from server.errors import ApiError, InternalError, TooLarge, Unauthorized
 from server.logs import AccessLog, request_id_context
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,13 @@ class Call:
         self.started = time.perf_counter()
         self.principal: Principal | None = None
         self.status = 0
+
+    @property
+    def authenticated(self) -> Principal:
+        """Only on paths under `/v1`, which the gate lets nobody else through to."""
+        if self.principal is None:
+            raise Unauthorized("You didn't provide an API key.")
+        return self.principal
 
     def headers(self) -> list[Header]:
         """For the response's start; the processing time is the time until now."""
@@ -93,6 +100,8 @@ class Gate:
             await self._serve(services, call, scope, receive, send)
         except ApiError as error:
             await send_error(send, call, error)
+        except ClientGone:
+            pass
         except Exception:
             logger.exception("request failed", extra={"path": scope["path"]})
             await send_error(send, call, InternalError())

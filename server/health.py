@@ -1,8 +1,14 @@
-"""Probes. `/healthz`: the process answers. `/readyz`: it can serve requests."""
+"""Probes and metrics, without a key. `/healthz`: the process answers. `/readyz`: the store answers
+and every configured model has an engine. `/metrics`: Prometheus text."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from server.metrics import GatewayCollector, render_metrics
 
 router = APIRouter(tags=["Operations"])
 
@@ -10,3 +16,28 @@ router = APIRouter(tags=["Operations"])
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: {"description": "Not ready; `missing` says what is."}})
+async def readyz(request: Request) -> Response:
+    services: Any = request.app.services
+    missing: list[str] = []
+    try:
+        await services.store.engines.list_ready()
+    except Exception:
+        missing.append("store")
+    missing += [
+        f"engine of {entry.id}"
+        for entry in services.config.models
+        if not services.pool.connections(entry.id)
+    ]
+    if missing:
+        return JSONResponse({"status": "starting", "missing": missing}, status_code=503)
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    services: Any = request.app.services
+    collector = GatewayCollector(services.access_log, services.pool, services.accountant)
+    return Response(render_metrics(collector), media_type="text/plain; version=0.0.4")

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sys
 import time
+from collections import Counter
 from contextvars import ContextVar
 from typing import Any, Protocol, TextIO
 
@@ -18,6 +19,7 @@ import msgspec
 request_id_context: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 FLUSH_INTERVAL_S = 0.25
+_CLIENT_GONE = 499
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -66,9 +68,12 @@ class AccessLog:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self._lines: list[dict[str, Any]] = []
+        self.statuses: Counter[int] = Counter()
         self._flusher: asyncio.TimerHandle | None = None
 
     def add(self, call: Logged, method: str, path: str) -> None:
+        status = call.status or _CLIENT_GONE
+        self.statuses[status] += 1
         if self._stream is None:
             return
         self._lines.append(
@@ -80,7 +85,7 @@ class AccessLog:
                 "request_id": call.request_id,
                 "method": method,
                 "path": path,
-                "status": call.status or 499,
+                "status": status,
                 "ms": round((time.perf_counter() - call.started) * 1000, 1),
             }
         )

@@ -1,0 +1,132 @@
+"""From the messages of a request to the conversation a chat format renders, and the checks on
+their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.chat.messages import (
+    AnyMessage,
+    AssistantMessage,
+    FunctionMessage,
+    RefusalContent,
+    TextContent,
+    ToolMessage,
+)
+from server.errors import InvalidRequest, invalid_value, unsupported_parameter
+from templates.conversation import ChatMessage, Part, Role, TextPart, ToolCall
+
+_ROLES = {"developer": Role.DEVELOPER, "system": Role.SYSTEM, "user": Role.USER}
+
+
+def read_messages(bodies: Sequence[AnyMessage]) -> tuple[ChatMessage, ...]:
+    """Raises InvalidRequest."""
+    messages: list[ChatMessage] = []
+    order = _ToolOrder()
+    for index, body in enumerate(bodies):
+        place = f"messages[{index}]"
+        order.check(body, place)
+        messages.append(_read(body, place))
+    order.check_answered()
+    return tuple(messages)
+
+
+class _ToolOrder:
+    """Every tool call is answered by a tool message before anyone else speaks, and a tool message
+    answers a call."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, None] = {}
+        self._place: str | None = None
+        """The assistant message whose calls are being answered."""
+
+    def check(self, body: AnyMessage, place: str) -> None:
+        if isinstance(body, ToolMessage):
+            self._answer(body, place)
+            return
+        self.check_answered()
+        self._place = None
+        if isinstance(body, AssistantMessage) and body.tool_calls:
+            self._open = dict.fromkeys(call.id for call in body.tool_calls)
+            self._place = place
+
+    def check_answered(self) -> None:
+        if self._open:
+            raise InvalidRequest(
+                "An assistant message with 'tool_calls' must be followed by tool messages "
+                "responding to each 'tool_call_id'. The following tool_call_ids did not have "
+                f"response messages: {', '.join(self._open)}",
+                param=self._place,
+                code="invalid_value",
+            )
+
+    def _answer(self, body: ToolMessage, place: str) -> None:
+        if self._place is None:
+            raise InvalidRequest(
+                "Invalid parameter: messages with role 'tool' must be a response to a preceding "
+                "message with 'tool_calls'.",
+                param=f"{place}.role",
+                code="invalid_value",
+            )
+        if body.tool_call_id not in self._open:
+            raise invalid_value(
+                f"{place}.tool_call_id",
+                f"'{body.tool_call_id}' is no tool call of the assistant message before it that "
+                "still needs an answer.",
+            )
+        del self._open[body.tool_call_id]
+
+
+def _read(body: AnyMessage, place: str) -> ChatMessage:
+    if isinstance(body, AssistantMessage):
+        return _read_assistant(body, place)
+    if isinstance(body, FunctionMessage):
+        return ChatMessage(Role.TOOL, (TextPart(body.content or ""),), name=body.name)
+    parts = _parts(body.content, place)
+    if isinstance(body, ToolMessage):
+        return ChatMessage(Role.TOOL, parts, tool_call_id=body.tool_call_id, name=body.name)
+    return ChatMessage(_ROLES[body.role], parts, name=body.name)
+
+
+def _read_assistant(body: AssistantMessage, place: str) -> ChatMessage:
+    if body.audio is not None:
+        raise unsupported_parameter(f"{place}.audio", "Audio is not supported.")
+    calls = tuple(
+        ToolCall(call.function.name, call.function.arguments, call.id)
+        for call in body.tool_calls or ()
+    )
+    if body.function_call is not None:
+        calls += (ToolCall(body.function_call.name, body.function_call.arguments),)
+    content = body.content if body.content is not None else body.refusal
+    if content is None and not calls:
+        raise InvalidRequest(
+            f"Invalid type for '{place}.content': expected a string, but got null instead.",
+            param=f"{place}.content",
+            code="invalid_type",
+        )
+    return ChatMessage(
+        Role.ASSISTANT,
+        () if content is None else _parts(content, place),
+        reasoning=body.reasoning_content if body.reasoning_content is not None else body.reasoning,
+        tool_calls=calls,
+        name=body.name,
+    )
+
+
+def _parts(content: str | Sequence[object], place: str) -> tuple[Part, ...]:
+    if isinstance(content, str):
+        return (TextPart(content),)
+    parts: list[Part] = []
+    for index, part in enumerate(content):
+        if isinstance(part, TextContent):
+            parts.append(TextPart(part.text))
+        elif isinstance(part, RefusalContent):
+            parts.append(TextPart(part.refusal))
+        else:
+            kind = getattr(part, "type", "unknown")
+            raise InvalidRequest(
+                f"Unsupported value: '{kind}'. This model takes text only.",
+                param=f"{place}.content[{index}].type",
+                code="unsupported_value",
+            )
+    return tuple(parts)

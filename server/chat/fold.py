@@ -1,0 +1,134 @@
+"""A chat completion as one JSON object, folded from the same events that a stream is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from server.chat.choice import ChoiceReader, finish_reason
+from server.chat.plan import ChatPlan
+from server.errors import ApiError
+from server.generation.answers import AnswerId, chat_logprobs, to_json, tool_call_id, usage_body
+from server.sse import Reply
+from server.usage import Tally
+from templates.format import (
+    ContentDelta,
+    Delta,
+    ReasoningDelta,
+    ToolArgumentsDelta,
+    ToolCallStart,
+)
+from workers.contract.messages import Finished, PromptScored, Token, TokenLogprob
+
+
+@dataclass(slots=True)
+class _Call:
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list[str])
+
+    def function(self) -> dict[str, str]:
+        return {"name": self.name, "arguments": "".join(self.arguments)}
+
+
+@dataclass(slots=True)
+class _Choice:
+    reader: ChoiceReader
+    content: list[str] = field(default_factory=list[str])
+    reasoning: list[str] = field(default_factory=list[str])
+    calls: list[_Call] = field(default_factory=list[_Call])
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    finish_reason: str = "stop"
+
+    def take(self, deltas: Sequence[Delta]) -> None:
+        for delta in deltas:
+            match delta:
+                case ContentDelta(text):
+                    self.content.append(text)
+                    self.logprobs += self.reader.take_logprobs()
+                case ReasoningDelta(text):
+                    self.reasoning.append(text)
+                case ToolCallStart(_, name, call_id):
+                    self.calls.append(_Call(call_id or tool_call_id(), name))
+                case ToolArgumentsDelta(number, text):
+                    self.calls[number].arguments.append(text)
+                case _:
+                    assert_never(delta)
+
+
+class ChatFold:
+    """An exchange's `Output`."""
+
+    def __init__(self, plan: ChatPlan, reply: Reply) -> None:
+        self._plan = plan
+        self._reply = reply
+        self._answer = AnswerId("chatcmpl-", plan.request.model, plan.served.hello)
+        self._choices = [
+            _Choice(ChoiceReader(plan.parser(), plan.prompt.opens_reasoning)) for _ in plan.works
+        ]
+
+    def begin(self) -> None:
+        """The whole answer is sent at its end."""
+
+    def scored(self, index: int, event: PromptScored) -> None:
+        """Chat completions have no prompt log probabilities; none are asked for."""
+
+    def token(self, index: int, event: Token) -> None:
+        choice = self._choices[index]
+        choice.take(choice.reader.read(event))
+
+    def finished(self, index: int, event: Finished) -> None:
+        choice = self._choices[index]
+        choice.take(choice.reader.finish())
+        choice.finish_reason = finish_reason(event, choice.reader, self._plan.tools)
+
+    def end(self, tally: Tally) -> None:
+        tally.reasoning_tokens = sum(choice.reader.reasoning_tokens for choice in self._choices)
+        answer = self._answer
+        body: dict[str, Any] = {
+            "id": answer.id,
+            "object": "chat.completion",
+            "created": answer.created,
+            "model": answer.model,
+            "choices": [self._body(index, choice) for index, choice in enumerate(self._choices)],
+            "usage": usage_body(tally),
+            "service_tier": "default",
+            "system_fingerprint": answer.fingerprint,
+        }
+        if self._plan.request.metadata is not None:
+            body["metadata"] = self._plan.request.metadata
+        model = self._plan.served.model.id.encode("latin-1", "replace")
+        self._reply.answer(200, to_json(body), ((b"openai-model", model),))
+
+    def fail(self, error: ApiError) -> None:
+        self._reply.refuse(error)
+
+    def _body(self, index: int, choice: _Choice) -> dict[str, Any]:
+        logprobs = chat_logprobs(choice.logprobs) if self._plan.request.logprobs else None
+        return {
+            "index": index,
+            "message": self._message(choice),
+            "logprobs": logprobs,
+            "finish_reason": choice.finish_reason,
+        }
+
+    def _message(self, choice: _Choice) -> dict[str, Any]:
+        content = "".join(choice.content)
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": None if choice.calls and not content else content,
+            "refusal": None,
+        }
+        if choice.reasoning and self._plan.request.include_reasoning is not False:
+            reasoning = "".join(choice.reasoning)
+            message["reasoning_content"] = reasoning
+            message["reasoning"] = reasoning
+        if choice.calls and self._plan.tools.legacy:
+            message["function_call"] = choice.calls[0].function()
+        elif choice.calls:
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": call.function()}
+                for call in choice.calls
+            ]
+        return message

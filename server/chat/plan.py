@@ -1,0 +1,221 @@
+"""Everything about a chat request that can be decided before an engine sees it.
+
+Whatever can be refused is refused here; what is left for the engine's admission is what only it
+knows: the prompt's length in tokens, the adapter's files, whether a grammar compiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from server.auth import Principal
+from server.chat.conversation import read_messages
+from server.chat.schemas import ChatCompletionRequest, JsonObjectFormat, JsonSchemaFormat
+from server.chat.tools import ToolPlan, plan_functions, plan_tools
+from server.engines.client import Work
+from server.errors import (
+    ApiError,
+    InvalidRequest,
+    invalid_value,
+    unsupported_parameter,
+    unsupported_value,
+)
+from server.generation.sampling import Guide, check_guide, plan_guide, plan_sampling, seeded
+from server.models.catalog import Catalog, Served
+from templates.conversation import ChatMessage, Conversation, RenderOptions, Role
+from templates.format import ChatFormat, FormatError, OutputParser, Prompt
+from workers.contract.messages import Grammar, GrammarKind, Text
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPlan:
+    request: ChatCompletionRequest
+    served: Served
+    chat_format: ChatFormat
+    prompt: Prompt
+    tools: ToolPlan
+    works: list[Work]
+    guide_param: str | None
+    """The field that asked for the grammar, to be named if it does not compile."""
+
+    @property
+    def engine_model(self) -> str:
+        return self.served.model.engine_model
+
+    @property
+    def affinity(self) -> str | None:
+        return self.request.prompt_cache_key
+
+    def parser(self) -> OutputParser:
+        return self.chat_format.parser(self.prompt, self.tools.tools)
+
+    def name_error(self, error: ApiError) -> ApiError:
+        if error.code == "invalid_json_schema" and self.guide_param is not None:
+            error.param = self.guide_param
+            if not self.guide_param.startswith("response_format"):
+                error.code = "invalid_value"
+        return error
+
+
+async def plan_chat(
+    request: ChatCompletionRequest, principal: Principal, catalog: Catalog
+) -> ChatPlan:
+    """Raises ApiError."""
+    _refuse_unsupported(request)
+    served = await catalog.serve(request.model, principal.project.id)
+    chat_format = await catalog.chat_format(served)
+    tools = _plan_tools(request)
+    messages = read_messages(request.messages)
+    conversation = Conversation(messages, tools.tools, _render_options(request, messages))
+    schema = _schema(request, messages)
+    try:
+        prompt = chat_format.render(conversation)
+        constraint = chat_format.constrain(prompt, tools.tools, tools.choice, schema)
+    except FormatError as error:
+        raise _from_format(error) from error
+    guide = plan_guide(request, served.hello)
+    if constraint is not None:
+        grammar = Grammar(GrammarKind(constraint.kind), constraint.source)
+        bound = Guide(grammar, _guide_param(request, tools))
+        check_guide(bound, served.hello)
+        guide = _only(guide, bound)
+    return ChatPlan(
+        request=request,
+        served=served,
+        chat_format=chat_format,
+        prompt=prompt,
+        tools=tools,
+        works=_works(request, served, chat_format, prompt, guide),
+        guide_param=guide.param if guide is not None else None,
+    )
+
+
+def _works(
+    request: ChatCompletionRequest,
+    served: Served,
+    chat_format: ChatFormat,
+    prompt: Prompt,
+    guide: Guide | None,
+) -> list[Work]:
+    limit = request.max_completion_tokens
+    sampling = plan_sampling(
+        request,
+        served.hello,
+        max_tokens=request.max_tokens if limit is None else limit,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        stop_words=chat_format.stop_words,
+        keeps_special_tokens=chat_format.keeps_special_tokens,
+    )
+    parts = [Text(segment.text, segment.control, segment.joined) for segment in prompt.segments]
+    grammar = guide.grammar if guide is not None else None
+    return [
+        Work(list(parts), seeded(sampling, index), served.adapter, grammar)
+        for index in range(request.n or 1)
+    ]
+
+
+def _refuse_unsupported(request: ChatCompletionRequest) -> None:
+    for name in ("audio", "web_search_options", "moderation"):
+        if getattr(request, name) is not None:
+            raise unsupported_parameter(name, "This server does not offer it.")
+    if request.store:
+        raise unsupported_parameter("store", "This server does not store chat completions.")
+    if request.modalities is not None and "audio" in request.modalities:
+        raise unsupported_value("modalities", "This model answers in text only.")
+    if request.verbosity not in (None, "medium"):
+        raise unsupported_value("verbosity", "This model knows the verbosity 'medium' only.")
+    if request.max_tokens is not None and request.max_completion_tokens is not None:
+        raise invalid_value(
+            "max_tokens", "'max_tokens' and 'max_completion_tokens' cannot both be set."
+        )
+    if request.top_logprobs is not None and not request.logprobs:
+        raise invalid_value("top_logprobs", "It is only allowed when 'logprobs' is true.")
+    if request.stream_options is not None and not request.stream:
+        raise invalid_value("stream_options", "It is only allowed when 'stream' is true.")
+
+
+def _plan_tools(request: ChatCompletionRequest) -> ToolPlan:
+    if request.functions is None:
+        if request.function_call is not None:
+            raise invalid_value("function_call", "It is only allowed when 'functions' are given.")
+        return plan_tools(request.tools, request.tool_choice, request.parallel_tool_calls)
+    if request.tools is not None:
+        raise invalid_value("functions", "'functions' and 'tools' cannot both be given.")
+    return plan_functions(request.functions, request.function_call)
+
+
+def _render_options(
+    request: ChatCompletionRequest, messages: tuple[ChatMessage, ...]
+) -> RenderOptions:
+    continues = bool(request.continue_final_message)
+    if continues and messages[-1].role is not Role.ASSISTANT:
+        raise invalid_value(
+            "continue_final_message", "The last message must be from the assistant."
+        )
+    if continues and request.add_generation_prompt:
+        raise invalid_value(
+            "continue_final_message", "It cannot be combined with 'add_generation_prompt'."
+        )
+    if request.add_generation_prompt is False and not continues:
+        raise unsupported_value(
+            "add_generation_prompt", "It may be false only with 'continue_final_message'."
+        )
+    extra = dict(request.chat_template_kwargs or {})
+    thinking = extra.pop("enable_thinking", None)
+    if thinking is not None and not isinstance(thinking, bool):
+        raise InvalidRequest(
+            "Invalid type for 'chat_template_kwargs.enable_thinking': expected a boolean.",
+            param="chat_template_kwargs.enable_thinking",
+            code="invalid_type",
+        )
+    if request.reasoning_effort == "none" and thinking is None:
+        thinking = False
+    return RenderOptions(
+        enable_thinking=thinking,
+        reasoning_effort=request.reasoning_effort,
+        continue_final_message=continues,
+        documents=tuple(request.documents or ()),
+        template_kwargs=extra,
+    )
+
+
+def _schema(
+    request: ChatCompletionRequest, messages: tuple[ChatMessage, ...]
+) -> dict[str, Any] | None:
+    wanted = request.response_format
+    if isinstance(wanted, JsonSchemaFormat):
+        return wanted.json_schema.schema_
+    if isinstance(wanted, JsonObjectFormat):
+        if not any("json" in message.text.lower() for message in messages):
+            raise InvalidRequest(
+                "'messages' must contain the word 'json' in some form, to use 'response_format' "
+                "of type 'json_object'.",
+                param="messages",
+                code="invalid_value",
+            )
+        return {"type": "object"}
+    return None
+
+
+def _guide_param(request: ChatCompletionRequest, tools: ToolPlan) -> str:
+    if request.response_format is not None and request.response_format.type != "text":
+        return "response_format"
+    if tools.legacy:
+        return "function_call"
+    if request.tool_choice is not None:
+        return "tool_choice"
+    return "parallel_tool_calls" if request.parallel_tool_calls is False else "tools"
+
+
+def _only(guide: Guide | None, bound: Guide) -> Guide:
+    if guide is not None:
+        raise invalid_value(guide.param, f"It cannot be combined with '{bound.param}'.")
+    return bound
+
+
+def _from_format(error: FormatError) -> InvalidRequest:
+    param = error.param or "messages"
+    if param in ("reasoning_effort", "documents", "chat_template_kwargs"):
+        return unsupported_value(param, str(error))
+    return InvalidRequest(str(error), param=param, code="invalid_value")

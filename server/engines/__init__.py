@@ -1,0 +1,1 @@
+"""The way to the engine workers: one connection per worker, and the choice among replicas."""

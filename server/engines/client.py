@@ -1,0 +1,218 @@
+"""One connection to one engine worker, shared by every request this gateway sends there.
+
+Events are handed to their request by a direct call from the socket's reader: no queue and no task
+stands between a token's arrival and its bytes on the caller's connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from workers.contract.codec import FrameError, FrameReader, decode_events, encode
+from workers.contract.messages import (
+    PROTOCOL_VERSION,
+    Abort,
+    AdapterRef,
+    Admitted,
+    Authenticate,
+    Event,
+    Failed,
+    FailureKind,
+    Generate,
+    Grammar,
+    Hello,
+    Message,
+    PromptPart,
+    PromptScored,
+    Sampling,
+    Stats,
+    Token,
+)
+
+logger = logging.getLogger(__name__)
+
+EventSink = Callable[[Event], None]
+
+_ENGINE_LOST = "The engine that served this request stopped. Please retry."
+_CONTINUING = (Admitted, PromptScored)
+"""Events after which more follow for the same request; `Token` is handled apart."""
+_IDLE = Stats(running=0, waiting=0, kv_usage=0.0)
+
+
+class EngineUnreachable(Exception):
+    """The worker refused the connection, left it, or speaks another protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One sequence to generate; `Generate` without the id."""
+
+    prompt: list[PromptPart]
+    sampling: Sampling
+    adapter: AdapterRef | None = None
+    grammar: Grammar | None = None
+
+
+class EngineConnection(asyncio.Protocol):
+    """Every sink given to `generate` or `ask` gets exactly one last event: `Finished`, `Failed` or
+    a reply; when the connection breaks, a `Failed` of kind `engine_dead`."""
+
+    def __init__(self, engine_id: str, model_id: str, token: str | None) -> None:
+        self.engine_id = engine_id
+        self.model_id = model_id
+        self.stats = _IDLE
+        self.closed = False
+        self._token = token
+        self._hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.Transport | None = None
+        self._frames = FrameReader()
+        self._sinks: dict[int, EventSink] = {}
+        self._last_id = 0
+
+    @property
+    def load(self) -> int:
+        """Requests of this gateway under way here."""
+        return len(self._sinks)
+
+    @property
+    def hello(self) -> Hello:
+        return self._hello.result()
+
+    async def opened(self) -> Hello:
+        """Raises EngineUnreachable if the worker leaves before its hello."""
+        return await asyncio.shield(self._hello)
+
+    def generate(self, work: Work, sink: EventSink) -> int:
+        """Starts a sequence; returns the id to abort it by."""
+        number = self._register(sink)
+        self._send(Generate(number, work.prompt, work.sampling, work.adapter, work.grammar))
+        return number
+
+    def abort(self, number: int) -> None:
+        """The sink still gets the sequence's last event."""
+        if number in self._sinks:
+            self._send(Abort(number))
+
+    async def ask(self, message: Callable[[int], Message]) -> Event:
+        """Sends `message(id)` and waits for its one reply, which may be `Failed`."""
+        reply: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+
+        def settle(event: Event) -> None:
+            if not reply.done():
+                reply.set_result(event)
+
+        number = self._register(settle)
+        self._send(message(number))
+        return await reply
+
+    def tell(self, message: Callable[[int], Message]) -> None:
+        """Sends `message(id)`; nobody waits for the reply."""
+        self._send(message(self._register(_ignore)))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self._token is not None:
+            self._send(Authenticate(self._token))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._frames.feed(data):
+                for event in decode_events(body):
+                    self._deliver(event)
+        except FrameError as error:
+            logger.error("engine sent a broken frame", extra={"engine": self.engine_id})
+            self.connection_lost(error)
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if not self._hello.done():
+            self._hello.set_exception(EngineUnreachable(str(exc or "connection closed")))
+            self._hello.exception()
+        sinks, self._sinks = self._sinks, {}
+        for number, sink in sinks.items():
+            _call(sink, Failed(number, FailureKind.ENGINE_DEAD, _ENGINE_LOST))
+
+    def _register(self, sink: EventSink) -> int:
+        self._last_id += 1
+        self._sinks[self._last_id] = sink
+        return self._last_id
+
+    def _send(self, message: Message) -> None:
+        """On a connection that is gone the sinks have their `Failed` or are about to get it."""
+        if self._transport is not None and not self.closed:
+            self._transport.write(encode((message,)))
+
+    def _deliver(self, event: Event) -> None:
+        if isinstance(event, Token):
+            sink = self._sinks.get(event.id)
+            if sink is not None:
+                _call(sink, event)
+        elif isinstance(event, Stats):
+            self.stats = event
+        elif isinstance(event, Hello):
+            self._greet(event)
+        else:
+            last = type(event) not in _CONTINUING
+            sink = self._sinks.pop(event.id, None) if last else self._sinks.get(event.id)
+            if sink is not None:
+                _call(sink, event)
+
+    def _greet(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL_VERSION:
+            reason = f"worker speaks protocol {hello.protocol}, this gateway {PROTOCOL_VERSION}"
+            self.connection_lost(EngineUnreachable(reason))
+            self.close()
+        elif not self._hello.done():
+            self._hello.set_result(hello)
+
+
+def _ignore(_event: Event) -> None:
+    pass
+
+
+def _call(sink: EventSink, event: Event) -> None:
+    """A fault in one request's handling must not reach the others on the connection."""
+    try:
+        sink(event)
+    except Exception:
+        logger.exception("request handler failed on an engine event")
+
+
+async def connect_engine(
+    engine_id: str, model_id: str, address: str, token: str | None
+) -> EngineConnection:
+    """Connects to `unix:/path` or `tcp:host:port` and waits for the worker's hello. Raises
+    EngineUnreachable."""
+    loop = asyncio.get_running_loop()
+    scheme, _, rest = address.partition(":")
+
+    def make() -> EngineConnection:
+        return EngineConnection(engine_id, model_id, token)
+
+    try:
+        if scheme == "unix":
+            _, connection = await loop.create_unix_connection(make, rest)
+        elif scheme == "tcp":
+            host, _, port = rest.rpartition(":")
+            _, connection = await loop.create_connection(make, host, int(port))
+        else:
+            raise EngineUnreachable(f"unknown kind of address: {address}")
+    except OSError as error:
+        raise EngineUnreachable(str(error)) from error
+    try:
+        await connection.opened()
+    except BaseException:
+        connection.close()
+        raise
+    return connection

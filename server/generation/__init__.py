@@ -1,0 +1,1 @@
+"""What every generating endpoint shares: running sequences on engines, and answering with them."""

@@ -1,0 +1,84 @@
+"""Pieces of an answer's JSON that chat and legacy completions share."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+import string
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from server.usage import Tally
+from workers.contract.messages import Hello, TokenAlternative, TokenLogprob
+
+_ALPHABET = string.ascii_letters + string.digits
+_LEAST_LOGPROB = -9999.0
+"""Stands for a probability too small to tell, as at OpenAI; JSON has no infinity."""
+
+to_json = msgspec.json.Encoder().encode
+
+
+class AnswerId:
+    """Id, time and names that every part of one answer carries."""
+
+    __slots__ = ("created", "fingerprint", "id", "model")
+
+    def __init__(self, prefix: str, model: str, hello: Hello) -> None:
+        self.id = prefix + secrets.token_hex(14)
+        self.created = int(time.time())
+        self.model = model
+        self.fingerprint = _fingerprint(hello)
+
+
+def _fingerprint(hello: Hello) -> str:
+    """Names the weights and the engine: with the same one, a seed gives the same answer."""
+    digest = hashlib.blake2b(f"{hello.engine}\0{hello.model}".encode(), digest_size=5)
+    return "fp_" + digest.hexdigest()
+
+
+def tool_call_id() -> str:
+    return "call_" + "".join(secrets.choice(_ALPHABET) for _ in range(24))
+
+
+def finite(logprob: float) -> float:
+    if math.isnan(logprob) or logprob < _LEAST_LOGPROB:
+        return _LEAST_LOGPROB
+    return logprob
+
+
+def chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    return {
+        "content": [
+            {**_entry(token), "top_logprobs": [_entry(other) for other in token.top]}
+            for token in tokens
+        ],
+        "refusal": None,
+    }
+
+
+def _entry(token: TokenLogprob | TokenAlternative) -> dict[str, Any]:
+    return {"token": token.token, "logprob": finite(token.logprob), "bytes": list(token.data)}
+
+
+def usage_body(tally: Tally) -> dict[str, Any]:
+    return {
+        "prompt_tokens": tally.prompt_tokens,
+        "completion_tokens": tally.completion_tokens,
+        "total_tokens": tally.prompt_tokens + tally.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": tally.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": tally.reasoning_tokens,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def obfuscation(size: int) -> str:
+    """Random characters that hide how long a chunk of `size` bytes is."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(-size % 32 + secrets.randbelow(8) + 1))

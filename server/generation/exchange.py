@@ -1,0 +1,223 @@
+"""One generating request from admission to its last byte.
+
+An exchange runs one or more sequences. The response does not start before all of them are admitted,
+so a refusal by the engine is still a plain error response. A sequence whose engine is lost before
+its first token is started again on another one. Everything here is called by the engine
+connections' readers; the request's own task only waits for the caller to hang up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from starlette.types import Receive
+
+from server.engines.client import EngineConnection, Work
+from server.engines.pool import EnginePool
+from server.errors import ApiError, InternalError, from_failure
+from server.usage import Tally
+from workers.contract.messages import (
+    Admitted,
+    Event,
+    Failed,
+    FailureKind,
+    Finished,
+    FinishReason,
+    PromptScored,
+    Token,
+)
+
+MAX_ATTEMPTS = 3
+_RETRIABLE = frozenset({FailureKind.ENGINE_DEAD, FailureKind.OVERLOADED})
+
+
+class Output(Protocol):
+    """Turns the events of an exchange's sequences into a response."""
+
+    def begin(self) -> None:
+        """Every sequence is admitted."""
+        ...
+
+    def scored(self, index: int, event: PromptScored) -> None: ...
+
+    def token(self, index: int, event: Token) -> None: ...
+
+    def finished(self, index: int, event: Finished) -> None: ...
+
+    def end(self, tally: Tally) -> None:
+        """Every sequence has finished."""
+        ...
+
+    def fail(self, error: ApiError) -> None:
+        """Nothing follows."""
+        ...
+
+
+class Route(Protocol):
+    """Where an exchange's sequences run."""
+
+    @property
+    def engine_model(self) -> str: ...
+    @property
+    def affinity(self) -> str | None: ...
+
+
+ErrorNamer = Callable[[ApiError], ApiError]
+"""Puts the request's own parameter names on an engine's error."""
+
+
+class _Sequence:
+    """One `Generate`, on whichever engine it runs now."""
+
+    __slots__ = ("_exchange", "attempts", "avoid", "connection", "index", "last", "number", "work")
+
+    def __init__(self, exchange: Exchange, index: int, work: Work) -> None:
+        self._exchange = exchange
+        self.index = index
+        self.work = work
+        self.connection: EngineConnection | None = None
+        self.number = 0
+        self.attempts = 0
+        self.avoid: set[str] = set()
+        self.last = False
+        """Whether its last event has come."""
+
+    def start(self, connection: EngineConnection) -> None:
+        self.attempts += 1
+        self.connection = connection
+        self.number = connection.generate(self.work, self.receive)
+
+    def abort(self) -> None:
+        if self.connection is not None and not self.last:
+            self.connection.abort(self.number)
+
+    def receive(self, event: Event) -> None:
+        self._exchange.receive(self, event)
+
+
+class Exchange:
+    """Runs `works` and feeds `output`. `prompts` says which of the sequences stand for a prompt of
+    their own in the token counts (every n-th where a prompt has n answers)."""
+
+    def __init__(
+        self,
+        pool: EnginePool,
+        route: Route,
+        works: Sequence[Work],
+        output: Output,
+        *,
+        answers_per_prompt: int = 1,
+        name_error: ErrorNamer | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self.over = False
+        """Nothing more is written: ended, failed, or the caller is gone."""
+        self._pool = pool
+        self._route = route
+        self._output = output
+        self._answers_per_prompt = answers_per_prompt
+        self._name_error = name_error
+        self._sequences = [_Sequence(self, index, work) for index, work in enumerate(works)]
+        self._admitted: set[int] = set()
+        self._with_tokens: set[int] = set()
+        self._early: list[tuple[_Sequence, Event]] | None = [] if len(works) > 1 else None
+        """Events that came before every sequence was admitted."""
+        self._begun = False
+        self._unfinished = len(works)
+
+    def start(self) -> None:
+        """Raises ApiError when no engine takes the request."""
+        self._pool.check_room(self._route.engine_model, len(self._sequences))
+        for sequence in self._sequences:
+            sequence.start(self._pool.pick(self._route.engine_model, self._route.affinity))
+
+    async def wait(self, receive: Receive) -> None:
+        """Until the response is complete or the caller hung up; the latter aborts."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.abort()
+
+    def abort(self) -> None:
+        self.over = True
+        for sequence in self._sequences:
+            sequence.abort()
+
+    def receive(self, sequence: _Sequence, event: Event) -> None:
+        if isinstance(event, Token) and self._begun:
+            self.tally.completion_tokens += len(event.token_ids)
+            if not self.over:
+                self._with_tokens.add(sequence.index)
+                self._output.token(sequence.index, event)
+        elif isinstance(event, Admitted):
+            self._admit(sequence, event)
+        elif isinstance(event, Failed):
+            self._handle_failure(sequence, event)
+        elif not self._begun and self._early is not None:
+            self._early.append((sequence, event))
+        elif isinstance(event, PromptScored):
+            if not self.over:
+                self._output.scored(sequence.index, event)
+        elif isinstance(event, Finished):
+            self._finish(sequence, event)
+
+    def _admit(self, sequence: _Sequence, event: Admitted) -> None:
+        if sequence.index in self._admitted:
+            return
+        self._admitted.add(sequence.index)
+        if sequence.index % self._answers_per_prompt == 0:
+            self.tally.prompt_tokens += event.prompt_tokens
+            self.tally.cached_tokens += event.cached_tokens
+        if len(self._admitted) == len(self._sequences):
+            self._begun = True
+            if not self.over:
+                self._output.begin()
+            early, self._early = self._early or [], None
+            for waiting, held in early:
+                self.receive(waiting, held)
+
+    def _finish(self, sequence: _Sequence, event: Finished) -> None:
+        sequence.last = True
+        self._unfinished -= 1
+        if self.over:
+            return
+        if event.reason is FinishReason.ABORT:
+            self._fail(InternalError())
+            return
+        self._output.finished(sequence.index, event)
+        if self._unfinished == 0:
+            self.over = True
+            self._output.end(self.tally)
+
+    def _handle_failure(self, sequence: _Sequence, failed: Failed) -> None:
+        sequence.last = True
+        if self.over:
+            return
+        if self._may_retry(sequence, failed) and self._restart(sequence):
+            return
+        error = from_failure(failed)
+        self._fail(self._name_error(error) if self._name_error is not None else error)
+
+    def _may_retry(self, sequence: _Sequence, failed: Failed) -> bool:
+        return (
+            failed.kind in _RETRIABLE
+            and sequence.index not in self._with_tokens
+            and sequence.attempts < MAX_ATTEMPTS
+        )
+
+    def _restart(self, sequence: _Sequence) -> bool:
+        if sequence.connection is not None:
+            sequence.avoid.add(sequence.connection.engine_id)
+        try:
+            connection = self._pool.pick(self._route.engine_model, None, sequence.avoid)
+        except ApiError:
+            return False
+        if self._early is not None:
+            self._early = [held for held in self._early if held[0] is not sequence]
+        sequence.last = False
+        sequence.start(connection)
+        return True
+
+    def _fail(self, error: ApiError) -> None:
+        self.abort()
+        self._output.fail(error)

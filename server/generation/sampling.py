@@ -1,0 +1,185 @@
+"""Sampling fields and output constraints of a request, as the engine takes them.
+
+What the engine has said it cannot do is refused here, by the name of the field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from server.errors import InvalidRequest, invalid_value, unsupported_parameter
+from server.wire import SamplingFields
+from workers.contract.messages import Capability, Grammar, GrammarKind, Hello, Sampling
+
+_NEEDS: tuple[tuple[str, Capability], ...] = (
+    ("seed", Capability.SEED),
+    ("logit_bias", Capability.LOGIT_BIAS),
+    ("min_p", Capability.MIN_P),
+    ("repetition_penalty", Capability.REPETITION_PENALTY),
+    ("min_tokens", Capability.MIN_TOKENS),
+)
+_GRAMMAR_NEEDS = {
+    GrammarKind.JSON_OBJECT: Capability.JSON_SCHEMA,
+    GrammarKind.JSON_SCHEMA: Capability.JSON_SCHEMA,
+    GrammarKind.REGEX: Capability.REGEX,
+    GrammarKind.CHOICE: Capability.CHOICE,
+    GrammarKind.EBNF: Capability.EBNF,
+    GrammarKind.STRUCTURAL_TAG: Capability.STRUCTURAL_TAG,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """A grammar and the request field that asked for it."""
+
+    grammar: Grammar
+    param: str
+
+
+def plan_sampling(
+    fields: SamplingFields,
+    hello: Hello,
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    stop_words: tuple[str, ...] = (),
+    keeps_special_tokens: bool = False,
+) -> Sampling:
+    """Raises InvalidRequest."""
+    for name, capability in _NEEDS:
+        if getattr(fields, name) is not None:
+            require(hello, capability, name)
+    if logprobs is not None:
+        require(hello, Capability.LOGPROBS, "logprobs")
+    skip_special = fields.skip_special_tokens is not False and not keeps_special_tokens
+    stop = fields.stop
+    return Sampling(
+        max_tokens=max_tokens,
+        min_tokens=fields.min_tokens or 0,
+        temperature=_or(fields.temperature, 1.0),
+        top_p=_or(fields.top_p, 1.0),
+        top_k=max(fields.top_k or 0, 0),
+        min_p=_or(fields.min_p, 0.0),
+        seed=fields.seed,
+        frequency_penalty=_or(fields.frequency_penalty, 0.0),
+        presence_penalty=_or(fields.presence_penalty, 0.0),
+        repetition_penalty=_or(fields.repetition_penalty, 1.0),
+        logit_bias=_bias(fields.logit_bias, hello.vocab_size) if fields.logit_bias else {},
+        stop=[stop] if isinstance(stop, str) else stop or [],
+        stop_token_ids=_token_ids(fields.stop_token_ids, hello.vocab_size),
+        stop_words=list(stop_words),
+        ignore_eos=bool(fields.ignore_eos),
+        skip_special_tokens=skip_special,
+        logprobs=logprobs,
+    )
+
+
+def seeded(sampling: Sampling, offset: int) -> Sampling:
+    """For the answer number `offset` to one prompt: the same request, another draw."""
+    if sampling.seed is None or offset == 0:
+        return sampling
+    return msgspec.structs.replace(sampling, seed=_wrap(sampling.seed + offset))
+
+
+def plan_guide(fields: SamplingFields, hello: Hello) -> Guide | None:
+    """What `guided_*` or `structured_outputs` ask for. Raises InvalidRequest."""
+    guides = [*_guided(fields), *_structured(fields)]
+    if not guides:
+        return None
+    if len(guides) > 1:
+        raise invalid_value(guides[1].param, f"It cannot be combined with '{guides[0].param}'.")
+    check_guide(guides[0], hello)
+    return guides[0]
+
+
+def check_guide(guide: Guide, hello: Hello) -> None:
+    """Raises InvalidRequest when the engine has no such grammars."""
+    require(hello, _GRAMMAR_NEEDS[guide.grammar.kind], guide.param)
+
+
+def require(hello: Hello, capability: Capability, param: str) -> None:
+    """Raises InvalidRequest."""
+    if capability not in hello.capabilities:
+        engine = hello.engine.partition("/")[0]
+        raise unsupported_parameter(param, f"The {engine} engine of this model cannot honour it.")
+
+
+def _guided(fields: SamplingFields) -> list[Guide]:
+    guides: list[Guide] = []
+    if fields.guided_json is not None:
+        guides.append(_schema(fields.guided_json, "guided_json"))
+    if fields.guided_regex is not None:
+        guides.append(Guide(Grammar(GrammarKind.REGEX, fields.guided_regex), "guided_regex"))
+    if fields.guided_choice is not None:
+        guides.append(_choice(fields.guided_choice, "guided_choice"))
+    if fields.guided_grammar is not None:
+        guides.append(Guide(Grammar(GrammarKind.EBNF, fields.guided_grammar), "guided_grammar"))
+    return guides
+
+
+def _structured(fields: SamplingFields) -> list[Guide]:
+    wanted = fields.structured_outputs
+    if wanted is None:
+        return []
+    place = "structured_outputs"
+    guides: list[Guide] = []
+    if wanted.json_ is not None:
+        guides.append(_schema(wanted.json_, f"{place}.json"))
+    if wanted.regex is not None:
+        guides.append(Guide(Grammar(GrammarKind.REGEX, wanted.regex), f"{place}.regex"))
+    if wanted.choice is not None:
+        guides.append(_choice(wanted.choice, f"{place}.choice"))
+    if wanted.grammar is not None:
+        guides.append(Guide(Grammar(GrammarKind.EBNF, wanted.grammar), f"{place}.grammar"))
+    if wanted.json_object:
+        guides.append(Guide(Grammar(GrammarKind.JSON_OBJECT, ""), f"{place}.json_object"))
+    if wanted.structural_tag is not None:
+        grammar = Grammar(GrammarKind.STRUCTURAL_TAG, wanted.structural_tag)
+        guides.append(Guide(grammar, f"{place}.structural_tag"))
+    if not guides:
+        raise invalid_value(place, "It must name one constraint.")
+    return guides
+
+
+def _schema(schema: dict[str, object] | str, param: str) -> Guide:
+    source = schema if isinstance(schema, str) else msgspec.json.encode(schema).decode()
+    return Guide(Grammar(GrammarKind.JSON_SCHEMA, source), param)
+
+
+def _choice(choices: list[str], param: str) -> Guide:
+    return Guide(Grammar(GrammarKind.CHOICE, msgspec.json.encode(choices).decode()), param)
+
+
+def _bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
+    """Keys are token ids written as decimal text. Raises InvalidRequest."""
+    biases: dict[int, float] = {}
+    for key, value in bias.items():
+        if not (key.isascii() and key.isdigit() and int(key) < vocab_size):
+            raise InvalidRequest(
+                f"Invalid key in 'logit_bias': '{key[:40]}'. Expected token ids of this model, "
+                f"written as integers from 0 to {vocab_size - 1}.",
+                param="logit_bias",
+                code="invalid_value",
+            )
+        biases[int(key)] = value
+    return biases
+
+
+def _token_ids(ids: list[int] | None, vocab_size: int) -> list[int]:
+    for token_id in ids or ():
+        if not 0 <= token_id < vocab_size:
+            raise invalid_value(
+                "stop_token_ids", f"{token_id} is not a token id of this model (0 to {vocab_size})."
+            )
+    return ids or []
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _wrap(seed: int) -> int:
+    """Back into 64 bits with sign."""
+    return (seed + 2**63) % 2**64 - 2**63

@@ -1,0 +1,93 @@
+"""Running a planned request: limits, the exchange, and what it cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+from starlette.types import Receive
+
+from server.auth import Principal
+from server.config import Limits
+from server.engines.client import Work
+from server.engines.pool import EnginePool
+from server.errors import ApiError, RateLimited
+from server.generation.exchange import Exchange, Output, Route
+from server.models.catalog import Catalog
+from server.sse import KeepAlive
+from server.usage import Accountant
+
+
+class GenerationServices(Protocol):
+    """What a generating endpoint needs of the app."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+    @property
+    def pool(self) -> EnginePool: ...
+    @property
+    def keep_alive(self) -> KeepAlive: ...
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def runner(self) -> Runner: ...
+
+
+class GenerationHolder(Protocol):
+    @property
+    def services(self) -> GenerationServices: ...
+
+
+class Plan(Route, Protocol):
+    @property
+    def works(self) -> Sequence[Work]: ...
+    def name_error(self, error: ApiError) -> ApiError: ...
+
+
+class Runner:
+    def __init__(self, pool: EnginePool, accountant: Accountant, limits: Limits) -> None:
+        self._pool = pool
+        self._accountant = accountant
+        self._max_per_project = limits.max_requests_per_project
+        self._under_way: Counter[str] = Counter()
+
+    @property
+    def num_under_way(self) -> int:
+        """Sequences being generated, of all projects."""
+        return self._under_way.total()
+
+    async def run(
+        self,
+        principal: Principal,
+        model: str,
+        plan: Plan,
+        output: Output,
+        receive: Receive,
+        *,
+        answers_per_prompt: int = 1,
+    ) -> None:
+        """Until the response is complete or the caller is gone. Raises ApiError before the
+        response has begun."""
+        project, count = principal.project.id, len(plan.works)
+        if self._under_way[project] + count > self._max_per_project:
+            raise RateLimited(
+                "Too many generations are under way for your project. Please retry later.",
+                retry_after_s=1.0,
+            )
+        exchange = Exchange(
+            self._pool,
+            plan,
+            plan.works,
+            output,
+            answers_per_prompt=answers_per_prompt,
+            name_error=plan.name_error,
+        )
+        self._under_way[project] += count
+        try:
+            exchange.start()
+            await exchange.wait(receive)
+        finally:
+            exchange.abort()
+            self._under_way[project] -= count
+            self._accountant.record(principal, model, exchange.tally)

@@ -1,0 +1,1 @@
+"""Models: which there are, what serves them, and `/v1/models`."""

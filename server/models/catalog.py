@@ -1,0 +1,100 @@
+"""From a model id to what a request needs to run on it: its record, an engine that speaks for it,
+and its chat format.
+
+Records are remembered for a second; an id that is not known always asks the store, so a model can
+be chatted with the moment it is registered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.config import Config
+from server.engines.pool import EnginePool
+from server.errors import InternalError, ModelNotFound
+from server.store.records import Model
+from templates.format import ChatFormat, FormatError, TokenizerInfo
+from templates.registry import open_format
+from workers.contract.messages import AdapterRef, Hello
+
+MODEL_TTL_S = 1.0
+_MAX_REMEMBERED = 10_000
+
+
+class ModelDirectory(Protocol):
+    async def find(self, model_id: str, project_id: str) -> Model | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model and what one of its engines said of itself."""
+
+    model: Model
+    hello: Hello
+
+    @property
+    def adapter(self) -> AdapterRef | None:
+        model = self.model
+        if model.adapter_uid is None:
+            return None
+        return AdapterRef(model.id, model.adapter_uid, model.path)
+
+
+class Catalog:
+    def __init__(self, directory: ModelDirectory, pool: EnginePool, config: Config) -> None:
+        self._directory = directory
+        self._pool = pool
+        self._config = config
+        self._models: dict[tuple[str, str], tuple[float, Model]] = {}
+        self._formats: dict[str, tuple[Hello, ChatFormat]] = {}
+
+    async def find(self, model_id: str, project_id: str) -> Model:
+        """Raises ModelNotFound."""
+        known = self._models.get((project_id, model_id))
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        model = await self._directory.find(model_id, project_id)
+        if model is None:
+            raise ModelNotFound(model_id)
+        if len(self._models) >= _MAX_REMEMBERED:
+            self._models.clear()
+        self._models[project_id, model_id] = (time.monotonic() + MODEL_TTL_S, model)
+        return model
+
+    def forget(self, model_id: str, project_id: str) -> None:
+        self._models.pop((project_id, model_id), None)
+
+    async def serve(self, model_id: str, project_id: str) -> Served:
+        """Raises ModelNotFound, or Unavailable when no engine is up."""
+        model = await self.find(model_id, project_id)
+        connection = await self._pool.ready(model.engine_model)
+        return Served(model, connection.hello)
+
+    async def chat_format(self, served: Served) -> ChatFormat:
+        """Opened once for each start of an engine, in a thread: it reads files. Raises InternalError if the operator named a
+        format that there is not, or the model has none."""
+        base, hello = served.model.base, served.hello
+        known = self._formats.get(base)
+        if known is not None and known[0] is hello:
+            return known[1]
+        entry = self._config.model(base)
+        tokenizer = TokenizerInfo(
+            bos_token=hello.bos_token,
+            eos_token=hello.eos_token,
+            special_tokens=frozenset(hello.special_tokens),
+            chat_templates=hello.chat_templates,
+        )
+        try:
+            opened = await asyncio.to_thread(
+                open_format,
+                entry.template if entry is not None else None,
+                tokenizer,
+                self._config.templates,
+            )
+        except FormatError as error:
+            raise InternalError(f"The model '{base}' has no usable chat format: {error}") from error
+        self._formats[base] = (hello, opened)
+        return opened
