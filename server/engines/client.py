@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from workers.contract.codec import FrameError, FrameReader, decode_events, encode
 from workers.contract.messages import (
@@ -117,8 +118,7 @@ class EngineConnection(asyncio.Protocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         if self._token is not None:
             self._send(Authenticate(self._token))
 

@@ -74,8 +74,8 @@ class Catalog:
         return Served(model, connection.hello)
 
     async def chat_format(self, served: Served) -> ChatFormat:
-        """Opened once for each start of an engine, in a thread: it reads files. Raises InternalError if the operator named a
-        format that there is not, or the model has none."""
+        """Opened once for each start of an engine, in a thread: it reads files. Raises
+        InternalError if the operator named a format that there is not, or the model has none."""
         base, hello = served.model.base, served.hello
         known = self._formats.get(base)
         if known is not None and known[0] is hello:

@@ -65,8 +65,8 @@ REPLIES: list[dict[str, Any]] = [
         "contains": 'quote "me',
         "tokens": ['a "quoted" ', "back\\slash ", "\u00e9\u4e2d\U0001f600\n", "\x01"],
     },
-    {"contains": "json schema", "grammar": "json_schema", "text": '{"name": "Ada", "age": 36}'},
-    {"contains": "json object", "grammar": "json_schema", "text": '{"ok": true}'},
+    {"contains": "json schema", "grammar": "structural_tag", "text": '{"name": "Ada", "age": 36}'},
+    {"contains": "json object", "grammar": "structural_tag", "text": '{"ok": true}'},
     {
         "contains": "bad grammar",
         "grammar": "regex",
