@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from templates.dialects import detection
 from templates.dialects.base import Dialect
 from templates.dialects.gemma4 import FUNCTION_GEMMA, GEMMA4
 from templates.dialects.glm import GLM4, GLM4_MOE
+from templates.dialects.harmony import HARMONY
 from templates.dialects.headed import DEEPSEEK_V3, DEEPSEEK_V3_1, KIMI_K2
 from templates.dialects.hermes import LING, QWEN
 from templates.dialects.llama import LLAMA3
@@ -18,7 +22,7 @@ from templates.dialects.react import DEFAULT
 from templates.dialects.xml_families import DEEPSEEK_V3_2, MINIMAX2, QWEN3_5, SEED_OSS
 from templates.format import FormatError
 
-__all__ = ["DIALECTS", "Dialect", "dialect"]
+__all__ = ["DIALECTS", "Dialect", "detect", "dialect"]
 
 _ALL: tuple[Dialect, ...] = (
     QWEN,
@@ -30,6 +34,7 @@ _ALL: tuple[Dialect, ...] = (
     DEEPSEEK_V3_1,
     DEEPSEEK_V3,
     KIMI_K2,
+    HARMONY,
     GEMMA4,
     FUNCTION_GEMMA,
     LFM2,
@@ -59,3 +64,8 @@ def dialect(name: str) -> Dialect:
     if found is None:
         raise FormatError(f"There is no tool-call dialect named '{name}'.")
     return found
+
+
+def detect(rendered_call: str, name: str, arguments: dict[str, Any]) -> Dialect | None:
+    """The dialect whose parser reads back a call that a template rendered; None if none does."""
+    return detection.detect(_ALL, rendered_call, name, arguments)

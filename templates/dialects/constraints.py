@@ -46,6 +46,14 @@ class Layout:
     """What stands between `begin` and `end`, from the tool's name and the arguments' schema."""
     parallel: bool = True
     """Whether one output can hold several calls."""
+    preface: Format | None = None
+    """What may stand before any bound output (the reasoning channel)."""
+    content_opening: str = ""
+    """What stands before plain content."""
+    other_tags: tuple[Format, ...] = ()
+    """What else may follow the trigger in free text."""
+    excludes: tuple[str, ...] = ()
+    """What free text may not hold, as a call could begin with it unseen."""
     lone_call: bool = False
     """A single call stands without `opening` and `closing`."""
     named_trigger: bool = False
@@ -59,7 +67,7 @@ def constrain(
 ) -> OutputConstraint | None:
     callable_tools = _callable(tools, choice)
     if not callable_tools:
-        return None if schema is None else content_schema(schema)
+        return None if schema is None else _content_schema(layout, schema)
     required = choice.mode is ToolChoiceMode.REQUIRED
     free = not choice.names and (choice.parallel or not layout.parallel)
     if not required and schema is None and free and not any(t.strict for t in callable_tools):
@@ -69,9 +77,9 @@ def constrain(
     tags = [_tag(layout, tool, bind=required or tool.strict) for tool in callable_tools]
     calls = _calls(layout, tags, many)
     if required:
-        return structural_tag(calls)
+        return structural_tag(_prefaced(layout, calls))
     if schema is not None:
-        return structural_tag(_either(calls, {"type": "json_schema", "json_schema": schema}))
+        return structural_tag(_prefaced(layout, _either(calls, _content(layout, schema))))
     if not layout.trigger and not layout.named_trigger:
         content = _sequence({"type": "regex", "pattern": layout.content_start}, _ANY_TEXT)
         return structural_tag(_either(calls, content, _const("")))
@@ -79,8 +87,19 @@ def constrain(
     return structural_tag(_among_text(layout, tags, many, barred))
 
 
-def content_schema(schema: Schema) -> OutputConstraint:
+def _content_schema(layout: Layout, schema: Schema) -> OutputConstraint:
+    if layout.preface or layout.content_opening:
+        return structural_tag(_prefaced(layout, _content(layout, schema)))
     return OutputConstraint("json_schema", json.dumps(schema, ensure_ascii=False))
+
+
+def _content(layout: Layout, schema: Schema) -> Format:
+    bound: Format = {"type": "json_schema", "json_schema": schema}
+    return _sequence(_const(layout.content_opening), bound)
+
+
+def _prefaced(layout: Layout, inner: Format) -> Format:
+    return _sequence(layout.preface, inner) if layout.preface else inner
 
 
 def structural_tag(inner: Format) -> OutputConstraint:
@@ -163,7 +182,10 @@ def _among_text(layout: Layout, tags: list[Format], many: bool, barred: list[str
     return {
         "type": "triggered_tags",
         "triggers": [tag["begin"] for tag in tags] if layout.named_trigger else [layout.trigger],
-        "tags": tags,
-        "excludes": [layout.begin(name) for name in barred] if layout.named_trigger else [],
+        "tags": [*tags, *layout.other_tags],
+        "excludes": [
+            *layout.excludes,
+            *(layout.begin(name) for name in barred if layout.named_trigger),
+        ],
         "stop_after_first": not many,
     }

@@ -73,6 +73,7 @@ class CallParser(ABC):
         self._after_call = False
         self._ended = False
         self._idle = False
+        self._plain: Callable[[str], ContentDelta | ReasoningDelta] = ContentDelta
         self._out: list[Delta] = []
         self._run = self._main()
 
@@ -84,7 +85,7 @@ class CallParser(ABC):
                 if first in text:
                     break
             else:
-                return (ContentDelta(text),)
+                return (self._plain(text),)
         if not text:
             return ()
         self._idle = False
@@ -155,7 +156,7 @@ class CallParser(ABC):
         if not self.markers:
             return len(self._buf), ""
         found = [(at, m) for m in self.markers if (at := self._buf.find(m, self._pos)) >= 0]
-        return min(found) if found else (_partial(self._buf, self._pos, self.markers), "")
+        return min(found) if found else (partial_mark(self._buf, self._pos, self.markers), "")
 
     def _content_out(self, text: str) -> None:
         if not text:
@@ -168,7 +169,12 @@ class CallParser(ABC):
             self._out.append(ContentDelta(text))
 
     def _reasoning_out(self, text: str) -> None:
-        if text:
+        if not text:
+            return
+        last = self._out[-1] if self._out else None
+        if isinstance(last, ReasoningDelta):
+            self._out[-1] = ReasoningDelta(last.text + text)
+        else:
             self._out.append(ReasoningDelta(text))
 
     # --- calls ------------------------------------------------------------------------------------
@@ -298,7 +304,7 @@ class CallParser(ABC):
         returned; None when the output ended first. No end may begin another."""
         while True:
             found = [(at, end) for end in ends if (at := self._buf.find(end, self._pos)) >= 0]
-            at, end = min(found, default=(_partial(self._buf, self._pos, ends), None))
+            at, end = min(found, default=(partial_mark(self._buf, self._pos, ends), None))
             emit(self._buf[self._pos : at])
             self._pos = at
             if end is not None:
@@ -414,7 +420,7 @@ class CallParser(ABC):
                 return False
 
 
-def _partial(text: str, start: int, marks: tuple[str, ...]) -> int:
+def partial_mark(text: str, start: int, marks: tuple[str, ...]) -> int:
     """Where the longest end of `text` that begins one of `marks` starts; its end if none does."""
     longest = max(map(len, marks))
     for at in range(max(start, len(text) - longest + 1), len(text)):

@@ -120,12 +120,13 @@ def test_a_response_schema_binds_content_unless_a_tool_is_called(name: str) -> N
     entry = dialect(name)
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     with_tools = entry.constrain(TOOLS, ToolChoice(), schema)
-    assert accepts(with_tools, '{"a": 1}')
+    opening = entry.layout.content_opening
+    assert accepts(with_tools, opening + '{"a": 1}')
     assert accepts(with_tools, said(entry, ONE))
     assert not accepts(with_tools, "Hello")
     alone = entry.constrain((), ToolChoice(), schema)
-    assert accepts(alone, '{"a": 1}')
-    assert not accepts(alone, '{"a": "x"}')
+    assert accepts(alone, opening + '{"a": 1}')
+    assert not accepts(alone, opening + '{"a": "x"}')
 
 
 @pytest.mark.parametrize("name", DIALECTS)

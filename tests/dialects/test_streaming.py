@@ -57,7 +57,7 @@ def as_read(calls: tuple[ToolCall, ...]) -> list[tuple[str, object]]:
 
 
 def sets_of(name: str) -> list[str]:
-    return [key for key, calls in CALL_SETS.items() if name != "glm4" or len(calls) == 1]
+    return [k for k, calls in CALL_SETS.items() if dialect(name).layout.parallel or len(calls) == 1]
 
 
 CASES = [(name, key) for name in DIALECTS for key in sets_of(name)]
