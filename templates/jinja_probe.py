@@ -9,14 +9,11 @@ from dataclasses import replace
 from functools import cached_property
 
 from templates.conversation import ChatMessage, Conversation, Role, TextPart, Tool, ToolCall
-from templates.dialects import DIALECTS
+from templates.dialects import DIALECTS, detect
 from templates.dialects.base import Dialect
 from templates.format import (
-    ContentDelta,
     FormatError,
     OutputParser,
-    ToolArgumentsDelta,
-    ToolCallStart,
 )
 from templates.jinja_messages import MessageStyle
 
@@ -87,12 +84,7 @@ class Probe:
         prompt = self._try((_ASK,), self.style, tools=True, generate=True)
         written = full[len(prompt) :] if full.startswith(prompt) else full[full.rfind(ASKED) :]
         written = re.sub(r"^.*</think>\s*", "", written, flags=re.DOTALL)
-        found = [
-            (rest, order, dialect)
-            for order, dialect in enumerate(DIALECTS.values())
-            if (rest := _unread(dialect, written)) is not None
-        ]
-        return min(found, key=lambda entry: entry[:2])[2] if found else None
+        return detect(written, _TOOL.name, _ARGUMENTS)
 
     @property
     def plain_dialect(self) -> Dialect:
@@ -118,20 +110,6 @@ class Probe:
             return self._render(conversation, style, generate)
         except FormatError:
             return ""
-
-
-def _unread(dialect: Dialect, written: str) -> int | None:
-    """How much of a written call the dialect leaves as content; None when it reads no call."""
-    parser = dialect.parser((_TOOL,))
-    deltas = [*parser.feed(written), *parser.finish()]
-    names = [delta.name for delta in deltas if isinstance(delta, ToolCallStart)]
-    arguments = "".join(delta.text for delta in deltas if isinstance(delta, ToolArgumentsDelta))
-    try:
-        reads = names == [_TOOL.name] and json.loads(arguments) == _ARGUMENTS
-    except ValueError:
-        return None
-    left = "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta))
-    return len(left) if reads else None
 
 
 def content_only_parser() -> OutputParser:
