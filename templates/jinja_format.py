@@ -54,9 +54,6 @@ THINKING_WORDS = (
     ThinkingWords("[THINK]", "[/THINK]"),
     ThinkingWords("◁think▷", "◁/think▷"),
 )
-_THOUGHT_MARKS = frozenset(
-    mark.strip() for words in THINKING_WORDS for mark in (words.start, words.end)
-)
 TOOL_TEMPLATE = "tool_use"
 
 
@@ -211,15 +208,15 @@ class JinjaFormat:
     ) -> str:
         """One run of the template."""
         template = self._template(conversation)
-        to_text, to_assistant_text = _as_is, _as_is
+        to_text, to_answer = _as_is, _as_is
         if shielding is not None:
             to_text = shielding.protect
-            to_assistant_text = _protect_but_thoughts(shielding)
+            to_answer = _protect_answer(shielding, self.thinking_words)
         if conversation.tools and "tools" not in template.variables:
             raise FormatError("The model's chat template takes no tools.", "tools")
         style = style or self._probe.style
         variables = {
-            "messages": message_variables(conversation.messages, style, to_text, to_assistant_text),
+            "messages": message_variables(conversation.messages, style, to_text, to_answer),
             "tools": tool_variables(conversation.tools, to_text),
             "documents": None,
             "add_generation_prompt": generate,
@@ -326,8 +323,21 @@ def _cut(text: str, tag: str) -> str:
     return kept if text.startswith(tag, position) else kept.rstrip()
 
 
-def _protect_but_thoughts(shielding: Shielding) -> ToText:
-    return lambda text: shielding.protect(text, _THOUGHT_MARKS)
+def _protect_answer(shielding: Shielding, words: ThinkingWords | None) -> ToText:
+    """The thought that an answer begins with keeps its marks: the template looks for them."""
+    if words is None:
+        return shielding.protect
+    start, end = words.start.strip(), words.end.strip()
+
+    def protect(text: str) -> str:
+        thought, found, rest = text.partition(end)
+        if not found:
+            return shielding.protect(text)
+        opening = start if thought.lstrip().startswith(start) else ""
+        blank, _, thought = thought.partition(opening) if opening else ("", "", thought)
+        return f"{blank}{opening}{shielding.protect(thought)}{end}{shielding.protect(rest)}"
+
+    return protect
 
 
 def _as_is(text: str) -> str:

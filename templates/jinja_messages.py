@@ -40,18 +40,15 @@ class MessageStyle:
 
 
 def message_variables(
-    messages: Sequence[ChatMessage],
-    style: MessageStyle,
-    to_text: ToText,
-    to_assistant_text: ToText,
+    messages: Sequence[ChatMessage], style: MessageStyle, to_text: ToText, to_answer: ToText
 ) -> list[dict[str, Any]]:
-    return [
-        _message(message, style, to_assistant_text if message.role is Role.ASSISTANT else to_text)
-        for message in messages
-    ]
+    """`to_answer` is for what an assistant said, `to_text` for all other texts."""
+    return [_message(message, style, to_text, to_answer) for message in messages]
 
 
-def _message(message: ChatMessage, style: MessageStyle, to_text: ToText) -> dict[str, Any]:
+def _message(
+    message: ChatMessage, style: MessageStyle, to_text: ToText, to_answer: ToText
+) -> dict[str, Any]:
     if any(isinstance(part, MediaPart) for part in message.parts):
         raise FormatError(
             "This model's chat template is rendered for text only; it takes no images, video or "
@@ -62,11 +59,12 @@ def _message(message: ChatMessage, style: MessageStyle, to_text: ToText) -> dict
     if role is Role.DEVELOPER and not style.developer_role:
         role = Role.SYSTEM
     variables: dict[str, Any] = {"role": str(role)}
+    to_content = to_answer if role is Role.ASSISTANT else to_text
     if style.content_parts:
         texts = (part.text for part in message.parts if not isinstance(part, MediaPart))
-        variables["content"] = [{"type": "text", "text": to_text(text)} for text in texts]
+        variables["content"] = [{"type": "text", "text": to_content(text)} for text in texts]
     else:
-        variables["content"] = to_text(message.text)
+        variables["content"] = to_content(message.text)
     if message.name is not None:
         variables["name"] = to_text(message.name)
     if message.tool_call_id is not None:

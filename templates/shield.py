@@ -58,8 +58,9 @@ class Shield:
             return any(map(self.spells_in, cast(list[Any], value)))
         return False
 
-    def spans(self, text: str, allowed: frozenset[str]) -> list[tuple[int, int]]:
-        spans = [m.span() for m in self._pattern.finditer(text) if m.group() not in allowed]
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where control words stand, and pieces of them at the ends."""
+        spans = [match.span() for match in self._pattern.finditer(text)]
         head, tail = self._head(text), len(text) - self._tail(text)
         if head and not (spans and spans[0][0] < head):
             spans.insert(0, (0, head))
@@ -99,8 +100,8 @@ class Shielding:
         self._nonce = f"x{secrets.token_hex(8)}x"
         self._hidden: list[str] = []
 
-    def protect(self, text: str, allowed: frozenset[str] = frozenset()) -> str:
-        spans = self._shield.spans(text, allowed)
+    def protect(self, text: str) -> str:
+        spans = self._shield.spans(text)
         if not spans:
             return text
         parts: list[str] = []
