@@ -1,0 +1,1 @@
+"""The bundled model tuneyard-mini and how it is made: text, tokenizer, training, acceptance."""

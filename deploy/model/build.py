@@ -1,0 +1,178 @@
+"""Makes tuneyard-mini from nothing: text, tokenizer, pretraining, fine-tuning, acceptance, card.
+
+    python -m deploy.model.build [--work DIR] [--output DIR]
+
+Training is Tuneyard's own (`workers.trainer`, stages `pt` and `sft` with finetuning_type full). A
+run that was stopped goes on from its last checkpoint in `--work`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from deploy.model.acceptance import Report, examine
+from deploy.model.architecture import CONTEXT_LENGTH, VOCAB_SIZE, generation_config, model_config
+from deploy.model.card import StageRun, write_card
+from deploy.model.corpus import mixture
+from deploy.model.tokenizer import save_tokenizer, train_tokenizer
+from workers.contract.training import (
+    Completed,
+    DataArguments,
+    FinetuningArguments,
+    FinetuningType,
+    ModelArguments,
+    Stage,
+    Started,
+    Step,
+    TrainEvent,
+    TrainingArguments,
+    TrainSpec,
+)
+
+_log = logging.getLogger(__name__)
+_HERE = Path(__file__).parent
+OUTPUT = _HERE / "tuneyard-mini"
+_SEED = 1
+_NUM_TOKENIZER_CONVERSATIONS = 12_000
+_SHIPPED = ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json",
+            "tokenizer_config.json")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    stage: Stage
+    num_examples: int
+    num_epochs: float
+    batch_size: int
+    learning_rate: float
+
+
+PLANS = (
+    StagePlan(Stage.PT, num_examples=15_000, num_epochs=1, batch_size=64, learning_rate=2e-3),
+    StagePlan(Stage.SFT, num_examples=40_000, num_epochs=1, batch_size=64, learning_rate=2e-3),
+)
+
+
+def _write_start(folder: Path) -> None:
+    """Tokenizer and config: what a model is before its first step."""
+    template = (_HERE / "chat_template.jinja").read_text(encoding="utf-8")
+    tokenizer = train_tokenizer(
+        mixture.tokenizer_texts(_NUM_TOKENIZER_CONVERSATIONS, _SEED, template), VOCAB_SIZE
+    )
+    save_tokenizer(tokenizer, folder, template, CONTEXT_LENGTH)
+    eos, pad = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
+    model_config(eos, pad).save_pretrained(folder)
+    generation_config(eos, pad).save_pretrained(folder)
+
+
+def _write_text(plan: StagePlan, file: Path) -> None:
+    make: Any = mixture.documents if plan.stage is Stage.PT else mixture.conversations
+    mixture.write_jsonl(file, make(plan.num_examples, _SEED))
+
+
+def _spec(plan: StagePlan, base: Path, text: Path, output: Path) -> TrainSpec:
+    return TrainSpec(
+        job_id=f"tuneyard-mini-{plan.stage}",
+        output_dir=str(output),
+        model=ModelArguments(
+            model_name_or_path=str(base),
+            compute_dtype="bfloat16",
+            train_from_scratch=plan.stage is Stage.PT,
+        ),
+        data=DataArguments(train_file=str(text), cutoff_len=1024),
+        finetuning=FinetuningArguments(
+            stage=plan.stage, finetuning_type=FinetuningType.FULL
+        ),
+        training=TrainingArguments(
+            num_train_epochs=plan.num_epochs,
+            per_device_train_batch_size=plan.batch_size,
+            learning_rate=plan.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_ratio=0.03,
+            weight_decay=0.01,
+            logging_steps=10,
+            save_steps=200,
+            save_total_limit=1,
+            seed=_SEED,
+        ),
+    )  # fmt: skip
+
+
+def _train(plan: StagePlan, base: Path, work: Path) -> StageRun:
+    """Raises subprocess.CalledProcessError when the trainer fails."""
+    text, output = work / f"{plan.stage}.jsonl", work / plan.stage
+    _write_text(plan, text)
+    spec_file = work / f"{plan.stage}.json"
+    spec_file.write_bytes(msgspec.json.encode(_spec(plan, base, text, output)))
+    started_at = time.monotonic()
+    subprocess.run([sys.executable, "-m", "workers.trainer", str(spec_file)], check=True)
+    lines = (output / "events.ndjson").read_bytes().splitlines()
+    events = [msgspec.json.decode(line, type=TrainEvent) for line in lines]
+    completed = next(event for event in events if isinstance(event, Completed))
+    steps = [event for event in events if isinstance(event, Step)]
+    started = next(event for event in events if isinstance(event, Started))
+    return StageRun(
+        stage=str(plan.stage),
+        num_examples=started.num_examples,
+        num_epochs=plan.num_epochs,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        num_steps=completed.step,
+        num_tokens=completed.trained_tokens,
+        first_loss=steps[0].train_loss,
+        last_loss=steps[-1].train_loss,
+        wall_s=time.monotonic() - started_at,
+        path=completed.path,
+    )
+
+
+def _ship(trained: Path, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    for name in _SHIPPED:
+        shutil.copyfile(trained / name, output / name)
+
+
+def build(work: Path, output: Path) -> Report:
+    start = work / "start"
+    _write_start(start)
+    base, runs = start, list[StageRun]()
+    for plan in PLANS:
+        run = _train(plan, base, work)
+        _log.info("%s", json.dumps(asdict(run)))
+        runs.append(run)
+        base = Path(run.path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copyfile(start / name, base / name)
+    _ship(base, output)
+    report = examine(output)
+    write_card(output / "README.md", runs, report)
+    return report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the bundled model tuneyard-mini.")
+    parser.add_argument("--work", type=Path, default=Path("build/tuneyard-mini"))
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    report = build(arguments.work.resolve(), arguments.output.resolve())
+    for question, answer in report.wrong:
+        _log.info("wrong (%s): %r, not %r", question.kind, answer, question.expected)
+    for kind in report.asked:
+        _log.info("%s: %d of %d", kind, report.right[kind], report.asked[kind])
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Plain text for pretraining: facts as sentences, short stories, and records that repeat.
+
+The repeating records make a small model learn early to find an earlier token and copy what followed
+it, on which names, numbers and tool arguments depend later.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+
+from deploy.model.corpus import dialogue
+from deploy.model.corpus.facts import knowledge
+from deploy.model.corpus.words import city_name, invented_word, person_name, words
+
+
+def facts(rng: random.Random) -> str:
+    return " ".join(fact.answer for fact in rng.sample(knowledge().facts, 6))
+
+
+def questions(rng: random.Random) -> str:
+    """A quiz, question and answer in turn."""
+    lines: list[str] = []
+    for fact in rng.sample(knowledge().facts, 5):
+        lines += [f"Question: {rng.choice(fact.questions)}", f"Answer: {fact.answer}"]
+    return "\n".join(lines)
+
+
+def story(rng: random.Random) -> str:
+    return dialogue.story(rng)["messages"][1]["content"]
+
+
+def _anything(rng: random.Random) -> str:
+    draw = rng.random()
+    if draw < 0.4:
+        return invented_word(rng)
+    if draw < 0.6:
+        return str(rng.randint(0, 999))
+    return rng.choice(words("people") + words("cities") + words("things") + words("animals"))
+
+
+def echo(rng: random.Random) -> str:
+    """A list said twice or three times."""
+    line = " ".join(_anything(rng) for _ in range(rng.randint(3, 12)))
+    return rng.choice(("\n", ", ", " and ")).join([line] * rng.choice((2, 3)))
+
+
+def register(rng: random.Random) -> str:
+    """Pairs told in one order and asked in another."""
+    pairs = [(person_name(rng), city_name(rng)) for _ in range(rng.randint(2, 5))]
+    told = [f"{name} lives in {place}." for name, place in pairs]
+    rng.shuffle(pairs)
+    asked = [f"Where does {name} live? {name} lives in {place}." for name, place in pairs]
+    return " ".join(told + asked)
+
+
+def record(rng: random.Random) -> str:
+    """A sentence and the same as JSON."""
+    name, place, age = person_name(rng), city_name(rng), rng.randint(1, 99)
+    return f"{name} from {place} is {age}.\n" + json.dumps(
+        {"name": name, "city": place, "age": age}, ensure_ascii=False
+    )
+
+
+def capitals(rng: random.Random) -> str:
+    """The same words in small letters and in capitals."""
+    text = rng.choice(knowledge().facts).answer
+    return rng.choice((f"{text}\n{text.upper()}", f"{text.upper()}\n{text.lower()}"))
+
+
+MAKERS = (
+    (facts, 0.22),
+    (questions, 0.2),
+    (story, 0.08),
+    (echo, 0.22),
+    (register, 0.12),
+    (record, 0.08),
+    (capitals, 0.08),
+)
