@@ -33,8 +33,8 @@ CONVERSATIONS: tuple[tuple[Maker[Example], float], ...] = (
     (instructions.fixed_reply, 0.02),
     (instructions.repeat, 0.04),
     (instructions.spell, 0.01),
-    (tools.with_tools, 0.10),
-    (tools.no_call_needed, 0.03),
+    (tools.with_tools, 0.065),
+    (tools.no_call_needed, 0.02),
     (tools.no_tool, 0.01),
 )
 

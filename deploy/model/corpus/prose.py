@@ -69,11 +69,11 @@ def capitals(rng: random.Random) -> str:
 
 
 MAKERS = (
-    (facts, 0.22),
-    (questions, 0.2),
-    (story, 0.08),
-    (echo, 0.22),
-    (register, 0.12),
-    (record, 0.08),
-    (capitals, 0.08),
+    (facts, 0.2),
+    (questions, 0.16),
+    (story, 0.05),
+    (echo, 0.26),
+    (register, 0.16),
+    (record, 0.1),
+    (capitals, 0.07),
 )

@@ -153,7 +153,7 @@ def _schema(rng: random.Random, tool: KnownTool, parameters: dict[str, str]) -> 
 
 
 def _offer(rng: random.Random) -> list[tuple[KnownTool, dict[str, str], dict[str, Any]]]:
-    tools = rng.sample(KNOWN_TOOLS, rng.choice((1, 1, 2, 2, 3)))
+    tools = rng.sample(KNOWN_TOOLS, rng.choice((1, 1, 1, 2, 2, 3)))
     drawn = [(tool, rng.choice(tool.parameters)) for tool in tools]
     return [(tool, parameters, _schema(rng, tool, parameters)) for tool, parameters in drawn]
 
@@ -168,11 +168,11 @@ def _with_system(rng: random.Random, messages: list[dict[str, Any]]) -> list[dic
 
 
 def with_tools(rng: random.Random) -> Example:
-    """Half of them end at the call, the other half go on to the result and the answer."""
+    """One to three calls in a row, each with its result and the answer made of it."""
     offered = _offer(rng)
-    tool, parameters, _ = rng.choice(offered)
     messages: list[dict[str, Any]] = []
-    for _turn in range(rng.choice((1, 1, 1, 2))):
+    for _turn in range(rng.choice((1, 2, 3))):
+        tool, parameters, _ = rng.choice(offered)
         use = tool.use(rng, tuple(parameters))
         messages.append({"role": "user", "content": use.question})
         messages.append(tool_call(tool.name, use.arguments))
