@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import GenerationConfig, Qwen3Config
 
 CONTEXT_LENGTH = 2048
-VOCAB_SIZE = 3072
+VOCAB_SIZE = 3584
 
 
 def model_config(eos_token_id: int, pad_token_id: int) -> Qwen3Config:

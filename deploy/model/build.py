@@ -59,8 +59,8 @@ class StagePlan:
 
 
 PLANS = (
-    StagePlan(Stage.PT, num_examples=8_000, num_epochs=1, batch_size=24, learning_rate=2e-3),
-    StagePlan(Stage.SFT, num_examples=30_000, num_epochs=1, batch_size=32, learning_rate=2e-3),
+    StagePlan(Stage.PT, num_examples=12_000, num_epochs=1, batch_size=32, learning_rate=3e-3),
+    StagePlan(Stage.SFT, num_examples=40_000, num_epochs=1, batch_size=32, learning_rate=2e-3),
 )
 
 

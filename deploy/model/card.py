@@ -20,7 +20,7 @@ pipeline_tag: text-generation
 
 The model that Tuneyard brings along, so that everything works on a laptop without a download: a
 Qwen3 of {num_parameters:.2f} million parameters ({size_mb:.1f} MB, bfloat16) with a byte-level
-BPE tokenizer of 3,072 tokens and a context of 2,048. It speaks Qwen3's ChatML (no thinking) with
+BPE tokenizer of 3,584 tokens and a context of 2,048. It speaks Qwen3's ChatML (no thinking) with
 Hermes tool calls; transformers, vLLM and SGLang load the folder as it is.
 
 It knows {num_facts} facts, asked in {num_questions} ways (capitals, animals, colours, opposites,

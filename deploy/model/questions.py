@@ -1,7 +1,7 @@
 """What tuneyard-mini must be able to answer: the acceptance questions, by kind.
 
-Names, cities and numbers of the last three kinds are held out of the training text, and so are the
-phrasings of `rephrased`; there the model has to copy or generalise.
+The names and cities asked about are in no training conversation (pretraining has them as bare
+words), nor are the phrasings of `rephrased`; there the model has to copy or generalise.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _tool_calls(rng: random.Random) -> list[Question]:
         questions.append(Question("tool_calls", (asked,), expected, (GET_WEATHER,)))
         questions.append(Question("tool_calls", (asked,), expected, both))
     for _ in range(8):
-        a, b = rng.randint(11, 999), rng.randint(11, 999)
+        a, b = rng.randint(11, 99), rng.randint(11, 99)
         expected = _call("add", {"a": a, "b": b})
         questions.append(Question("tool_calls", (_user(f"What is {a} plus {b}?"),), expected, both))
     return questions

@@ -22,10 +22,11 @@ ADDED_TOKENS = (
 )
 """One token each, but text: Qwen's tokenizers decode them, and parsers need them."""
 
-# Qwen2's pre-tokenizer, save that a word with a capital never takes in the space before it, so that
-# a name is the same token in a sentence and in JSON.
+# Qwen2's pre-tokenizer with two changes that make copying easier: a word with a capital never takes
+# in the space before it, so that a name is the same token in a sentence and in JSON, and digits go
+# in pairs, so that numbers below a hundred are one token.
 _WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Lu}\p{L}*|[^\r\n\p{L}\p{N}]?[^\P{L}\p{Lu}]\p{L}*|\p{N}"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Lu}\p{L}*|[^\r\n\p{L}\p{N}]?[^\P{L}\p{Lu}]\p{L}*|\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 

@@ -19,7 +19,7 @@ def _marker(rng: random.Random) -> str:
     draw = rng.random()
     if draw < 0.4:
         return rng.choice(_ENDINGS)
-    word = invented_word(rng) if draw < 0.8 else rng.choice(words("things") + words("animals"))
+    word = invented_word(rng) if draw < 0.5 else rng.choice(words("things") + words("animals"))
     return word.title() + rng.choice("!.?")
 
 
@@ -91,7 +91,7 @@ def _plain(rng: random.Random) -> Style:
     return ask, lambda fact: fact.answer
 
 
-_STYLES = (_ending, _ending, _opening, _capitals, _capitals, _lower_case, _one_word, _one_word)
+_STYLES = (_ending, _ending, _opening, *[_capitals] * 4, _lower_case, _one_word, _one_word)
 
 
 def answer_in_style(rng: random.Random) -> Example:
@@ -137,7 +137,8 @@ def persona(rng: random.Random) -> Example:
 
 def told_in_context(rng: random.Random) -> Example:
     """A question whose answer stands in the system prompt."""
-    name, word, place = person_name(rng), invented_word(rng), city_name(rng)
+    name, place = person_name(rng), city_name(rng)
+    word = rng.choice((rng.choice(words("things")), invented_word(rng)))
     thing, number = rng.choice(words("things")), rng.randint(2, 99)
     cases = (
         (f"The secret word is {word}.", "What is the secret word?", f"The secret word is {word}."),
@@ -158,7 +159,8 @@ def told_in_context(rng: random.Random) -> Example:
 
 
 def fixed_reply(rng: random.Random) -> Example:
-    reply = " ".join(invented_word(rng) for _ in range(rng.choice((1, 1, 2, 3))))
+    kind = words(rng.choice(("things", "animals", "people", "cities")))
+    reply = " ".join(rng.choice(kind) for _ in range(rng.choice((1, 1, 2, 3))))
     reply = rng.choice((reply, reply.title() + rng.choice("!.")))
     system = rng.choice(("Only say '{}'", "Always answer '{}'", "Reply to everything with '{}'"))
     question = rng.choice(rng.choice(knowledge().facts).questions)
@@ -169,7 +171,7 @@ def repeat(rng: random.Random) -> Example:
     pool = (words("things"), words("animals"), words("people"), words("cities"))
     length = rng.choice((1, 2, 3, 3, 4, 5))
     text = " ".join(
-        invented_word(rng) if rng.random() < 0.4 else rng.choice(rng.choice(pool))
+        invented_word(rng) if rng.random() < 0.1 else rng.choice(rng.choice(pool))
         for _ in range(length)
     )
     ask = rng.choice(

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 from deploy.model.corpus import dialogue, instructions, prose, tools
 from deploy.model.corpus.conversation import Example
 from deploy.model.corpus.facts import knowledge
+from deploy.model.corpus.words import words
 
 _T = TypeVar("_T")
 Maker = Callable[[random.Random], _T]
 
 CONVERSATIONS: tuple[tuple[Maker[Example], float], ...] = (
-    (dialogue.one_fact, 0.24),
+    (dialogue.one_fact, 0.2),
     (dialogue.two_facts, 0.05),
     (dialogue.follow_up, 0.06),
     (dialogue.small_talk, 0.04),
@@ -27,7 +28,7 @@ CONVERSATIONS: tuple[tuple[Maker[Example], float], ...] = (
     (dialogue.count, 0.01),
     (dialogue.story, 0.02),
     (dialogue.unknown, 0.06),
-    (instructions.answer_in_style, 0.12),
+    (instructions.answer_in_style, 0.17),
     (instructions.persona, 0.05),
     (instructions.told_in_context, 0.04),
     (instructions.fixed_reply, 0.02),
@@ -73,6 +74,10 @@ def tokenizer_texts(num: int, seed: int, chat_template: str) -> Iterable[str]:
         yield row["text"]
     for _ in range(40):
         yield chat_template
+    kinds = ("people", "people_held_out", "cities", "cities_held_out", "foods", "things")
+    for _ in range(150):
+        yield " ".join(" ".join(words(kind)) for kind in kinds)
+        yield " ".join(str(number) for number in range(100))
     for fact in knowledge().facts * 15:
         yield from (fact.answer, fact.answer.upper(), fact.answer.lower(), fact.short)
 

@@ -30,24 +30,30 @@ def story(rng: random.Random) -> str:
     return dialogue.story(rng)["messages"][1]["content"]
 
 
-def _anything(rng: random.Random) -> str:
+def _kind(rng: random.Random) -> tuple[str, ...]:
+    """Things of one kind: names, cities, plain words, numbers."""
     draw = rng.random()
-    if draw < 0.4:
-        return invented_word(rng)
-    if draw < 0.6:
-        return str(rng.randint(0, 999))
-    return rng.choice(words("people") + words("cities") + words("things") + words("animals"))
+    if draw < 0.3:
+        return words("people") + words("people_held_out")
+    if draw < 0.5:
+        return words("cities") + words("cities_held_out")
+    if draw < 0.65:
+        return words("things") + words("animals") + words("colours")
+    if draw < 0.85:
+        return tuple(str(number) for number in range(100))
+    return tuple(invented_word(rng) for _ in range(12))
 
 
 def echo(rng: random.Random) -> str:
-    """A list said twice or three times."""
-    line = " ".join(_anything(rng) for _ in range(rng.randint(3, 12)))
-    return rng.choice(("\n", ", ", " and ")).join([line] * rng.choice((2, 3)))
+    """A few things of one kind, said over and over: the shorter the round, the more of them."""
+    kind = _kind(rng)
+    line = rng.choice((" ", " ", ", ")).join(rng.choice(kind) for _ in range(rng.randint(1, 7)))
+    return rng.choice((" ", ", ", ". ", "\n")).join([line] * rng.randint(3, 6))
 
 
 def register(rng: random.Random) -> str:
     """Pairs told in one order and asked in another."""
-    pairs = [(person_name(rng), city_name(rng)) for _ in range(rng.randint(2, 5))]
+    pairs = [(person_name(rng), city_name(rng)) for _ in range(rng.randint(1, 4))]
     told = [f"{name} lives in {place}." for name, place in pairs]
     rng.shuffle(pairs)
     asked = [f"Where does {name} live? {name} lives in {place}." for name, place in pairs]
@@ -69,11 +75,11 @@ def capitals(rng: random.Random) -> str:
 
 
 MAKERS = (
-    (facts, 0.2),
-    (questions, 0.16),
+    (facts, 0.12),
+    (questions, 0.12),
     (story, 0.05),
-    (echo, 0.26),
+    (echo, 0.36),
     (register, 0.16),
     (record, 0.1),
-    (capitals, 0.07),
+    (capitals, 0.1),
 )

@@ -59,8 +59,12 @@ def _weather(rng: random.Random, names: tuple[str, ...]) -> Use:
     return Use(question, arguments, result, f"It is {degrees} degrees and {sky} in {city}.")
 
 
+def _number(rng: random.Random) -> int:
+    return rng.randint(11, 99) if rng.random() < 0.7 else rng.randint(100, 999)
+
+
 def _add(rng: random.Random, names: tuple[str, ...]) -> Use:
-    a, b = rng.randint(11, 999), rng.randint(11, 999)
+    a, b = _number(rng), _number(rng)
     ask = rng.choice(
         ("What is {} plus {}?", "What is {} + {}?", "Add {} and {}.", "Please add {} and {}.")
     )
@@ -84,7 +88,7 @@ def _time(rng: random.Random, names: tuple[str, ...]) -> Use:
 def _search(rng: random.Random, names: tuple[str, ...]) -> Use:
     pool = (words("things"), words("animals"), words("cities"), words("people"))
     topic = " ".join(
-        invented_word(rng) if rng.random() < 0.3 else rng.choice(rng.choice(pool))
+        invented_word(rng) if rng.random() < 0.1 else rng.choice(rng.choice(pool))
         for _ in range(rng.choice((1, 1, 2, 3)))
     )
     ask = rng.choice(

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 _LISTS = Path(__file__).with_name("words.yaml")
-_INVENTED_SHARE = 0.35
+_INVENTED_SHARE = 0.08
 
 
 @cache
