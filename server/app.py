@@ -26,6 +26,9 @@ from server.engines.pool import EnginePool
 from server.errors import ApiError, InsufficientStorage, InternalError, InvalidRequest, NotFound
 from server.files import routes as files_routes
 from server.files.service import FileService
+from server.fine_tuning import routes as fine_tuning_routes
+from server.fine_tuning.creation import JobFactory
+from server.fine_tuning.service import JobService
 from server.gate import Gate
 from server.generation.serving import Runner
 from server.logs import AccessLog
@@ -53,6 +56,7 @@ class Services:
     accountant: Accountant
     runner: Runner
     keep_alive: KeepAlive
+    jobs: JobService
 
     @property
     def limits(self) -> Limits:
@@ -108,6 +112,7 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.direct["POST", "/v1/chat/completions"] = ChatEndpoint(app)
     app.include_router(models_routes.router)
     app.include_router(files_routes.router)
+    app.include_router(fine_tuning_routes.router)
     return app
 
 
@@ -146,6 +151,7 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         accountant=accountant,
         runner=Runner(pool, accountant, config.limits),
         keep_alive=keep_alive,
+        jobs=JobService(store, JobFactory(store, blobs, config)),
     )
 
 

@@ -39,7 +39,7 @@ def job_of(row: Row[Any]) -> Job:
         result_files=tuple(row.result_files),
         error=None if row.error is None else JobError(**row.error),
         owner=row.owner,
-        trainer_starts=row.trainer_starts,
+        trainer_deaths=row.trainer_deaths,
         train_seq=row.train_seq,
     )
 
@@ -57,7 +57,7 @@ async def insert_job(connection: AsyncConnection, job: Job) -> None:
             created_at=job.created_at,
             hyperparameters=job.hyperparameters,
             result_files=[],
-            trainer_starts=job.trainer_starts,
+            trainer_deaths=job.trainer_deaths,
             train_seq=job.train_seq,
         )
     )

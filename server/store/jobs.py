@@ -81,7 +81,7 @@ class Jobs:
 
     async def resume(self, project_id: str, job_id: str, event: NewEvent) -> bool:
         """False when the job is not paused. It is queued where it stood, by age."""
-        return await self._change(JobAction.RESUME, project_id, job_id, event, trainer_starts=0)
+        return await self._change(JobAction.RESUME, project_id, job_id, event, trainer_deaths=0)
 
     async def _change(
         self,

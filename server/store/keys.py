@@ -51,6 +51,15 @@ class Keys:
         project = Project(row.project_id, row.project, row.slug, row.project_created_at)
         return ApiKey(row.id, project, row.name, row.prefix, row.created_at)
 
+    async def project(self, project_id: str) -> Project:
+        """Raises LookupError."""
+        query = select(projects).where(projects.c.id == project_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            raise LookupError(f"no project {project_id}")
+        return Project(row.id, row.name, row.slug, row.created_at)
+
     async def ensure_project(self, project_id: str, name: str) -> Project:
         """The project, made now if there is none with this id."""
         async with self._database.write() as connection:

@@ -44,12 +44,38 @@ class Models:
             rows = (await connection.execute(query)).all()
         return tuple(model_of(row) for row in rows)
 
-    async def list_full(self) -> tuple[Model, ...]:
-        """Every tenant's fine-tunes that need an engine worker of their own."""
-        query = select(models).where(models.c.kind == ModelKind.FULL, models.c.deleted_at.is_(None))
+    async def list_whole_fine_tunes(self) -> tuple[Model, ...]:
+        """Every tenant's full fine-tunes and their checkpoints: each needs an engine worker of its
+        own."""
+        query = select(models).where(
+            models.c.kind.in_([ModelKind.FULL, ModelKind.CHECKPOINT]),
+            models.c.adapter_uid.is_(None),
+            models.c.deleted_at.is_(None),
+        )
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
         return tuple(model_of(row) for row in rows)
+
+    async def list_removable_paths(self) -> frozenset[str]:
+        """Directories of deleted fine-tunes that no other model shares."""
+        live = select(models.c.path).where(models.c.deleted_at.is_(None))
+        query = select(models.c.path).where(
+            models.c.deleted_at.is_not(None),
+            models.c.kind != ModelKind.BASE,
+            models.c.path != "",
+            models.c.path.not_in(live),
+        )
+        async with self._database.read() as connection:
+            return frozenset((await connection.scalars(query)).all())
+
+    async def forget_path(self, path: str) -> None:
+        """The directory is gone."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(models)
+                .where(models.c.path == path, models.c.deleted_at.is_not(None))
+                .values(path="")
+            )
 
     async def put_base(self, model_id: str, path: str, owned_by: str, created_at: int) -> None:
         """Registers a configured model; the time it was first seen stays."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.database import Database
@@ -20,6 +20,7 @@ from server.store.job_rows import insert_events, job_of
 from server.store.job_states import JobAction, transition
 from server.store.models import insert_model
 from server.store.records import (
+    TERMINAL_STATUSES,
     File,
     Job,
     JobError,
@@ -29,7 +30,7 @@ from server.store.records import (
     NewCheckpoint,
     NewEvent,
 )
-from server.store.tables import job_checkpoints, jobs
+from server.store.tables import job_checkpoints, jobs, models
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Report:
     events: tuple[NewEvent, ...] = ()
     checkpoints: tuple[tuple[NewCheckpoint, Model], ...] = ()
     estimated_finish: int | None = None
+    num_checkpoints_kept: int = 3
+    """The newest; older ones disappear with their models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Progress:
     async def claim_validation(self, owner: str, lease_s: float) -> Job | None:
         """Takes the oldest job whose files are to be checked and that nobody holds."""
         wanted = jobs.c.status == JobStatus.VALIDATING_FILES
+        if not await self._is_any(wanted):
+            return None
         async with self._database.write() as connection:
             return await _claim(connection, owner, lease_s, wanted)
 
@@ -68,6 +73,8 @@ class Progress:
         """Takes the oldest job to train that nobody holds. A queued one starts to run, with the
         event `started`; one found running lost its supervisor, and gets the event `interrupted`."""
         wanted = jobs.c.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
+        if not await self._is_any(wanted):
+            return None
         async with self._database.write() as connection:
             job = await _claim(connection, owner, lease_s, wanted)
             if job is None:
@@ -78,6 +85,12 @@ class Progress:
             else:
                 await insert_events(connection, job.id, [interrupted])
             return await _get(connection, job.id)
+
+    async def _is_any(self, wanted: ColumnElement[bool]) -> bool:
+        """A look without the write lock, for the many times that there is nothing to do."""
+        query = select(jobs.c.num).where(wanted, _unheld()).limit(1)
+        async with self._database.read() as connection:
+            return await connection.scalar(query) is not None
 
     async def renew(self, owner: str, lease_s: float) -> dict[str, JobStatus]:
         """Extends the leases on all jobs the supervisor owns; their states tell it what their
@@ -92,6 +105,21 @@ class Progress:
             rows = (await connection.execute(query)).all()
         return {row.id: JobStatus(row.status) for row in rows}
 
+    async def statuses(self, owner: str) -> dict[str, JobStatus]:
+        """Of the jobs the supervisor owns: what their users have asked for meanwhile."""
+        query = select(jobs.c.id, jobs.c.status).where(jobs.c.owner == owner)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return {row.id: JobStatus(row.status) for row in rows}
+
+    async def list_open_paths(self) -> frozenset[str]:
+        """Model directories that unfinished jobs start from."""
+        query = select(jobs.c.plan).where(jobs.c.status.not_in(TERMINAL_STATUSES))
+        async with self._database.read() as connection:
+            plans = (await connection.scalars(query)).all()
+        paths = (plan[name] for plan in plans for name in ("weights_path", "adapter_path"))
+        return frozenset(path for path in paths if path is not None)
+
     async def release(self, owner: str, job_id: str) -> None:
         """Gives the job up, as it stands: nothing works on it any more."""
         async with self._database.write() as connection:
@@ -99,6 +127,12 @@ class Progress:
                 update(jobs)
                 .where(jobs.c.id == job_id, jobs.c.owner == owner)
                 .values(owner=None, lease_until=None)
+            )
+
+    async def release_all(self, owner: str) -> None:
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(jobs).where(jobs.c.owner == owner).values(owner=None, lease_until=None)
             )
 
     async def accept(
@@ -136,13 +170,14 @@ class Progress:
                 await insert_events(connection, job_id, events)
         return moved
 
-    async def count_start(self, owner: str, job_id: str) -> int | None:
-        """Counts a trainer start and returns which one it is; None if the job is not ours."""
+    async def count_death(self, owner: str, job_id: str) -> int | None:
+        """A trainer ended without a word: how many have by now; None if the job is not ours or not
+        running any more."""
         query = (
             update(jobs)
             .where(jobs.c.id == job_id, jobs.c.owner == owner, jobs.c.status == JobStatus.RUNNING)
-            .values(trainer_starts=jobs.c.trainer_starts + 1)
-            .returning(jobs.c.trainer_starts)
+            .values(trainer_deaths=jobs.c.trainer_deaths + 1)
+            .returning(jobs.c.trainer_deaths)
         )
         async with self._database.write() as connection:
             return await connection.scalar(query)
@@ -167,6 +202,8 @@ class Progress:
             await insert_events(connection, job_id, report.events)
             for checkpoint, model in report.checkpoints:
                 await _insert_checkpoint(connection, job_id, checkpoint, model)
+            if report.checkpoints:
+                await _drop_checkpoints(connection, job_id, report.num_checkpoints_kept)
         return True
 
     async def succeed(self, owner: str, job_id: str, outcome: Outcome) -> bool:
@@ -252,3 +289,20 @@ async def _insert_checkpoint(
         )
     )
     await insert_model(connection, model)
+
+
+async def _drop_checkpoints(connection: AsyncConnection, job_id: str, num_kept: int) -> None:
+    surplus = (
+        select(job_checkpoints.c.model_id)
+        .where(job_checkpoints.c.job_id == job_id)
+        .order_by(job_checkpoints.c.step.desc())
+        .offset(num_kept)
+    )
+    names = list((await connection.scalars(surplus)).all())
+    if names:
+        await connection.execute(
+            update(models).where(models.c.id.in_(names)).values(deleted_at=int(time.time()))
+        )
+        await connection.execute(
+            delete(job_checkpoints).where(job_checkpoints.c.model_id.in_(names))
+        )

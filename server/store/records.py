@@ -126,6 +126,12 @@ class JobPlan:
 
     model: str
     base: str
+    """The configured model it descends from."""
+    engine_model: str
+    """The model whose weights training starts from, and whose engines serve an adapter of it."""
+    weights_path: str
+    adapter_path: str | None
+    """Of the adapter to go on from."""
     training_file: str
     training_blob: str
     validation_file: str | None
@@ -154,8 +160,8 @@ class Job:
     result_files: tuple[str, ...]
     error: JobError | None
     owner: str | None
-    trainer_starts: int
-    """How often a trainer was started since the job last came out of the queue."""
+    trainer_deaths: int
+    """Trainers that ended without a word since the job was last queued."""
     train_seq: int
     """Number of the last trainer event that is recorded."""
 

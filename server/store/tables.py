@@ -124,7 +124,7 @@ jobs = Table(
     Column("error", JSON(none_as_null=True)),
     Column("owner", String),
     Column("lease_until", Float),
-    Column("trainer_starts", Integer, nullable=False),
+    Column("trainer_deaths", Integer, nullable=False),
     Column("train_seq", BigInteger, nullable=False),
     Index(None, "project_id", "num"),
     Index(None, "status", "num"),

@@ -30,6 +30,9 @@ def new_job(project: Project, **plan: object) -> Job:
     values: dict[str, object] = {
         "model": "base",
         "base": "base",
+        "engine_model": "base",
+        "weights_path": "/m",
+        "adapter_path": None,
         "training_file": "file-1",
         "training_blob": "jobs/1/training.jsonl",
         "validation_file": None,
@@ -55,7 +58,7 @@ def new_job(project: Project, **plan: object) -> Job:
         result_files=(),
         error=None,
         owner=None,
-        trainer_starts=0,
+        trainer_deaths=0,
         train_seq=0,
     )
 

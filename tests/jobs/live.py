@@ -109,3 +109,29 @@ def wait_until(condition: object, timeout_s: float, interval_s: float = 0.1) -> 
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
         time.sleep(interval_s)
+
+
+@contextmanager
+def running_supervisor(folder: Path) -> Generator[subprocess.Popen[bytes]]:
+    """On the configuration and data of the gateway that was started in `folder`."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "server.supervisor", "--config"]
+    with (folder / "supervisor.log").open("ab") as log:
+        process = subprocess.Popen([*command, str(folder / "tuneyard.yaml")], env=env, stderr=log)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    gateway: Gateway
+    supervisor: subprocess.Popen[bytes]
+    folder: Path

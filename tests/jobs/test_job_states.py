@@ -192,8 +192,8 @@ async def test_a_job_whose_supervisor_died_is_taken_over_and_the_dead_one_shut_o
     assert (heir.id, heir.status) == (job.id, JobStatus.RUNNING)
     assert await store.progress.renew("me", 60) == {}
     assert not await store.progress.record("me", job.id, 0, Report(1, (NOTE,)))
-    assert await store.progress.count_start("me", job.id) is None
-    assert await store.progress.count_start("heir", job.id) == 1
+    assert await store.progress.count_death("me", job.id) is None
+    assert await store.progress.count_death("heir", job.id) == 1
     assert not await store.progress.fail("me", job.id, JobError("c", "m"), [])
     assert await store.progress.succeed("heir", job.id, outcome_of(job))
     events = await store.jobs.events_page(job.id, after=None, limit=100)

@@ -115,7 +115,7 @@ def upgrade() -> None:
         sa.Column("error", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("owner", sa.String(), nullable=True),
         sa.Column("lease_until", sa.Float(), nullable=True),
-        sa.Column("trainer_starts", sa.Integer(), nullable=False),
+        sa.Column("trainer_deaths", sa.Integer(), nullable=False),
         sa.Column("train_seq", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_jobs_project_id"),
         sa.PrimaryKeyConstraint("num", name="pk_jobs"),

@@ -1,0 +1,236 @@
+"""A job request checked against what there is: the model, its files, what its engine can serve.
+All that can be refused without reading the files is refused here."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from pathlib import Path
+
+from server.blobs import Blobs
+from server.config import Config, EngineKind, ModelEntry
+from server.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    invalid_value,
+    unsupported_parameter,
+    unsupported_value,
+)
+from server.fine_tuning.hyperparameters import FinetuningKind, SupervisedHyperparameters
+from server.fine_tuning.schemas import MAX_SEED, CreateJob
+from server.store import Store
+from server.store.identifiers import random_id
+from server.store.records import File, Job, JobPlan, JobStatus, Model, Project
+
+FINE_TUNE = "fine-tune"
+_WHERE = "method.supervised.hyperparameters"
+_MODEL_ID_CHARS = 8
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+class JobFactory:
+    def __init__(self, store: Store, blobs: Blobs, config: Config) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._config = config
+
+    async def make(self, project: Project, request: CreateJob) -> Job:
+        """The job to be kept; its files are pinned already. Raises ApiError."""
+        _check_method(request)
+        wanted = request.supervised()
+        model = await self._store.models.find(request.model, project.id)
+        if model is None:
+            raise ModelNotFound(request.model)
+        weights_path = await self._weights_path(model, project)
+        wanted = self._check_trainable(model, wanted)
+        if request.validation_file == request.training_file:
+            raise invalid_value("validation_file", "It must not be the training file.")
+        training = await self._file(project, "training_file", request.training_file)
+        validation = None
+        if request.validation_file is not None:
+            validation = await self._file(project, "validation_file", request.validation_file)
+        job_id = random_id("ftjob-")
+        training_blob = await self._pin("training_file", training, f"jobs/{job_id}/training")
+        validation_blob = None
+        if validation is not None:
+            validation_blob = await self._pin(
+                "validation_file", validation, f"jobs/{job_id}/validation"
+            )
+        chosen_seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
+        plan = JobPlan(
+            model=request.model,
+            base=model.base,
+            engine_model=model.engine_model,
+            weights_path=weights_path,
+            adapter_path=model.path if model.adapter_uid is not None else None,
+            training_file=training.id,
+            training_blob=training_blob,
+            validation_file=request.validation_file,
+            validation_blob=validation_blob,
+            method={"type": "supervised"},
+            seed=chosen_seed,
+            suffix=request.suffix,
+            metadata=request.metadata,
+            reserved_model=fine_tuned_id(model.base, project.slug, request.suffix),
+        )
+        return _new_job(job_id, project, plan, wanted)
+
+    async def unpin(self, job: Job) -> None:
+        """The job was not kept after all."""
+        for blob in (job.plan.training_blob, job.plan.validation_blob):
+            if blob is not None:
+                await self._blobs.delete(blob)
+
+    async def _file(self, project: Project, param: str, file_id: str) -> File:
+        file = await self._store.files.find(project.id, file_id)
+        if file is None:
+            raise InvalidRequest(
+                f"invalid {param}: {file_id}: no such file", param=param, code="invalid_value"
+            )
+        if file.purpose != FINE_TUNE:
+            raise InvalidRequest(
+                f"invalid {param}: {file_id}: its purpose is '{file.purpose}', "
+                f"but '{FINE_TUNE}' is needed",
+                param=param,
+                code="invalid_value",
+            )
+        return file
+
+    async def _pin(self, param: str, file: File, blob: str) -> str:
+        """A copy of the job's own, so that deleting the file does not break the job."""
+        try:
+            await self._blobs.copy(file.blob, blob)
+        except FileNotFoundError:
+            raise InvalidRequest(
+                f"invalid {param}: {file.id}: no such file", param=param, code="invalid_value"
+            ) from None
+        return blob
+
+    async def _weights_path(self, model: Model, project: Project) -> str:
+        """Directory of the whole model that training starts from."""
+        whole = model
+        if model.engine_model != model.id:
+            found = await self._store.models.find(model.engine_model, project.id)
+            if found is None:
+                raise _not_available(model)
+            whole = found
+        if not (Path(whole.path) / "config.json").exists():
+            raise _not_available(model)
+        return whole.path
+
+    def _check_trainable(
+        self, model: Model, wanted: SupervisedHyperparameters
+    ) -> SupervisedHyperparameters:
+        """The settings with what an earlier fine-tune prescribes. Raises InvalidRequest."""
+        entry = self._config.model(model.base)
+        if entry is None:
+            raise _not_available(model)
+        if wanted.train_on_prompt and wanted.mask_history:
+            raise unsupported_value(
+                f"{_WHERE}.mask_history", "It and 'train_on_prompt' exclude each other."
+            )
+        if wanted.finetuning_type is FinetuningKind.FULL:
+            return _check_full(model, wanted)
+        return _check_lora(model, entry, wanted)
+
+
+def _check_method(request: CreateJob) -> None:
+    if request.method is not None and request.method.type != "supervised":
+        raise unsupported_value(
+            "method.type",
+            f"'{request.method.type}' is not available on this server, only 'supervised'.",
+        )
+    if request.integrations:
+        raise unsupported_parameter("integrations", "This server reports to none.")
+
+
+def _not_available(model: Model) -> InvalidRequest:
+    return InvalidRequest(
+        f"The model '{model.id}' is not available for fine-tuning.",
+        param="model",
+        code="model_not_available",
+    )
+
+
+def _check_full(model: Model, wanted: SupervisedHyperparameters) -> SupervisedHyperparameters:
+    if model.adapter_uid is not None:
+        raise unsupported_value(
+            f"{_WHERE}.finetuning_type",
+            f"'{model.id}' is a LoRA adapter; only LoRA training can go on from it.",
+        )
+    for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target"):
+        if name in wanted.model_fields_set:
+            raise unsupported_parameter(
+                f"{_WHERE}.{name}", "It has no meaning with finetuning_type 'full'."
+            )
+    return wanted
+
+
+def _check_lora(
+    model: Model, entry: ModelEntry, wanted: SupervisedHyperparameters
+) -> SupervisedHyperparameters:
+    if entry.max_loras == 0:
+        raise unsupported_value(
+            f"{_WHERE}.finetuning_type", f"'{model.base}' is served without LoRA; use 'full'."
+        )
+    if model.adapter_uid is not None:
+        return _continue_adapter(model, wanted)
+    if wanted.lora_rank > entry.max_lora_rank:
+        raise unsupported_value(
+            f"{_WHERE}.lora_rank",
+            f"'{model.base}' is served with adapters of rank {entry.max_lora_rank} at most.",
+        )
+    if entry.engine is EngineKind.VLLM and entry.max_lora_rank not in _VLLM_RANKS:
+        raise unsupported_value(
+            f"{_WHERE}.lora_rank", f"The engine of '{model.base}' is configured for no valid rank."
+        )
+    return wanted
+
+
+def _continue_adapter(model: Model, wanted: SupervisedHyperparameters) -> SupervisedHyperparameters:
+    """An adapter goes on in its own shape; asking for another one is refused."""
+    try:
+        config = json.loads((Path(model.path) / "adapter_config.json").read_bytes())
+        rank, alpha = int(config["r"]), int(config["lora_alpha"])
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_available(model) from error
+    for name, value in (("lora_rank", rank), ("lora_alpha", alpha)):
+        if name in wanted.model_fields_set and getattr(wanted, name) not in (None, value):
+            raise unsupported_value(
+                f"{_WHERE}.{name}", f"'{model.id}' has {value}, which cannot change."
+            )
+    if "lora_target" in wanted.model_fields_set:
+        raise unsupported_parameter(
+            f"{_WHERE}.lora_target", f"The layers of '{model.id}' cannot change."
+        )
+    return wanted.model_copy(update={"lora_rank": rank, "lora_alpha": alpha})
+
+
+def fine_tuned_id(base: str, organization: str, suffix: str | None) -> str:
+    """`ft:<base>:<org>:<suffix>:<8 characters>`; of the suffix, what may stand in an id."""
+    shown = re.sub(r"[^a-z0-9_.]+", "-", (suffix or "").lower()).strip("-")
+    return f"ft:{base}:{organization}:{shown}:{random_id('', _MODEL_ID_CHARS)}"
+
+
+def _new_job(
+    job_id: str, project: Project, plan: JobPlan, wanted: SupervisedHyperparameters
+) -> Job:
+    return Job(
+        id=job_id,
+        project_id=project.id,
+        plan=plan,
+        status=JobStatus.VALIDATING_FILES,
+        created_at=int(time.time()),
+        finished_at=None,
+        estimated_finish=None,
+        fine_tuned_model=None,
+        hyperparameters=wanted.model_dump(mode="json"),
+        trained_tokens=None,
+        result_files=(),
+        error=None,
+        owner=None,
+        trainer_deaths=0,
+        train_seq=0,
+    )

@@ -1,0 +1,176 @@
+"""`/v1/fine_tuning/jobs` over HTTP."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from starlette.responses import Response
+
+from server.auth import Caller
+from server.errors import InvalidRequest
+from server.fine_tuning.schemas import (
+    CheckpointList,
+    CheckpointObject,
+    CreateJob,
+    EventList,
+    EventObject,
+    JobList,
+    JobObject,
+)
+from server.fine_tuning.service import ROUTE, JobService, no_such_job
+from server.idempotency import idempotent_call
+from server.store import Store
+from server.store.cursors import UnknownCursorError
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
+
+MAX_PAGE = 100
+_METADATA_PARAM = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+
+
+def _service_of(request: Request) -> JobService:
+    service: JobService = request.app.services.jobs
+    return service
+
+
+def _store_of(request: Request) -> Store:
+    store: Store = request.app.services.store
+    return store
+
+
+Service = Annotated[JobService, Depends(_service_of)]
+Rows = Annotated[Store, Depends(_store_of)]
+After = Annotated[str | None, Query()]
+
+
+@router.post("", response_model=JobObject)
+async def create_job(
+    wanted: CreateJob,
+    caller: Caller,
+    service: Service,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Create a fine-tuning job. With an `Idempotency-Key`, a repeat within 24 hours gets the first
+    answer and starts nothing."""
+    call = idempotent_call(
+        caller.project.id, ROUTE, idempotency_key, wanted.model_dump_json(exclude_unset=True)
+    )
+    answer = await service.create(caller.project, wanted, call)
+    return Response(answer, media_type="application/json")
+
+
+@router.get("")
+async def list_jobs(
+    request: Request,
+    caller: Caller,
+    rows: Rows,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
+) -> JobList:
+    """List jobs, newest first. `metadata[key]=value` selects by metadata, `metadata=null` those
+    without any."""
+    pairs, without = _metadata_filter(request)
+    try:
+        page = await rows.jobs.page(
+            caller.project.id, after=after, limit=limit, metadata=pairs, without_metadata=without
+        )
+    except UnknownCursorError as error:
+        raise no_such_job(error.after) from None
+    data = [JobObject.of(job, caller.project.slug) for job in page.items]
+    return JobList(data=data, has_more=page.has_more)
+
+
+def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
+    pairs: dict[str, str] = {}
+    without = False
+    for name, value in request.query_params.multi_items():
+        if (match := _METADATA_PARAM.fullmatch(name)) is not None:
+            pairs[match[1]] = value
+        elif name == "metadata":
+            if value not in ("null", ""):
+                raise InvalidRequest(
+                    "Invalid 'metadata': expected metadata[key]=value, or null.",
+                    param="metadata",
+                    code="invalid_value",
+                )
+            without = True
+    return pairs, without
+
+
+@router.get("/{fine_tuning_job_id}")
+async def retrieve_job(fine_tuning_job_id: str, caller: Caller, service: Service) -> JobObject:
+    job = await service.find(caller.project, fine_tuning_job_id)
+    return JobObject.of(job, caller.project.slug)
+
+
+@router.post("/{fine_tuning_job_id}/cancel")
+async def cancel_job(fine_tuning_job_id: str, caller: Caller, service: Service) -> JobObject:
+    """Cancel a job that has not ended; training stops within a step."""
+    job = await service.cancel(caller.project, fine_tuning_job_id)
+    return JobObject.of(job, caller.project.slug)
+
+
+@router.post("/{fine_tuning_job_id}/pause")
+async def pause_job(fine_tuning_job_id: str, caller: Caller, service: Service) -> JobObject:
+    """Pause a running job: it saves its state and frees the device."""
+    job = await service.pause(caller.project, fine_tuning_job_id)
+    return JobObject.of(job, caller.project.slug)
+
+
+@router.post("/{fine_tuning_job_id}/resume")
+async def resume_job(fine_tuning_job_id: str, caller: Caller, service: Service) -> JobObject:
+    """Queue a paused job again; it goes on where it stopped."""
+    job = await service.resume(caller.project, fine_tuning_job_id)
+    return JobObject.of(job, caller.project.slug)
+
+
+@router.get("/{fine_tuning_job_id}/events")
+async def list_events(
+    fine_tuning_job_id: str,
+    caller: Caller,
+    service: Service,
+    rows: Rows,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
+) -> EventList:
+    """What has happened to a job, newest first."""
+    job = await service.find(caller.project, fine_tuning_job_id)
+    try:
+        page = await rows.jobs.events_page(job.id, after=after, limit=limit)
+    except UnknownCursorError as error:
+        raise _no_such_cursor(error) from None
+    return EventList(data=[EventObject.of(e) for e in page.items], has_more=page.has_more)
+
+
+@router.get("/{fine_tuning_job_id}/checkpoints")
+async def list_checkpoints(
+    fine_tuning_job_id: str,
+    caller: Caller,
+    service: Service,
+    rows: Rows,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 10,
+) -> CheckpointList:
+    """A job's checkpoints, newest first; each can be chatted with by its own id."""
+    job = await service.find(caller.project, fine_tuning_job_id)
+    try:
+        page = await rows.jobs.checkpoints_page(job.id, after=after, limit=limit)
+    except UnknownCursorError as error:
+        raise _no_such_cursor(error) from None
+    data = [CheckpointObject.of(checkpoint) for checkpoint in page.items]
+    return CheckpointList(
+        data=data,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
+        has_more=page.has_more,
+    )
+
+
+def _no_such_cursor(error: UnknownCursorError) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid 'after': there is no '{error.after}' in this list.",
+        param="after",
+        code="invalid_value",
+    )

@@ -1,0 +1,179 @@
+"""Requests and objects of the fine-tuning API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+from server.fine_tuning.hyperparameters import OpenAIHyperparameters, SupervisedHyperparameters
+from server.store.records import Checkpoint, Job, JobEvent
+
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[StrictStr, Field(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+
+MAX_SEED = 2_147_483_647
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Supervised(_Request):
+    hyperparameters: SupervisedHyperparameters | None = None
+
+
+class Method(_Request):
+    """Sub-objects of methods other than `type` are allowed and of no effect, as OpenAI's own SDK
+    examples send all of them."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: Supervised | None = None
+    dpo: dict[str, Any] | None = None
+    reinforcement: dict[str, Any] | None = None
+
+
+class CreateJob(_Request):
+    model: Annotated[StrictStr, Field(min_length=1, max_length=512)]
+    training_file: Annotated[StrictStr, Field(min_length=1, max_length=512)]
+    validation_file: Annotated[StrictStr, Field(min_length=1, max_length=512)] | None = None
+    method: Method | None = None
+    hyperparameters: OpenAIHyperparameters | None = None
+    """Deprecated by OpenAI; `method` wins."""
+    suffix: Annotated[StrictStr, Field(min_length=1, max_length=64)] | None = None
+    seed: Annotated[StrictInt, Field(ge=0, le=MAX_SEED)] | None = None
+    integrations: list[dict[str, Any]] | None = None
+    metadata: Metadata | None = None
+
+    def supervised(self) -> SupervisedHyperparameters:
+        """The settings asked for, wherever they were given."""
+        if self.method is not None and self.method.supervised is not None:
+            given = self.method.supervised.hyperparameters
+            if given is not None:
+                return given
+        if self.hyperparameters is not None:
+            return SupervisedHyperparameters(**self.hyperparameters.model_dump())
+        return SupervisedHyperparameters()
+
+
+class JobErrorObject(BaseModel):
+    code: str
+    message: str
+    param: str | None
+
+
+class JobObject(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    finished_at: int | None
+    estimated_finish: int | None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    status: str
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    trained_tokens: int | None
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any]
+    seed: int
+    integrations: list[dict[str, Any]]
+    metadata: dict[str, str] | None
+    error: JobErrorObject | None
+    user_provided_suffix: str | None
+
+    @classmethod
+    def of(cls, job: Job, organization_id: str) -> JobObject:
+        plan, error = job.plan, job.error
+        own = OpenAIHyperparameters.model_fields
+        return cls(
+            id=job.id,
+            created_at=job.created_at,
+            finished_at=job.finished_at,
+            estimated_finish=job.estimated_finish,
+            model=plan.model,
+            fine_tuned_model=job.fine_tuned_model,
+            organization_id=organization_id,
+            status=job.status.value,
+            training_file=plan.training_file,
+            validation_file=plan.validation_file,
+            result_files=list(job.result_files),
+            trained_tokens=job.trained_tokens,
+            hyperparameters={k: v for k, v in job.hyperparameters.items() if k in own},
+            method={
+                "type": "supervised",
+                "supervised": {"hyperparameters": job.hyperparameters},
+            },
+            seed=plan.seed,
+            integrations=[],
+            metadata=plan.metadata,
+            error=None
+            if error is None
+            else JobErrorObject(code=error.code, message=error.message, param=error.param),
+            user_provided_suffix=plan.suffix,
+        )
+
+
+class JobList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JobObject]
+    has_more: bool
+
+
+class EventObject(BaseModel):
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    id: str
+    created_at: int
+    level: str
+    message: str
+    type: Literal["message", "metrics"]
+    data: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, event: JobEvent) -> EventObject:
+        return cls(
+            id=event.id,
+            created_at=event.created_at,
+            level=event.level.value,
+            message=event.message,
+            type="message" if event.data is None else "metrics",
+            data=event.data,
+        )
+
+
+class EventList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[EventObject]
+    has_more: bool
+
+
+class CheckpointObject(BaseModel):
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    id: str
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    step_number: int
+    metrics: dict[str, Any]
+    fine_tuning_job_id: str
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> CheckpointObject:
+        return cls(
+            id=checkpoint.id,
+            created_at=checkpoint.created_at,
+            fine_tuned_model_checkpoint=checkpoint.model_id,
+            step_number=checkpoint.step,
+            metrics=checkpoint.metrics,
+            fine_tuning_job_id=checkpoint.job_id,
+        )
+
+
+class CheckpointList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[CheckpointObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

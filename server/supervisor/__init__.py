@@ -1,0 +1,1 @@
+"""The supervisor: keeps engine workers running and carries out fine-tuning jobs."""

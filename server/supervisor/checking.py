@@ -1,0 +1,64 @@
+"""Checks the files of one claimed job and queues it, or fails it with all that is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from server.blobs import Blobs
+from server.config import Config
+from server.fine_tuning.hyperparameters import SupervisedHyperparameters, settle
+from server.store import Store
+from server.store.records import EventLevel, Job, JobError, NewEvent
+from server.supervisor.validation import (
+    InvalidFileError,
+    ValidFile,
+    validate_training_file,
+    validate_validation_file,
+)
+
+logger = logging.getLogger(__name__)
+
+
+async def check_job(job: Job, owner: str, config: Config, store: Store, blobs: Blobs) -> None:
+    """All its events are written with the outcome, so that a check begun twice is told once."""
+    plan = job.plan
+    files = f"training file: {plan.training_file}"
+    if plan.validation_file is not None:
+        files += f" and validation file: {plan.validation_file}"
+    events = [NewEvent(f"Validating {files}")]
+    try:
+        training, validation = await _validate(job, config, blobs)
+    except InvalidFileError as invalid:
+        events.append(NewEvent(invalid.error.message, EventLevel.ERROR))
+        await store.progress.fail(owner, job.id, invalid.error, events)
+        await store.progress.release(owner, job.id)
+        return
+    except Exception:
+        logger.exception("validation failed", extra={"job": job.id})
+        error = JobError("internal_error", "The files could not be read.")
+        events.append(NewEvent(error.message, EventLevel.ERROR))
+        await store.progress.fail(owner, job.id, error, events)
+        await store.progress.release(owner, job.id)
+        return
+    shared = 0 if validation is None else len(training.digests & validation.digests)
+    if shared:
+        message = f"{shared} example(s) of the validation file also appear in the training file"
+        events.append(NewEvent(message, EventLevel.WARN))
+    given = SupervisedHyperparameters.model_validate(job.hyperparameters)
+    settled = settle(given, training.num_examples).model_dump(mode="json")
+    events.append(NewEvent("Files validated, moving job to queued state"))
+    await store.progress.accept(owner, job.id, settled, events)
+
+
+async def _validate(job: Job, config: Config, blobs: Blobs) -> tuple[ValidFile, ValidFile | None]:
+    """Raises InvalidFileError."""
+    folder = config.jobs_dir / job.id
+    training = folder / "training.jsonl"
+    await blobs.fetch(job.plan.training_blob, training)
+    valid = await asyncio.to_thread(validate_training_file, training)
+    if job.plan.validation_blob is None:
+        return valid, None
+    validation = folder / "validation.jsonl"
+    await blobs.fetch(job.plan.validation_blob, validation)
+    return valid, await asyncio.to_thread(validate_validation_file, validation)

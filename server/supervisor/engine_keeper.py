@@ -1,0 +1,118 @@
+"""All engine workers of a supervisor: the configured models' and the full fine-tunes'."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from server.config import Config
+from server.engines.client import EngineConnection
+from server.store.records import Model
+from server.supervisor.engine_slot import EngineSlot, ServedModel, Workplace
+from workers.contract.messages import AdapterRef, Done, Failed, FailureKind, LoadAdapter
+
+logger = logging.getLogger(__name__)
+
+REFRESH_INTERVAL_S = 1.0
+
+
+class EngineRefusalError(Exception):
+    """The engine will not serve this adapter, however often it is asked."""
+
+
+class EngineKeeper:
+    def __init__(self, config: Config, workplace: Workplace) -> None:
+        self._config = config
+        self._workplace = workplace
+        self._slots: dict[str, list[tuple[EngineSlot, asyncio.Task[None]]]] = {}
+        self._expected: set[str] = set()
+        """Full fine-tunes that are about to be registered."""
+
+    async def run(self) -> None:
+        """Until cancelled; all workers are gone then."""
+        try:
+            for entry in self._config.models:
+                for _ in range(entry.replicas):
+                    self._open(ServedModel(entry.id, entry.path, entry))
+            while True:
+                await self._follow_fine_tunes()
+                await asyncio.sleep(REFRESH_INTERVAL_S)
+        finally:
+            await asyncio.shield(self._close(list(self._slots)))
+
+    async def _follow_fine_tunes(self) -> None:
+        """A registered full fine-tune has a worker; a deleted one's is stopped."""
+        wanted = {
+            model.id: model for model in await self._workplace.store.models.list_whole_fine_tunes()
+        }
+        for model in wanted.values():
+            if model.id not in self._slots:
+                self._open_fine_tune(model)
+        configured = {entry.id for entry in self._config.models}
+        surplus = self._slots.keys() - wanted.keys() - configured - self._expected
+        await self._close(list(surplus))
+
+    def _open_fine_tune(self, model: Model) -> None:
+        entry = self._config.model(model.base)
+        if entry is not None:
+            self._open(ServedModel(model.id, model.path, entry))
+
+    def _open(self, served: ServedModel) -> EngineSlot:
+        slot = EngineSlot(served, self._workplace)
+        task = asyncio.create_task(slot.run(), name=f"engine {served.model_id}")
+        self._slots.setdefault(served.model_id, []).append((slot, task))
+        return slot
+
+    async def _close(self, model_ids: Sequence[str]) -> None:
+        closing = [pair for model_id in model_ids for pair in self._slots.pop(model_id, [])]
+        for _, task in closing:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in closing), return_exceptions=True)
+
+    async def serve_fine_tune(self, model: Model, timeout_s: float) -> None:
+        """Starts a worker for a full fine-tune that is not registered yet, and waits until it is
+        ready. Raises TimeoutError; the worker is stopped then."""
+        self._expected.add(model.id)
+        try:
+            if model.id not in self._slots:
+                self._open_fine_tune(model)
+            async with asyncio.timeout(timeout_s):
+                await self._slots[model.id][0][0].ready.wait()
+        except BaseException:
+            self.abandon(model.id)
+            raise
+
+    def abandon(self, model_id: str) -> None:
+        """The fine-tune will not be registered (or is, by now): it is no longer expected."""
+        self._expected.discard(model_id)
+
+    async def load_adapter(self, engine_model: str, adapter: AdapterRef, timeout_s: float) -> None:
+        """Has every live replica load the adapter, waiting for one if there is none. Raises
+        EngineRefusalError, TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                connections = self._connections(engine_model)
+                answers = await asyncio.gather(*(_load(c, adapter) for c in connections))
+                if any(answers):
+                    return
+                await asyncio.sleep(REFRESH_INTERVAL_S / 4)
+
+    def _connections(self, engine_model: str) -> list[EngineConnection]:
+        found = (slot.connection for slot, _ in self._slots.get(engine_model, []))
+        return [connection for connection in found if connection is not None]
+
+
+async def _load(connection: EngineConnection, adapter: AdapterRef) -> bool:
+    """False when the engine could not say. Raises EngineRefusalError."""
+    answer = await connection.ask(lambda number: LoadAdapter(number, adapter))
+    if isinstance(answer, Done):
+        return True
+    if isinstance(answer, Failed) and answer.kind in (
+        FailureKind.ADAPTER_INVALID,
+        FailureKind.ADAPTER_NOT_FOUND,
+        FailureKind.UNSUPPORTED,
+    ):
+        raise EngineRefusalError(answer.message)
+    logger.warning("adapter not loaded", extra={"engine": connection.engine_id})
+    return False

@@ -1,0 +1,134 @@
+"""The supervisor's loop: it claims jobs, keeps their leases, and tells running ones what their
+users have asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import AsyncExitStack
+from secrets import token_hex
+
+from server.blobs import Blobs, LocalBlobs
+from server.config import Config
+from server.launchers import LocalLauncher
+from server.store import Store, open_store
+from server.store.records import EventLevel, Job, NewEvent
+from server.supervisor.checking import check_job
+from server.supervisor.engine_keeper import EngineKeeper
+from server.supervisor.engine_slot import Workplace
+from server.supervisor.janitor import Janitor
+from server.supervisor.training import Training, Workshop
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.25
+"""How soon a new job, a cancellation or a pause is seen."""
+LEASE_S = 10.0
+RENEW_INTERVAL_S = 2.0
+
+_STARTED = NewEvent("Fine-tuning job started")
+_INTERRUPTED = NewEvent(
+    "Fine-tuning job was interrupted and goes on from its last saved state", EventLevel.WARN
+)
+
+
+class Supervisor:
+    def __init__(self, config: Config, store: Store, blobs: Blobs) -> None:
+        self.id = f"supervisor-{token_hex(8)}"
+        self._config = config
+        self._store = store
+        self._blobs = blobs
+        launcher = LocalLauncher()
+        workplace = Workplace(self.id, store, launcher, config.run_dir, config.data / "logs")
+        self._engines = EngineKeeper(config, workplace)
+        self._workshop = Workshop(self.id, config, store, blobs, launcher, self._engines)
+        self._trainings: dict[str, tuple[Training, asyncio.Task[None]]] = {}
+        self._check: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Until cancelled. Jobs under way are saved and given up for another supervisor (or the
+        next start) to go on with; all processes are gone then."""
+        await self._register_models()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._engines.run())
+            group.create_task(Janitor(self._config, self._store, self._blobs).run())
+            group.create_task(self._renew_leases())
+            group.create_task(self._work())
+
+    async def _register_models(self) -> None:
+        for entry in self._config.models:
+            await self._store.models.put_base(
+                entry.id, entry.path, entry.owned_by, int(time.time())
+            )
+        await self._store.models.retire_bases([entry.id for entry in self._config.models])
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await self._store.progress.renew(self.id, LEASE_S)
+            await self._store.engines.beat(self.id)
+            await asyncio.sleep(RENEW_INTERVAL_S)
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                await self._look()
+                await self._claim()
+                await asyncio.sleep(TICK_S)
+        finally:
+            await asyncio.shield(self._leave())
+
+    async def _look(self) -> None:
+        """Tells every training its job's state; None to one whose job is another's by now."""
+        trainings = [training for training, _ in self._trainings.values()]
+        if not trainings:
+            return
+        statuses = await self._store.progress.statuses(self.id)
+        for training in trainings:
+            training.status = statuses.get(training.job.id)
+
+    async def _claim(self) -> None:
+        if self._check is None or self._check.done():
+            job = await self._store.progress.claim_validation(self.id, LEASE_S)
+            if job is not None:
+                self._check = asyncio.create_task(self._validate(job))
+        if len(self._trainings) < self._config.training.max_concurrent_jobs:
+            job = await self._store.progress.claim_training(
+                self.id, LEASE_S, _STARTED, _INTERRUPTED
+            )
+            if job is not None:
+                training = Training(job, self._workshop)
+                task = asyncio.create_task(self._train(training), name=f"training {job.id}")
+                self._trainings[job.id] = (training, task)
+
+    async def _validate(self, job: Job) -> None:
+        await check_job(job, self.id, self._config, self._store, self._blobs)
+
+    async def _train(self, training: Training) -> None:
+        logger.info("job claimed", extra={"job": training.job.id})
+        try:
+            await training.run()
+        finally:
+            self._trainings.pop(training.job.id, None)
+            await asyncio.shield(self._store.progress.release(self.id, training.job.id))
+            logger.info("job left", extra={"job": training.job.id, "status": training.status})
+
+    async def _leave(self) -> None:
+        tasks = [task for _, task in self._trainings.values()]
+        if self._check is not None:
+            tasks.append(self._check)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._store.progress.release_all(self.id)
+
+
+async def run_supervisor(config: Config) -> None:
+    """Until cancelled."""
+    for folder in (config.data, config.run_dir, config.jobs_dir, config.data / "logs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    config.run_dir.chmod(0o700)
+    async with AsyncExitStack() as stack:
+        store = await open_store(config.database_url)
+        stack.push_async_callback(store.close)
+        await Supervisor(config, store, LocalBlobs(config.files_dir)).run()

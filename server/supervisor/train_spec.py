@@ -1,0 +1,122 @@
+"""From a job to what its trainer is told."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from server.config import Training
+from server.fine_tuning.hyperparameters import (
+    AUTO,
+    FinetuningKind,
+    SupervisedHyperparameters,
+    learning_rate,
+    split_batch,
+)
+from server.store.records import Job, Model, ModelKind
+from workers.contract.training import (
+    DataArguments,
+    FinetuningArguments,
+    FinetuningType,
+    ModelArguments,
+    TrainingArguments,
+    TrainSpec,
+)
+
+
+def build_train_spec(
+    job: Job,
+    settings: Training,
+    template: str | None,
+    output_dir: Path,
+) -> TrainSpec:
+    wanted = SupervisedHyperparameters.model_validate(job.hyperparameters)
+    assert wanted.batch_size != AUTO
+    assert wanted.n_epochs != AUTO
+    at_once, accumulation = split_batch(wanted.batch_size)
+    has_validation = job.plan.validation_blob is not None
+    return TrainSpec(
+        job_id=job.id,
+        output_dir=str(output_dir),
+        model=ModelArguments(
+            model_name_or_path=job.plan.weights_path,
+            adapter_name_or_path=job.plan.adapter_path,
+            template=template,
+            compute_dtype=settings.compute_dtype,
+            device=settings.device,
+        ),
+        data=DataArguments(
+            train_file=str(output_dir / "training.jsonl"),
+            validation_file=str(output_dir / "validation.jsonl") if has_validation else None,
+            cutoff_len=wanted.cutoff_len,
+            packing=wanted.packing,
+            train_on_prompt=wanted.train_on_prompt,
+            mask_history=wanted.mask_history,
+        ),
+        finetuning=_finetuning(wanted),
+        training=TrainingArguments(
+            num_train_epochs=float(wanted.n_epochs),
+            max_steps=-1 if wanted.max_steps is None else wanted.max_steps,
+            per_device_train_batch_size=at_once,
+            gradient_accumulation_steps=accumulation,
+            learning_rate=learning_rate(wanted, hidden_size(Path(job.plan.weights_path))),
+            lr_scheduler_type=wanted.lr_scheduler_type,
+            warmup_ratio=wanted.warmup_ratio,
+            weight_decay=wanted.weight_decay,
+            max_grad_norm=wanted.max_grad_norm,
+            optim=wanted.optim,
+            seed=job.plan.seed,
+            eval_steps=wanted.eval_steps,
+            save_steps=wanted.save_steps,
+            save_total_limit=wanted.save_total_limit,
+        ),
+    )
+
+
+def _finetuning(wanted: SupervisedHyperparameters) -> FinetuningArguments:
+    if wanted.finetuning_type is FinetuningKind.FULL:
+        return FinetuningArguments(finetuning_type=FinetuningType.FULL)
+    return FinetuningArguments(
+        finetuning_type=FinetuningType.LORA,
+        lora_rank=wanted.lora_rank,
+        lora_alpha=wanted.lora_alpha,
+        lora_dropout=wanted.lora_dropout,
+        lora_target=wanted.lora_target,
+    )
+
+
+def hidden_size(model_path: Path) -> int | None:
+    """From the model's config; multimodal ones keep it under `text_config`."""
+    try:
+        config = json.loads((model_path / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    for section in (config, config.get("text_config", {})):
+        if isinstance(section.get("hidden_size"), int):
+            return section["hidden_size"]
+    return None
+
+
+def resulting_model(
+    job: Job, name: str, kind: ModelKind, path: Path, owned_by: str, adapter_uid: int | None
+) -> Model:
+    """The row of what the job made: with a `adapter_uid` an adapter that the engines of the model
+    it started from serve, else a model with an engine of its own."""
+    return Model(
+        id=name,
+        project_id=job.project_id,
+        kind=kind,
+        parent=job.plan.model,
+        base=job.plan.base,
+        engine_model=name if adapter_uid is None else job.plan.engine_model,
+        path=str(path),
+        adapter_uid=adapter_uid,
+        created_at=int(time.time()),
+        owned_by=owned_by,
+        job_id=job.id,
+    )
+
+
+def makes_adapter(job: Job) -> bool:
+    return bool(job.hyperparameters["finetuning_type"] == FinetuningKind.LORA)
