@@ -36,7 +36,7 @@ def fragments(name: str) -> list[str]:
     ]
     pieces = {piece for text in texts for piece in re.findall(r"\w+|\s+|[^\w\s]+", text)}
     marks = {mark for text in texts for mark in re.findall(r"<[^<>\s]{1,40}>|\[[A-Z_]+\]", text)}
-    return sorted(pieces | marks | set(texts)) + [*SENTINELS, "{", "}", "[", "]", '"', "\\", "\n"]
+    return [*sorted(pieces | marks | set(texts)), *SENTINELS, "{", "}", "[", "]", '"', "\\", "\n"]
 
 
 def pieces_of(text: str, cuts: list[int]) -> list[str]:
