@@ -19,9 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from workers.trainer.dataset import EncodedExamples
+from workers.trainer.dataset import IGNORED, EncodedExamples
 
-IGNORED = -100
 _GROUPED_BATCHES = 50
 """Rows are sorted by length within so many batches at a time, as transformers does."""
 _LENGTH_JITTER = 0.1
@@ -118,10 +117,10 @@ def collate(examples: EncodedExamples, rows: Sequence[Row]) -> Batch:
     for at, row in enumerate(rows):
         start = 0
         for index in row:
-            tokens, trained = examples[index]
+            tokens, labels = examples[index]
             end = start + len(tokens)
             ids[at, start:end] = tokens
-            targets[at, start : end - 1] = np.where(trained[1:], tokens[1:], IGNORED)
+            targets[at, start : end - 1] = labels[1:]
             if positions is not None:
                 positions[at, start:end] = np.arange(len(tokens))
             start = end

@@ -21,27 +21,34 @@ NUM_LISTED_LINES = 20
 _LINES_AT_ONCE = 256
 
 
+IGNORED = -100
+"""A label that is not learned, as in `torch.nn.functional.cross_entropy`."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """`trained[i]` tells whether `ids[i]` is to be predicted from the ids before it."""
+    """`labels[i]` is what is to be predicted from the ids before place i, or IGNORED."""
 
     ids: Sequence[int]
-    trained: Sequence[bool]
+    labels: Sequence[int]
+    is_truncated: bool = False
 
 
-Encode = Callable[[Sequence[Example]], Sequence[EncodedExample | ExampleError]]
-"""Many at once, which is faster; the error of one does not hold up the others."""
+EncodedRow = list[EncodedExample] | ExampleError
+"""The examples of one line, or what is wrong with it."""
+Encode = Callable[[Sequence[Example]], Sequence[EncodedRow]]
+"""Many rows at once, which is faster; the error of one does not hold up the others."""
 
 
 class EncodedExamples:
     """Examples by index, with the lengths that batches are made of."""
 
     def __init__(
-        self, ids: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_], lengths: list[int]
+        self, ids: npt.NDArray[np.int32], labels: npt.NDArray[np.int32], lengths: list[int]
     ) -> None:
         self._ids = ids
-        self._trained = trained
-        self._starts = np.concatenate(([0], np.cumsum(lengths))).tolist()
+        self._labels = labels
+        self._starts: list[int] = np.concatenate(([0], np.cumsum(lengths))).tolist()
         self.lengths = lengths
 
     def __len__(self) -> int:
@@ -50,79 +57,73 @@ class EncodedExamples:
     def length(self, index: int) -> int:
         return self.lengths[index]
 
-    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Ids and labels."""
         start, end = self._starts[index], self._starts[index + 1]
-        return self._ids[start:end], self._trained[start:end]
+        return self._ids[start:end], self._labels[start:end]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedFile:
     examples: EncodedExamples
-    num_lines: int
-    truncated_lines: tuple[int, ...] = ()
-    """Lines whose example was cut at the cutoff."""
-    dropped_lines: tuple[int, ...] = ()
+    truncated_lines: tuple[int, ...]
+    """Lines whose example was cut to the cutoff."""
+    dropped_lines: tuple[int, ...]
     """Lines with nothing left to learn from."""
 
 
-@dataclass(slots=True)
-class _Gathered:
-    ids: list[npt.NDArray[np.int32]]
-    trained: list[npt.NDArray[np.bool_]]
+class _Gathering:
+    """What has been read of a file so far."""
 
-    def add(self, ids: Sequence[int], trained: Sequence[bool]) -> None:
-        flags = np.asarray(trained, dtype=np.bool_)
-        flags[0] = False
-        self.ids.append(np.asarray(ids, dtype=np.int32))
-        self.trained.append(flags)
+    def __init__(self) -> None:
+        self._ids: list[npt.NDArray[np.int32]] = []
+        self._labels: list[npt.NDArray[np.int32]] = []
+        self.truncated: list[int] = []
+        self.dropped: list[int] = []
+        self.problems: list[tuple[int, str]] = []
+
+    def add(self, line: int, row: EncodedRow) -> None:
+        if isinstance(row, ExampleError):
+            self.problems.append((line, str(row)))
+            return
+        if any(example.is_truncated for example in row):
+            self.truncated.append(line)
+        num_before = len(self._ids)
+        for example in row:
+            labels = np.asarray(example.labels, dtype=np.int32)
+            labels[:1] = IGNORED
+            if (labels != IGNORED).any():
+                self._ids.append(np.asarray(example.ids, dtype=np.int32))
+                self._labels.append(labels)
+        if len(self._ids) == num_before:
+            self.dropped.append(line)
 
     def examples(self) -> EncodedExamples:
-        lengths = [len(ids) for ids in self.ids]
-        if not lengths:
-            empty = np.zeros(0, dtype=np.int32)
-            return EncodedExamples(empty, empty.astype(np.bool_), [])
-        return EncodedExamples(np.concatenate(self.ids), np.concatenate(self.trained), lengths)
+        empty = np.zeros(0, dtype=np.int32)
+        return EncodedExamples(
+            np.concatenate([empty, *self._ids]),
+            np.concatenate([empty, *self._labels]),
+            [len(ids) for ids in self._ids],
+        )
 
 
 def load_file(
-    path: Path,
-    encode: Encode,
-    *,
-    cutoff_len: int,
-    split_long: bool,
-    is_validation: bool,
-    between_lines: Callable[[], None],
+    path: Path, encode: Encode, *, is_validation: bool, between_lines: Callable[[], None]
 ) -> LoadedFile:
-    """Encodes every row. Longer ones than `cutoff_len` are cut at the end, or with `split_long`
-    (text, where any part is as good as the first) into pieces.
+    """Reads and encodes every row.
 
     Raises InvalidTrainingFile or InvalidValidationFile, and whatever `between_lines` raises.
     """
-    gathered = _Gathered([], [])
-    truncated: list[int] = []
-    dropped: list[int] = []
-    problems: list[tuple[int, str]] = []
-    num_lines = 0
-    for number, example in _encoded_lines(path, encode, is_validation):
+    gathering = _Gathering()
+    for number, row in _encoded_lines(path, encode, is_validation):
         between_lines()
-        num_lines += 1
-        if isinstance(example, ExampleError):
-            problems.append((number, str(example)))
-            continue
-        if len(example.ids) > cutoff_len and not split_long:
-            truncated.append(number)
-        pieces = _pieces(example, cutoff_len, split_long)
-        learned = [piece for piece in pieces if any(piece.trained[1:])]
-        if not learned:
-            dropped.append(number)
-        for piece in learned:
-            gathered.add(piece.ids, piece.trained)
-    if problems:
-        _refuse(_problem_text(problems), is_validation)
-    examples = gathered.examples()
+        gathering.add(number, row)
+    if gathering.problems:
+        _refuse(_problem_text(gathering.problems), is_validation)
+    examples = gathering.examples()
     if not len(examples):
         _refuse("No example has anything to learn from.", is_validation)
-    return LoadedFile(examples, num_lines, tuple(truncated), tuple(dropped))
+    return LoadedFile(examples, tuple(gathering.truncated), tuple(gathering.dropped))
 
 
 def listed(lines: Sequence[int]) -> str:
@@ -134,7 +135,7 @@ def listed(lines: Sequence[int]) -> str:
 
 def _encoded_lines(
     path: Path, encode: Encode, is_validation: bool
-) -> Iterator[tuple[int, EncodedExample | ExampleError]]:
+) -> Iterator[tuple[int, EncodedRow]]:
     lines = _lines(path, is_validation)
     while chunk := list(itertools.islice(lines, _LINES_AT_ONCE)):
         read = [_read(line) for _, line in chunk]
@@ -158,16 +159,6 @@ def _lines(path: Path, is_validation: bool) -> Iterator[tuple[int, bytes]]:
                     yield number, line
     except OSError as error:
         _refuse(f"The file cannot be read ({type(error).__name__}).", is_validation)
-
-
-def _pieces(example: EncodedExample, cutoff_len: int, split: bool) -> list[EncodedExample]:
-    if len(example.ids) <= cutoff_len:
-        return [example]
-    starts = range(0, len(example.ids), cutoff_len) if split else (0,)
-    return [
-        EncodedExample(example.ids[at : at + cutoff_len], example.trained[at : at + cutoff_len])
-        for at in starts
-    ]
 
 
 def _problem_text(problems: Sequence[tuple[int, str]]) -> str:

@@ -1,26 +1,33 @@
-"""Rows to token ids and the tokens to learn, by the chat format and encoder that engines use."""
+"""Rows to token ids and labels, by the chat format and encoder that engines use.
+
+Examples longer than the cutoff are cut at their end, where they are context for nothing. Only
+where the last answer alone counts are its own turns kept instead, and plain text, any part of
+which is as good as the first, is split into pieces.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from templates.examples import (
-    ChatExample,
-    CompletionExample,
-    Example,
-    ExampleError,
-    TextExample,
-)
+from templates.conversation import Conversation
+from templates.examples import ChatExample, CompletionExample, Example, ExampleError, TextExample
 from templates.format import ChatFormat, FormatError, Segment
 from templates.registry import open_format
 from templates.tokenization import Encoder, MediaNotEncodedError, describe_tokenizer
-from workers.contract.training import DataArguments, ModelArguments, Stage
-from workers.trainer.dataset import EncodedExample
+from templates.training import (
+    MaskOptions,
+    TrainingExample,
+    encode_training,
+    encode_training_many,
+)
+from workers.contract.training import ModelArguments, Stage, TrainSpec
+from workers.trainer.dataset import IGNORED, EncodedExample, EncodedRow
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
 
 _log = logging.getLogger(__name__)
@@ -34,97 +41,142 @@ class RowEncoder:
         self,
         encoder: Encoder,
         open_chat: Callable[[], ChatFormat],
+        *,
         opening: list[int],
         stage: Stage,
-        data: DataArguments,
+        masks: MaskOptions,
+        cutoff_len: int,
     ) -> None:
         self._encoder = encoder
         self._open_chat = open_chat
         self._opening = opening
+        self._closing = [] if encoder.eos_token_id is None else [encoder.eos_token_id]
         self._stage = stage
-        self._data = data
+        self._masks = masks
+        self._cutoff_len = cutoff_len
 
-    def __call__(self, rows: Sequence[Example]) -> list[EncodedExample | ExampleError]:
-        texts = [row.text for row in rows if isinstance(row, TextExample)]
-        text_ids = iter(self._encode_texts(texts))
+    def __call__(self, rows: Sequence[Example]) -> list[EncodedRow]:
+        if self._stage is Stage.PT:
+            return self._texts(rows)
+        chats = iter(self._chats([row for row in rows if isinstance(row, ChatExample)]))
+        encoded: list[EncodedRow] = []
+        for row in rows:
+            match row:
+                case ChatExample():
+                    encoded.append(next(chats))
+                case CompletionExample():
+                    encoded.append([self._completion(row)])
+                case TextExample():
+                    encoded.append(
+                        ExampleError(
+                            "Unexpected file format, expected either prompt/completion pairs or "
+                            "chat messages."
+                        )
+                    )
+        return encoded
+
+    # --- text -------------------------------------------------------------------------------------
+
+    def _texts(self, rows: Sequence[Example]) -> list[EncodedRow]:
+        ids = iter(self._encode_plain([row.text for row in rows if isinstance(row, TextExample)]))
         return [
-            self._text(next(text_ids)) if isinstance(row, TextExample) else self._turns(row)
+            self._pieces(next(ids))
+            if isinstance(row, TextExample)
+            else ExampleError("pretraining takes rows of the form {'text': ...}")
             for row in rows
         ]
 
-    def _turns(self, row: ChatExample | CompletionExample) -> EncodedExample | ExampleError:
-        if self._stage is Stage.PT:
-            return ExampleError('pretraining takes rows of the form {"text": ...}')
-        if isinstance(row, CompletionExample):
-            return self._completion(row)
-        return self._conversation(row)
-
-    def _text(self, ids: list[int]) -> EncodedExample | ExampleError:
-        if self._stage is not Stage.PT:
-            return ExampleError(
-                "expected either prompt/completion pairs or chat messages, not plain text"
-            )
-        ids = [*self._opening, *ids, *self._closing()]
-        return EncodedExample(ids, [True] * len(ids))
+    def _pieces(self, text: list[int]) -> list[EncodedExample]:
+        ids = [*self._opening, *text, *self._closing]
+        pieces = [
+            ids[at : at + self._cutoff_len] for at in range(0, len(ids), self._cutoff_len)
+        ]
+        return [EncodedExample(piece, piece) for piece in pieces]
 
     def _completion(self, row: CompletionExample) -> EncodedExample:
-        prompt, completion = self._encode_texts([row.prompt, row.completion])
+        """The prompt has the ids that an engine gives the text of a legacy completion."""
+        prompt, completion = self._encode_plain([row.prompt, row.completion])
         prompt = [*self._opening, *prompt]
-        completion += self._closing()
-        trained = [self._data.train_on_prompt] * len(prompt) + [True] * len(completion)
-        return EncodedExample(prompt + completion, trained)
+        completion = [*completion, *self._closing]
+        context = prompt if self._masks.train_on_prompt else [IGNORED] * len(prompt)
+        return self._cut(prompt + completion, context + completion)
 
-    def _conversation(self, row: ChatExample) -> EncodedExample | ExampleError:
-        try:
-            turns = self._chat.render_training(row.conversation)
-            runs = [segments for turn in turns for segments in (turn.prompt, turn.response)]
-            encoded = iter(self._encoder.encode_many(runs))
-        except FormatError as error:
-            return ExampleError(str(error))
-        except MediaNotEncodedError as error:
-            return ExampleError(str(error))
-        last = max((at for at, turn in enumerate(turns) if turn.trained), default=-1)
-        ids: list[int] = []
-        trained: list[bool] = []
-        for at, turn in enumerate(turns):
-            prompt, response = next(encoded), next(encoded)
-            learns = turn.trained and (at == last or not self._data.mask_history)
-            ids += prompt + response
-            trained += [self._data.train_on_prompt] * len(prompt) + [learns] * len(response)
-        return EncodedExample(ids, trained)
+    def _encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._encoder.encode_many([[Segment(text, control=False)] for text in texts])
+
+    # --- chats ------------------------------------------------------------------------------------
 
     @cached_property
     def _chat(self) -> ChatFormat:
         return self._open_chat()
 
-    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
-        return self._encoder.encode_many([[Segment(text, control=False)] for text in texts])
+    def _chats(self, rows: Sequence[ChatExample]) -> list[EncodedRow]:
+        if not rows:
+            return []
+        conversations = [row.conversation for row in rows]
+        try:
+            encoded = encode_training_many(self._chat, self._encoder, conversations, self._masks)
+        except (FormatError, MediaNotEncodedError):
+            return [self._conversation(conversation) for conversation in conversations]
+        return [
+            self._fitted(conversation, examples)
+            for conversation, examples in zip(conversations, encoded, strict=True)
+        ]
 
-    def _closing(self) -> list[int]:
-        eos = self._encoder.eos_token_id
-        return [] if eos is None else [eos]
+    def _conversation(self, conversation: Conversation) -> EncodedRow:
+        try:
+            examples = encode_training(self._chat, self._encoder, conversation, self._masks)
+        except (FormatError, MediaNotEncodedError) as error:
+            return ExampleError(str(error))
+        return self._fitted(conversation, examples)
+
+    def _fitted(
+        self, conversation: Conversation, examples: list[TrainingExample]
+    ) -> list[EncodedExample]:
+        is_long = any(len(example.input_ids) > self._cutoff_len for example in examples)
+        if is_long and self._masks.mask_history:
+            masks = replace(self._masks, max_tokens=self._cutoff_len)
+            examples = encode_training(self._chat, self._encoder, conversation, masks)
+            return [EncodedExample(e.input_ids, e.labels, is_truncated=True) for e in examples]
+        return [self._cut(example.input_ids, example.labels) for example in examples]
+
+    def _cut(self, ids: list[int], labels: list[int]) -> EncodedExample:
+        end = self._cutoff_len
+        return EncodedExample(ids[:end], labels[:end], is_truncated=len(ids) > end)
 
 
-def load_row_encoder(model: ModelArguments, stage: Stage, data: DataArguments) -> RowEncoder:
+def load_row_encoder(spec: TrainSpec, cutoff_len: int) -> RowEncoder:
     """Raises TrainerError."""
+    tokenizer = _load_tokenizer(spec.model)
+
+    def open_chat() -> ChatFormat:
+        try:
+            return open_format(spec.model.template, describe_tokenizer(tokenizer))
+        except FormatError as error:
+            raise InvalidHyperparameters(str(error), "template") from error
+
+    return RowEncoder(
+        Encoder(tokenizer),
+        open_chat,
+        opening=_opening(tokenizer),
+        stage=spec.finetuning.stage,
+        masks=MaskOptions(
+            train_on_prompt=spec.data.train_on_prompt, mask_history=spec.data.mask_history
+        ),
+        cutoff_len=cutoff_len,
+    )
+
+
+def _load_tokenizer(model: ModelArguments) -> Any:
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
+        return AutoTokenizer.from_pretrained(
             model.model_name_or_path,
             trust_remote_code=model.trust_remote_code,
             local_files_only=True,
         )
-        encoder = Encoder(tokenizer)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         _log.error("cannot load the tokenizer: %s", error)
         raise TrainerError("The base model's tokenizer cannot be loaded.", "model") from error
-
-    def open_chat() -> ChatFormat:
-        try:
-            return open_format(model.template, describe_tokenizer(tokenizer))
-        except FormatError as error:
-            raise InvalidHyperparameters(str(error), "template") from error
-
-    return RowEncoder(encoder, open_chat, _opening(tokenizer), stage, data)
 
 
 def _opening(tokenizer: Any) -> list[int]:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from workers.trainer.batches import IGNORED, Batch
+from workers.trainer.batches import Batch
+from workers.trainer.dataset import IGNORED
 from workers.trainer.models import TrainedModel
 
 
