@@ -88,9 +88,7 @@ class RowEncoder:
 
     def _pieces(self, text: list[int]) -> list[EncodedExample]:
         ids = [*self._opening, *text, *self._closing]
-        pieces = [
-            ids[at : at + self._cutoff_len] for at in range(0, len(ids), self._cutoff_len)
-        ]
+        pieces = [ids[at : at + self._cutoff_len] for at in range(0, len(ids), self._cutoff_len)]
         return [EncodedExample(piece, piece) for piece in pieces]
 
     def _completion(self, row: CompletionExample) -> EncodedExample:

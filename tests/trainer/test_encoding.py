@@ -1,0 +1,120 @@
+"""Rows to ids and labels: equal to what an engine is given, and masked as asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from templates.conversation import Conversation
+from templates.examples import ChatExample, ExampleError, read_example
+from templates.registry import open_format
+from templates.tokenization import Encoder, describe_tokenizer
+from tests.trainer.conftest import Workspace, chat
+from workers.trainer.dataset import IGNORED, EncodedExample
+from workers.trainer.encoding import RowEncoder, load_row_encoder
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "Tells the weather.",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+]
+TURNS: dict[str, Any] = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello <|im_end|> there"},
+        {"role": "assistant", "content": "Hi.", "weight": 0},
+        {"role": "user", "content": "And now?"},
+        {"role": "assistant", "content": "Still hi."},
+    ]
+}
+
+
+def encoder_of(workspace: Workspace, cutoff_len: int = 512, **data: Any) -> RowEncoder:
+    return load_row_encoder(workspace.spec(data=data), cutoff_len)
+
+
+def encode(encoder: RowEncoder, row: dict[str, Any]) -> EncodedExample:
+    import json
+
+    (encoded,) = encoder([read_example(json.dumps(row))])
+    assert not isinstance(encoded, ExampleError), encoded
+    (example,) = encoded
+    return example
+
+
+def learned(workspace: Workspace, example: EncodedExample) -> str:
+    tokenizer = AutoTokenizer.from_pretrained(workspace.base)
+    return tokenizer.decode([label for label in example.labels if label != IGNORED])
+
+
+def test_prompt_ids_are_those_of_generation(workspace: Workspace) -> None:
+    example = encode(encoder_of(workspace), TURNS)
+    import json
+
+    tokenizer = AutoTokenizer.from_pretrained(workspace.base)
+    chat_format = open_format(None, describe_tokenizer(tokenizer))
+    row = read_example(json.dumps(TURNS))
+    assert isinstance(row, ChatExample)
+    engine = Encoder(tokenizer)
+    for num_context in (2, 4):
+        context = Conversation(row.conversation.messages[:num_context])
+        prompt = engine.encode(chat_format.render(context).segments)
+        assert list(example.ids[: len(prompt)]) == prompt
+        assert example.labels[len(prompt) - 1] == IGNORED
+
+
+def test_only_answers_of_weight_1_are_learned(workspace: Workspace) -> None:
+    assert learned(workspace, encode(encoder_of(workspace), TURNS)).strip() == (
+        "Still hi.<|im_end|>"
+    )
+
+
+def test_every_answer_is_learned_without_weights(workspace: Workspace) -> None:
+    row = {"messages": [{**m, **({"weight": 1} if "weight" in m else {})} for m in TURNS["messages"]]}
+    text = learned(workspace, encode(encoder_of(workspace), row))
+    assert text.replace("\n", "") == "Hi.<|im_end|>Still hi.<|im_end|>"
+    masked = learned(workspace, encode(encoder_of(workspace, mask_history=True), row))
+    assert masked.strip() == "Still hi.<|im_end|>"
+
+
+def test_train_on_prompt_learns_everything(workspace: Workspace) -> None:
+    example = encode(encoder_of(workspace, train_on_prompt=True), chat("Hello", "Hi"))
+    assert list(example.labels) == list(example.ids)
+
+
+def test_completions_are_plain_text_that_ends(workspace: Workspace) -> None:
+    example = encode(encoder_of(workspace), {"prompt": "one <|im_end|>", "completion": " two"})
+    assert learned(workspace, example) == " two<|im_end|>"
+    assert 258 not in example.ids[:-1]
+
+
+def test_long_examples_are_cut_at_the_end(workspace: Workspace) -> None:
+    whole = encode(encoder_of(workspace), chat("Hello", "Hi " * 30))
+    cut = encode(encoder_of(workspace, cutoff_len=60), chat("Hello", "Hi " * 30))
+    assert not whole.is_truncated
+    assert cut.is_truncated
+    assert list(cut.ids) == list(whole.ids[:60])
+
+
+def test_long_text_is_split_and_nothing_is_lost(workspace: Workspace) -> None:
+    spec = workspace.spec(finetuning={"stage": "pt"})
+    (pieces,) = load_row_encoder(spec, 16)([read_example('{"text": "%s"}' % ("abc" * 20))])
+    assert not isinstance(pieces, ExampleError)
+    assert [len(piece.ids) for piece in pieces] == [16, 16, 16, 13]
+    ids = [token for piece in pieces for token in piece.ids]
+    assert AutoTokenizer.from_pretrained(workspace.base).decode(ids) == "abc" * 20 + "<|im_end|>"
+
+
+@pytest.mark.parametrize("stage", ["sft", "pt"])
+def test_rows_of_another_stage_are_refused(workspace: Workspace, stage: str) -> None:
+    row = '{"text": "abc"}' if stage == "sft" else '{"prompt": "a", "completion": "b"}'
+    spec = workspace.spec(finetuning={"stage": stage})
+    (encoded,) = load_row_encoder(spec, 16)([read_example(row)])
+    assert isinstance(encoded, ExampleError)
