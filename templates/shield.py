@@ -93,12 +93,14 @@ def shield_for(words: frozenset[str]) -> Shield:
 
 
 class Shielding:
-    """One rendering: hands out placeholders, then splits the rendered text at them."""
+    """One conversation: hands out placeholders, then splits rendered texts at them. A word has the
+    same placeholder each time, so that one rendering can be the beginning of another."""
 
     def __init__(self, shield: Shield) -> None:
         self._shield = shield
         self._nonce = f"x{secrets.token_hex(8)}x"
         self._hidden: list[str] = []
+        self._numbers: dict[str, int] = {}
 
     def protect(self, text: str) -> str:
         spans = self._shield.spans(text)
@@ -107,10 +109,15 @@ class Shielding:
         parts: list[str] = []
         position = 0
         for start, end in spans:
-            parts += [text[position:start], f"{self._nonce}{len(self._hidden)}{self._nonce}"]
-            self._hidden.append(text[start:end])
+            parts += [text[position:start], self._placeholder(text[start:end])]
             position = end
         return "".join([*parts, text[position:]])
+
+    def _placeholder(self, word: str) -> str:
+        number = self._numbers.setdefault(word, len(self._hidden))
+        if number == len(self._hidden):
+            self._hidden.append(word)
+        return f"{self._nonce}{number}{self._nonce}"
 
     def protect_value(self, value: Any) -> Any:
         if isinstance(value, str):

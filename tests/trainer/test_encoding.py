@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -41,8 +42,6 @@ def encoder_of(workspace: Workspace, cutoff_len: int = 512, **data: Any) -> RowE
 
 
 def encode(encoder: RowEncoder, row: dict[str, Any]) -> EncodedExample:
-    import json
-
     (encoded,) = encoder([read_example(json.dumps(row))])
     assert not isinstance(encoded, ExampleError), encoded
     (example,) = encoded
@@ -56,8 +55,6 @@ def learned(workspace: Workspace, example: EncodedExample) -> str:
 
 def test_prompt_ids_are_those_of_generation(workspace: Workspace) -> None:
     example = encode(encoder_of(workspace), TURNS)
-    import json
-
     tokenizer = AutoTokenizer.from_pretrained(workspace.base)
     chat_format = open_format(None, describe_tokenizer(tokenizer))
     row = read_example(json.dumps(TURNS))
@@ -77,7 +74,9 @@ def test_only_answers_of_weight_1_are_learned(workspace: Workspace) -> None:
 
 
 def test_every_answer_is_learned_without_weights(workspace: Workspace) -> None:
-    row = {"messages": [{**m, **({"weight": 1} if "weight" in m else {})} for m in TURNS["messages"]]}
+    row = {
+        "messages": [{**m, **({"weight": 1} if "weight" in m else {})} for m in TURNS["messages"]]
+    }
     text = learned(workspace, encode(encoder_of(workspace), row))
     assert text.replace("\n", "") == "Hi.<|im_end|>Still hi.<|im_end|>"
     masked = learned(workspace, encode(encoder_of(workspace, mask_history=True), row))

@@ -2,10 +2,78 @@
 
 from __future__ import annotations
 
-from tests.trainer.conftest import Workspace, train
-from workers.contract.training import Completed, Step
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.trainer.conftest import (
+    CHATS,
+    Workspace,
+    build_model,
+    build_tokenizer,
+    chat,
+    events_of,
+    log_of,
+    start,
+    train,
+)
+from workers.contract.training import (
+    CheckpointSaved,
+    Completed,
+    Evaluated,
+    Heartbeat,
+    Started,
+    Step,
+    TrainEvent,
+    TrainFailed,
+    Warned,
+)
 
 TEXTS = [{"text": "the quick brown fox jumps over the lazy dog " * (1 + n % 3)} for n in range(24)]
+FULL = {"finetuning_type": "full"}
+
+
+def steps_of(events: list[TrainEvent]) -> list[Step]:
+    return [event for event in events if isinstance(event, Step)]
+
+
+def completed(events: list[TrainEvent]) -> Path:
+    last = events[-1]
+    assert isinstance(last, Completed), last
+    return Path(last.path)
+
+
+def failure(events: list[TrainEvent]) -> TrainFailed:
+    last = events[-1]
+    assert isinstance(last, TrainFailed), last
+    return last
+
+
+def prompt_logits(model: Any, base: Path) -> torch.Tensor:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    ids = tokenizer("What is the sound?", return_tensors="pt").input_ids
+    with torch.no_grad():
+        return model.eval()(ids).logits
+
+
+def test_lora_lowers_the_loss_and_reports_every_step(workspace: Workspace) -> None:
+    events = train(workspace.spec(num_train_epochs=4))
+    started = next(event for event in events if isinstance(event, Started))
+    steps = steps_of(events)
+    assert (started.total_steps, started.num_examples) == (20, 20)
+    assert [step.step for step in steps] == list(range(1, 21))
+    assert steps[-1].train_loss < 0.8 * steps[0].train_loss
+    assert steps[-1].train_mean_token_accuracy > steps[0].train_mean_token_accuracy
+    assert steps[0].learning_rate == 1e-2
+    assert steps[-1].remaining_s == 0
+    assert steps[0].valid_loss is None
+    assert completed(events).name == "model"
 
 
 def test_pretraining_from_scratch_lowers_the_loss(workspace: Workspace) -> None:
@@ -13,11 +81,203 @@ def test_pretraining_from_scratch_lowers_the_loss(workspace: Workspace) -> None:
         TEXTS,
         model={"train_from_scratch": True},
         data={"packing": True, "cutoff_len": 128},
-        finetuning={"stage": "pt", "finetuning_type": "full"},
+        finetuning={"stage": "pt", **FULL},
         num_train_epochs=4,
     )
-    events = train(spec)
-    steps = [event for event in events if isinstance(event, Step)]
-    assert isinstance(events[-1], Completed)
+    steps = steps_of(events := train(spec))
     assert steps[0].train_loss > 5
     assert steps[-1].train_loss < 0.7 * steps[0].train_loss
+    model = AutoModelForCausalLM.from_pretrained(completed(events))
+    assert prompt_logits(model, completed(events)).isfinite().all()
+
+
+def test_the_adapter_is_a_plain_peft_adapter(workspace: Workspace) -> None:
+    folder = completed(train(workspace.spec(finetuning={"lora_rank": 4, "lora_alpha": 6})))
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    config = msgspec.json.decode((folder / "adapter_config.json").read_bytes())
+    assert (config["r"], config["lora_alpha"], config["peft_type"]) == (4, 6, "LORA")
+    assert set(config["target_modules"]) == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
+    base = AutoModelForCausalLM.from_pretrained(workspace.base)
+    before = prompt_logits(base, workspace.base)
+    adapted = PeftModel.from_pretrained(base, str(folder))
+    assert (prompt_logits(adapted, workspace.base) - before).abs().max() > 0.1
+
+
+def test_a_named_lora_target_is_the_only_one(workspace: Workspace) -> None:
+    folder = completed(train(workspace.spec(finetuning={"lora_target": "q_proj, down_proj"})))
+    names = load_file(folder / "adapter_model.safetensors").keys()
+    assert {name.split(".")[-3] for name in names} == {"q_proj", "down_proj"}
+
+
+def test_checkpoints_are_servable_and_the_oldest_go(workspace: Workspace) -> None:
+    spec = workspace.spec(num_train_epochs=5, save_total_limit=2)
+    events = train(spec)
+    saved = [event for event in events if isinstance(event, CheckpointSaved)]
+    assert [event.step for event in saved] == [5, 10, 15, 20, 25]
+    folder = Path(spec.output_dir) / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-20", "step-25"]
+    assert saved[-1].train_loss == steps_of(events)[-1].train_loss
+    last, final = load_file(folder / "step-25" / "adapter_model.safetensors"), completed(events)
+    assert all(
+        torch.equal(tensor, last[name])
+        for name, tensor in load_file(final / "adapter_model.safetensors").items()
+    )
+    base = AutoModelForCausalLM.from_pretrained(workspace.base)
+    PeftModel.from_pretrained(base, str(folder / "step-20"))
+
+
+def test_validation_is_reported_by_step_and_by_pass(workspace: Workspace) -> None:
+    held_out = workspace.write("held_out.jsonl", CHATS[:6])
+    events = train(workspace.spec(data={"validation_file": held_out}, eval_steps=3))
+    steps = steps_of(events)
+    assert all(step.valid_loss is not None for step in steps)
+    passes = [event for event in events if isinstance(event, Evaluated)]
+    assert [event.step for event in passes] == [3, 6, 9, 10]
+    saved = [event for event in events if isinstance(event, CheckpointSaved)]
+    assert saved[0].full_valid_loss is None
+    assert saved[1].full_valid_loss == passes[-1].full_valid_loss
+    assert passes[-1].full_valid_loss < passes[0].full_valid_loss
+
+
+def test_full_training_keeps_dtype_tokenizer_and_template(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    base = tmp_path / "bf16"
+    tokenizer = build_tokenizer()
+    build_model(len(tokenizer), dtype="bfloat16").to(torch.bfloat16).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    workspace.base = base
+    folder = completed(train(workspace.spec(finetuning=FULL, learning_rate=1e-3)))
+    tensors = load_file(folder / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert tensors.keys() == load_file(base / "model.safetensors").keys()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (folder / name).read_bytes() == (base / name).read_bytes()
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.dtype == torch.bfloat16
+    before = AutoModelForCausalLM.from_pretrained(base)
+    assert not torch.equal(prompt_logits(model, base), prompt_logits(before, base))
+
+
+def test_training_goes_on_from_an_adapter(workspace: Workspace) -> None:
+    first = train(workspace.spec(output_dir="first"))
+    second = train(
+        workspace.spec(output_dir="second", model={"adapter_name_or_path": str(completed(first))})
+    )
+    assert steps_of(second)[0].train_loss < 0.85 * steps_of(first)[0].train_loss
+    assert steps_of(second)[-1].train_loss < steps_of(first)[-1].train_loss
+
+
+def test_full_training_goes_on_from_a_merged_adapter_and_from_a_full_model(
+    workspace: Workspace,
+) -> None:
+    first = train(workspace.spec(output_dir="first"))
+    merged = train(
+        workspace.spec(
+            output_dir="merged",
+            model={"adapter_name_or_path": str(completed(first))},
+            finetuning=FULL,
+            learning_rate=1e-3,
+        )
+    )
+    assert steps_of(merged)[0].train_loss < 0.85 * steps_of(first)[0].train_loss
+    workspace.base = completed(merged)
+    again = train(workspace.spec(output_dir="again", finetuning=FULL, learning_rate=1e-3))
+    assert steps_of(again)[0].train_loss < steps_of(merged)[0].train_loss
+
+
+def test_cut_and_empty_examples_are_warned_of_by_line(workspace: Workspace) -> None:
+    rows = [*CHATS[:3], chat("x" * 200, "y"), chat("Hi", "z" * 200)]
+    events = train(workspace.spec(rows, data={"cutoff_len": 100}))
+    cut, dropped = (event.message for event in events if isinstance(event, Warned))
+    assert cut.endswith("longer than 100 tokens and were cut: lines 4, 5.")
+    assert dropped.endswith("were left out: line 4.")
+    assert next(e for e in events if isinstance(e, Started)).num_examples == 4
+
+
+def test_all_bad_lines_are_reported(workspace: Workspace) -> None:
+    bad: list[object] = ["not json", {"messages": []}, {"messages": [{"content": "x"}]}]
+    secret = {"messages": [{"role": "user", "content": "a secret"}]}
+    failed = failure(train(workspace.spec([*CHATS, *bad, *[secret] * 20])))
+    assert (failed.code, failed.param) == ("invalid_training_file", "training_file")
+    assert "Example 21: line contains invalid json" in failed.message
+    assert "Example 23: message 1 Discriminator 'role' is missing in value" in failed.message
+    assert "Example 40" in failed.message
+    assert "Example 41" not in failed.message
+    assert "3 more bad lines" in failed.message
+    assert "secret" not in failed.message
+
+
+def test_a_bad_validation_file_is_named_as_such(workspace: Workspace) -> None:
+    bad = workspace.write("bad.jsonl", [{"prompt": 3}])
+    failed = failure(train(workspace.spec(data={"validation_file": bad})))
+    assert (failed.code, failed.param) == ("invalid_validation_file", "validation_file")
+
+
+@pytest.mark.parametrize(
+    ("param", "arguments"),
+    [
+        ("optim", {"optim": "adam_of_my_own"}),
+        ("lr_scheduler_type", {"lr_scheduler_type": "random"}),
+        ("learning_rate", {"learning_rate": -1.0}),
+        ("max_steps", {"max_steps": 0}),
+        ("save_total_limit", {"save_total_limit": 0}),
+        ("lora_target", {"finetuning": {"lora_target": "q_proj,nothing"}}),
+        ("lora_dropout", {"finetuning": {"lora_dropout": 1.0}}),
+        ("mask_history", {"data": {"mask_history": True, "train_on_prompt": True}}),
+        ("compute_dtype", {"model": {"compute_dtype": "float8"}}),
+        ("device", {"model": {"device": "cuda:0"}}),
+        ("template", {"model": {"template": "no_such_template"}}),
+        ("train_from_scratch", {"model": {"train_from_scratch": True}}),
+    ],
+)
+def test_arguments_that_cannot_be_honoured_are_named(
+    workspace: Workspace, param: str, arguments: dict[str, Any]
+) -> None:
+    if param == "device" and torch.cuda.is_available():
+        pytest.skip("there is such a device")
+    failed = failure(train(workspace.spec(**arguments)))
+    assert (failed.code, failed.param) == ("invalid_hyperparameters", param)
+
+
+@pytest.mark.parametrize(
+    "optim", ["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"]
+)
+def test_every_optimiser_trains(workspace: Workspace, optim: str) -> None:
+    rate = {"sgd": 1.0, "rmsprop": 1e-3}.get(optim, 1e-2)
+    steps = steps_of(train(workspace.spec(optim=optim, learning_rate=rate, num_train_epochs=4)))
+    assert steps[-1].train_loss < 0.95 * steps[0].train_loss
+
+
+def test_bfloat16_compute_trains(workspace: Workspace) -> None:
+    for kind in ("lora", "full"):
+        spec = workspace.spec(
+            output_dir=kind,
+            model={"compute_dtype": "bfloat16"},
+            finetuning={"finetuning_type": kind},
+            num_train_epochs=4,
+        )
+        steps = steps_of(train(spec))
+        assert steps[-1].train_loss < 0.8 * steps[0].train_loss
+
+
+def test_a_missing_model_fails_without_a_trace_in_the_message(workspace: Workspace) -> None:
+    workspace.base = workspace.folder / "nowhere"
+    process = start(spec := workspace.spec())
+    assert process.wait(60) == 1
+    failed = failure(train_events := events_of(spec))
+    assert failed.message == "The base model cannot be loaded."
+    assert [event.seq for event in train_events] == list(range(1, len(train_events) + 1))
+    assert not any(isinstance(event, Heartbeat) for event in train_events[-1:])
+    assert "What is the sound" not in log_of(spec).read_text()

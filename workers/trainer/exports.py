@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -85,10 +86,11 @@ def _write_model(model: TrainedModel, folder: Path) -> None:
     the base's own files, byte for byte."""
     causal_lm = model.causal_lm
     weights = _in_dtype(causal_lm.state_dict(), model.export_dtype)
-    trained_in = causal_lm.config.dtype
-    causal_lm.config.dtype = model.export_dtype
     causal_lm.save_pretrained(folder, state_dict=weights)
-    causal_lm.config.dtype = trained_in
+    # `save_pretrained` puts the dtype of the weights in training into the config.
+    config = copy.deepcopy(causal_lm.config)
+    config.dtype = model.export_dtype
+    config.save_pretrained(folder)
     for file in model.base_path.iterdir():
         if _is_copied(file, model.trust_remote_code):
             shutil.copyfile(file, folder / file.name)

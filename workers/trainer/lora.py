@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers.pytorch_utils import Conv1D
 
 from workers.contract.training import FinetuningArguments
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
+
+_LINEAR = (torch.nn.Linear, Conv1D)
 
 
 def add_lora(base: Any, arguments: FinetuningArguments) -> torch.nn.Module:
@@ -45,22 +48,37 @@ def merge_lora(base: Any, path: Path) -> torch.nn.Module:
     return model
 
 
-def _targets(base: Any, lora_target: str) -> str | list[str]:
+def _targets(base: Any, lora_target: str) -> list[str]:
+    """Last parts of module names, which every engine understands in an adapter's config."""
+    linear = {name for name, module in base.named_modules() if isinstance(module, _LINEAR)}
     if lora_target == "all":
-        return "all-linear"
+        return _all_targets(base, linear)
     names = [name.strip() for name in lora_target.split(",") if name.strip()]
-    modules = [name for name, module in base.named_modules() if _is_linear(module)]
-    missing = [name for name in names if not _matches(name, modules)]
+    missing = [name for name in names if not _matches(name, linear)]
     if missing or not names:
         listed = ", ".join(missing) or "nothing"
         raise InvalidHyperparameters(
             f"'lora_target' names {listed}, which is no linear layer of this model.", "lora_target"
         )
-    return names
+    return sorted(set(names))
 
 
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear)
+def _all_targets(base: Any, linear: set[str]) -> list[str]:
+    """A last part that other modules share would adapt those too: then the full names stand."""
+    output_layer = base.get_output_embeddings()
+    others = {
+        name.rpartition(".")[2]
+        for name, module in base.named_modules()
+        if name not in linear or module is output_layer
+    }
+    wanted = (name for name, module in base.named_modules() if module is not output_layer)
+    targets = (name for name in wanted if name in linear)
+    return sorted({_shortest(name, others) for name in targets})
+
+
+def _shortest(name: str, taken: set[str]) -> str:
+    last = name.rpartition(".")[2]
+    return name if last in taken else last
 
 
 def _matches(name: str, modules: Iterable[str]) -> bool:
