@@ -158,7 +158,7 @@ def _check_module(
     if sides.keys() != {"A", "B"}:
         raise _invalid(adapter, f"{module} has only one of its two factors")
     (rank, num_in), (num_out, rank_out) = sides["A"], sides["B"]
-    expected = _pattern_value(config.get("rank_pattern") or {}, module, config["r"])
+    expected = pattern_value(config.get("rank_pattern") or {}, module, config["r"])
     if rank != rank_out or rank != expected:
         raise _invalid(adapter, f"{module} has rank {rank}, its configuration says {expected}")
     if rank > rules.max_rank:
@@ -175,7 +175,7 @@ def _check_module(
     return rank
 
 
-def _pattern_value(patterns: Mapping[str, int], module: str, default: int) -> int:
+def pattern_value(patterns: Mapping[str, int], module: str, default: int) -> int:
     """As PEFT's `get_pattern_key`: a key matches a suffix of the name that starts at a dot."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):

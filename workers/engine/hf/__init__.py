@@ -1,0 +1,1 @@
+"""Our own engine: continuous batching over a stock transformers model, LoRA per request."""

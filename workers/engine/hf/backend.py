@@ -1,0 +1,226 @@
+"""The HF engine as the worker sees it: lives on the event loop, talks to the engine's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import transformers
+
+from workers.contract.messages import AdapterRef, Capability, FailureKind, Stats
+from workers.engine.adapter_files import AdapterRules
+from workers.engine.backend import (
+    AdapterHost,
+    Description,
+    Output,
+    Receiver,
+    RefusedError,
+    Work,
+)
+from workers.engine.hf.engine import Cancel, Engine, Load, Submit, Unload
+from workers.engine.hf.grammar import GrammarCompiler
+from workers.engine.hf.lora.places import AdapterPlaces
+from workers.engine.hf.lora.weights import AdapterShelf, AdapterWeights, read_adapter
+from workers.engine.hf.model import LoadedModel, load_model, make_cache
+from workers.engine.hf.prefixes import Rows
+from workers.engine.hf.sampling import Sampler
+from workers.engine.hf.scheduler import Scheduler
+from workers.engine.hf.sequence import Sequence
+from workers.engine.hf.settings import HfSettings
+from workers.engine.spec import EngineSpec, read_settings
+from workers.engine.text.pretrained import PretrainedVocabulary, load_vocabulary
+
+log = logging.getLogger(__name__)
+
+_STOP_TIMEOUT_S = 5.0
+_PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
+_CAPABILITIES = frozenset(Capability) - {Capability.EMBED, Capability.SCORE}
+
+
+def create(spec: EngineSpec) -> tuple[HfBackend, PretrainedVocabulary]:
+    """Raises SpecError."""
+    settings = read_settings(spec.settings, HfSettings)
+    assert spec.model_path is not None, "the spec has checked it"
+    vocabulary = load_vocabulary(spec.model_path, trust_remote_code=spec.trust_remote_code)
+    return HfBackend(spec, settings, vocabulary), vocabulary
+
+
+class HfBackend:
+    def __init__(
+        self, spec: EngineSpec, settings: HfSettings, vocabulary: PretrainedVocabulary
+    ) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._vocabulary = vocabulary
+        self._engine: Engine | None = None
+        self._adapters: HfAdapters | None = None
+        self._grammars: GrammarCompiler | None = None
+
+    async def start(self, receiver: Receiver) -> Description:
+        self._loop = asyncio.get_running_loop()
+        self._receiver = receiver
+        loaded = await asyncio.to_thread(self._build)
+        can_adapt = self._adapters is not None
+        return Description(
+            engine=f"hf/{transformers.__version__}",
+            max_model_len=loaded.max_model_len,
+            capabilities=_CAPABILITIES if can_adapt else _CAPABILITIES - {Capability.LORA},
+            max_loras=self._spec.max_loras if can_adapt else 0,
+            max_lora_rank=self._spec.max_lora_rank if can_adapt else 0,
+        )
+
+    async def submit(self, work: Work) -> None:
+        adapter = grammar = None
+        if work.adapter is not None and self._adapters is not None:
+            adapter = await self._adapters.fetch(work.adapter)
+        if work.grammar is not None and self._grammars is not None:
+            compile_it = partial(self._grammars.compile, work.grammar, work.stop_ids)
+            grammar = await self._loop.run_in_executor(self._grammars.thread, compile_it)
+        self._running.tell(Submit(Sequence(work, grammar, adapter)))
+
+    def abort(self, key: int) -> None:
+        self._running.tell(Cancel(key))
+
+    @property
+    def adapters(self) -> AdapterHost | None:
+        return self._adapters
+
+    def stats(self) -> Stats:
+        return self._running.stats(self._cache.usage)
+
+    async def close(self) -> None:
+        if self._grammars is not None:
+            self._grammars.close()
+        if self._adapters is not None:
+            self._adapters.close()
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.stop, _STOP_TIMEOUT_S)
+
+    @property
+    def _running(self) -> Engine:
+        assert self._engine is not None, "start comes first"
+        return self._engine
+
+    def _build(self) -> LoadedModel:
+        """Takes seconds; runs off the event loop."""
+        spec, settings = self._spec, self._settings
+        loaded = load_model(spec, settings)
+        cache = self._cache = make_cache(loaded, spec, settings)
+        loaded.attention.cache = cache
+        rows = Rows(cache, settings.prefix_rows)
+        places = None
+        if loaded.lora_layers:
+            width = spec.max_loras * spec.max_lora_rank
+            places = AdapterPlaces(loaded.lora_layers, spec.max_loras, width)
+        scheduler = Scheduler(
+            cache,
+            rows,
+            places,
+            max_rows=spec.max_num_seqs,
+            prefill_tokens=settings.prefill_tokens_per_step or _PREFILL_TOKENS[loaded.device.type],
+        )
+        vocabulary = self._vocabulary
+        self._grammars = GrammarCompiler(vocabulary.tokenizer, vocabulary.size, vocabulary.eos_ids)
+        self._engine = Engine(
+            loaded,
+            scheduler,
+            rows,
+            places,
+            Sampler(self._grammars),
+            deliver=self._deliver,
+            die=self._die,
+        )
+        if places is not None:
+            self._adapters = HfAdapters(loaded, spec, settings, self._engine, self._receiver)
+        self._engine.start()
+        return loaded
+
+    def _deliver(self, outputs: list[Output]) -> None:
+        self._call(self._receiver.deliver, outputs)
+
+    def _die(self, reason: str) -> None:
+        self._call(self._receiver.died, reason)
+
+    def _call(self, callback: object, argument: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, argument)  # pyright: ignore
+        except RuntimeError:
+            log.info("the event loop is closed; outputs are dropped")
+
+
+class HfAdapters:
+    """Reads adapters off both threads and hands them to the engine."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        spec: EngineSpec,
+        settings: HfSettings,
+        engine: Engine,
+        receiver: Receiver,
+    ) -> None:
+        self._base = {
+            f"{name}.weight": tuple(layer.weight.shape)
+            for name, layer in loaded.lora_layers.items()
+        }
+        self._dtype = loaded.dtype
+        self._rules = AdapterRules(spec.max_lora_rank)
+        self._shelf = AdapterShelf(settings.adapter_host_bytes)
+        self._known: dict[str, AdapterRef] = {}
+        self._names: dict[int, str] = {}
+        self._reads: dict[str, asyncio.Future[AdapterWeights]] = {}
+        self._engine = engine
+        self._receiver = receiver
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapters")
+
+    async def load(self, adapter: AdapterRef) -> None:
+        weights = await self.fetch(adapter)
+        done: Future[None] = Future()
+        self._engine.tell(Load(weights, done))
+        await asyncio.wrap_future(done)
+        self._receiver.adapters_changed()
+
+    async def unload(self, name: str) -> None:
+        known = self._known.get(name)
+        if known is None:
+            return
+        done: Future[None] = Future()
+        self._engine.tell(Unload(name, known.uid, done))
+        await asyncio.wrap_future(done)
+        self._shelf.drop(name)
+        self._receiver.adapters_changed()
+
+    async def fetch(self, ref: AdapterRef) -> AdapterWeights:
+        """Checked weights in main memory. Raises RefusedError."""
+        self._check_identity(ref)
+        weights = self._shelf.get(ref.name)
+        if weights is not None:
+            return weights
+        read = self._reads.get(ref.name)
+        if read is None:
+            loop = asyncio.get_running_loop()
+            job = partial(read_adapter, ref, self._base, self._rules, self._dtype)
+            read = self._reads[ref.name] = loop.run_in_executor(self._reader, job)
+            read.add_done_callback(partial(self._finish_read, ref))
+        return await asyncio.shield(read)
+
+    def close(self) -> None:
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+    def _finish_read(self, ref: AdapterRef, read: asyncio.Future[AdapterWeights]) -> None:
+        del self._reads[ref.name]
+        if not read.cancelled() and read.exception() is None:
+            self._known[ref.name] = ref
+            self._names[ref.uid] = ref.name
+            self._shelf.put(read.result())
+
+    def _check_identity(self, ref: AdapterRef) -> None:
+        known = self._known.get(ref.name, ref)
+        if known != ref or self._names.get(ref.uid, ref.name) != ref.name or ref.uid == 0:
+            message = (
+                f"Adapter {ref.name!r} was loaded from other files before; a new version needs a "
+                "new name and id."
+            )
+            raise RefusedError(FailureKind.ADAPTER_INVALID, message, "model")

@@ -1,0 +1,352 @@
+"""The engine's thread: it alone touches model, cache and adapters, and is reached by a queue.
+
+One turn: take what has arrived, plan a step, run it, sample, hand the outputs out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import torch
+
+from workers.contract.messages import FailureKind, FinishReason, Stats
+from workers.engine.backend import Ended, Output, RefusedError, Score
+from workers.engine.hf.attention import Chunk, StepLayout, plan_runs
+from workers.engine.hf.lora.layer import plan_adapters
+from workers.engine.hf.lora.places import AdapterPlaces
+from workers.engine.hf.lora.weights import AdapterWeights
+from workers.engine.hf.model import LoadedModel
+from workers.engine.hf.prefixes import Rows
+from workers.engine.hf.sampling import Sampler, score_tokens
+from workers.engine.hf.scheduler import Scheduler, Slice, Step
+from workers.engine.hf.sequence import Sequence
+
+log = logging.getLogger(__name__)
+
+_MAX_ERRORS_IN_A_ROW = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    sequence: Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    weights: AdapterWeights
+    done: Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    name: str
+    uid: int
+    done: Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    pass
+
+
+Command = Submit | Cancel | Load | Unload | Stop
+
+
+class Engine:
+    """`deliver` and `die` are called on the engine's thread."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        scheduler: Scheduler,
+        rows: Rows,
+        places: AdapterPlaces | None,
+        sampler: Sampler,
+        *,
+        deliver: Callable[[list[Output]], None],
+        die: Callable[[str], None],
+    ) -> None:
+        self._loaded = loaded
+        self._scheduler = scheduler
+        self._rows = rows
+        self._places = places
+        self._sampler = sampler
+        self._deliver = deliver
+        self._die = die
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._sequences: dict[int, Sequence] = {}
+        self._unloads: list[Unload] = []
+        self._num_arrived = 0
+        self._num_prompt = self._num_cached = self._num_generated = 0
+        self._errors_in_a_row = 0
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def tell(self, command: Command) -> None:
+        self._commands.put(command)
+
+    def stop(self, timeout_s: float) -> None:
+        self._commands.put(Stop())
+        self._thread.join(timeout_s)
+
+    def stats(self, kv_usage: float) -> Stats:
+        """Read from another thread: counts may be a step old."""
+        places = self._places
+        return Stats(
+            running=len(self._rows.active),
+            waiting=len(self._scheduler.waiting),
+            kv_usage=kv_usage,
+            adapters=list(places.names) if places else [],
+            adapter_hits=places.num_hits if places else 0,
+            adapter_loads=places.num_loads if places else 0,
+            adapter_evictions=places.num_evictions if places else 0,
+            prompt_tokens=self._num_prompt,
+            cached_tokens=self._num_cached,
+            generated_tokens=self._num_generated,
+        )
+
+    # --- the thread -------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        try:
+            while self._receive():
+                self._turn()
+        except Exception as error:
+            log.exception("engine thread failed")
+            self._die(type(error).__name__)
+
+    def _receive(self) -> bool:
+        """Takes all that has arrived; waits for something if there is nothing to do."""
+        is_idle = not self._sequences and not self._unloads
+        while True:
+            try:
+                command = self._commands.get(block=is_idle)
+            except queue.Empty:
+                return not self._is_stopping
+            self._obey(command)
+            is_idle = False
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Submit(sequence):
+                self._num_arrived += 1
+                sequence.arrival = self._num_arrived
+                self._sequences[sequence.work.key] = sequence
+                self._scheduler.waiting.append(sequence)
+                self._num_prompt += sequence.num_prompt
+            case Cancel(key):
+                sequence = self._sequences.pop(key, None)
+                if sequence is not None:
+                    self._scheduler.drop(sequence)
+            case Load(weights, done):
+                if self._places is not None:
+                    self._places.load(weights)
+                done.set_result(None)
+            case Unload():
+                self._unloads.append(command)
+            case Stop():
+                self._is_stopping = True
+
+    def _turn(self) -> None:
+        self._settle_unloads()
+        if not self._sequences:
+            return
+        try:
+            outputs = self._step()
+            self._errors_in_a_row = 0
+        except (MemoryError, RuntimeError) as error:
+            outputs = self._survive(error)
+        if outputs:
+            self._deliver(outputs)
+
+    def _settle_unloads(self) -> None:
+        waiting: list[Unload] = []
+        for unload in self._unloads:
+            is_wanted = any(s.adapter_uid == unload.uid for s in self._sequences.values())
+            if is_wanted or (self._places is not None and not self._places.unload(unload.uid)):
+                waiting.append(unload)
+            else:
+                self._rows.forget_kept(unload.uid)
+                unload.done.set_result(None)
+        self._unloads = waiting
+
+    def _survive(self, error: Exception) -> list[Output]:
+        """Out of memory costs the sequence under admission or else the youngest running one,
+        another error all running ones; what the others have computed is untouched, and the step is
+        run again without the failed."""
+        active = self._rows.active
+        admitting = self._scheduler.admitting
+        if is_out_of_memory(error):
+            log.warning("out of memory", extra={"running": len(active)})
+            self._rows.forget_kept()
+            victims = [max(active, key=lambda s: s.arrival)] if active else []
+            victims = [admitting] if admitting is not None else victims
+            kind, message = FailureKind.OUT_OF_MEMORY, "The engine ran out of memory."
+            if self._loaded.device.type == "cuda":
+                torch.cuda.empty_cache()
+        else:
+            log.exception("step failed", extra={"running": len(active)})
+            self._errors_in_a_row += 1
+            if self._errors_in_a_row >= _MAX_ERRORS_IN_A_ROW:
+                raise error
+            victims = [*active, admitting] if admitting is not None else list(active)
+            kind, message = FailureKind.INTERNAL, "The engine met an internal error."
+        for victim in victims:
+            del self._sequences[victim.work.key]
+            self._scheduler.drop(victim)
+        return [Output(v.work.key, ended=RefusedError(kind, message)) for v in victims]
+
+    # --- one step ---------------------------------------------------------------------------------
+
+    def _step(self) -> list[Output]:
+        step = self._scheduler.next_step()
+        slices = [*step.decode, *step.chunks]
+        if not slices:
+            return []
+        ids: list[int] = []
+        positions: list[int] = []
+        keep: list[int] = []
+        for part in slices:
+            first = len(ids)
+            ids.extend(part.sequence.tokens[part.start : part.end])
+            positions.extend(range(part.start, part.end))
+            if part.sequence.prompt_scores is not None and not part.sequence.num_output:
+                keep.extend(range(first, first + part.end - part.start))
+            elif part.completes:
+                keep.append(len(ids) - 1)
+        device = self._loaded.device
+        self._lay_out(step, positions)
+        logits_NV = self._loaded.logits(
+            torch.tensor([ids], device=device),
+            torch.tensor([positions], device=device),
+            torch.tensor(keep, device=device, dtype=torch.long),
+        )
+        return self._advance(slices, logits_NV)
+
+    def _lay_out(self, step: Step, positions: list[int]) -> None:
+        """Tells attention and adapters whose the packed tokens are."""
+        device = self._loaded.device
+        slots = [part.row for part in step.decode]
+        num_decode = len(slots)
+        chunks: list[Chunk] = []
+        first = num_decode
+        for part in step.chunks:
+            size = part.end - part.start
+            chunks.append(Chunk(part.row, part.start, size, first))
+            first += size
+        self._loaded.attention.layout = StepLayout(
+            torch.tensor(slots, device=device, dtype=torch.long),
+            torch.tensor(positions[:num_decode], device=device, dtype=torch.long),
+            plan_runs(slots, [part.end for part in step.decode]),
+            chunks,
+        )
+        if self._places is not None:
+            parts = [*step.decode, *step.chunks]
+            plan_adapters(
+                self._loaded.adapter_step,
+                [self._places.columns(part.sequence.adapter) for part in parts],
+                [part.end - part.start for part in parts],
+                device,
+            )
+
+    def _advance(self, slices: list[Slice], logits_NV: torch.Tensor) -> list[Output]:
+        """Scores prompts, samples what is complete, and ends what has ended."""
+        sampled: list[Sequence] = []
+        sampled_at: list[int] = []
+        outputs: dict[int, Output] = {}
+        at = 0
+        for part in slices:
+            sequence = part.sequence
+            size = 0
+            if sequence.prompt_scores is not None and not sequence.num_output:
+                size = part.end - part.start
+                self._score_prompt(part, logits_NV[at : at + size])
+            elif part.completes:
+                size = 1
+            at += size
+            is_fresh = part.completes and not sequence.num_output
+            sequence.num_computed = part.end
+            if not part.completes:
+                continue
+            output = outputs[sequence.work.key] = Output(sequence.work.key)
+            if is_fresh:
+                self._num_cached += sequence.num_cached
+                output.prompt_scores, sequence.prompt_scores = sequence.prompt_scores, None
+            if sequence.work.max_tokens == 0:
+                self._end(output, sequence, FinishReason.LENGTH)
+            else:
+                sampled.append(sequence)
+                sampled_at.append(at - 1)
+        if sampled:
+            whole = len(sampled) == logits_NV.shape[0]
+            chosen = logits_NV if whole else logits_NV[sampled_at]
+            ids, scores = self._sampler.sample(chosen, sampled)
+            for sequence, token_id, score in zip(sampled, ids, scores, strict=True):
+                self._take(outputs[sequence.work.key], sequence, token_id, score)
+        return list(outputs.values())
+
+    def _score_prompt(self, part: Slice, logits_NV: torch.Tensor) -> None:
+        """The logits at a token score the next one; the first token has none."""
+        sequence = part.sequence
+        assert sequence.prompt_scores is not None
+        if part.start == 0:
+            sequence.prompt_scores.append(Score(math.nan, []))
+        end = min(part.end + 1, sequence.num_prompt)
+        following = sequence.tokens[part.start + 1 : end].tolist()
+        if following:
+            sequence.prompt_scores += score_tokens(
+                logits_NV[: len(following)], following, sequence.sampling.prompt_logprobs or 0
+            )
+
+    def _take(self, output: Output, sequence: Sequence, token_id: int, score: Score | None) -> None:
+        self._num_generated += 1
+        work, grammar = sequence.work, sequence.grammar
+        if grammar is not None and not grammar.accept(token_id):
+            # Nothing may follow: the masks left no token at all.
+            self._end(output, sequence, FinishReason.STOP)
+            return
+        if token_id in work.stop_ids and sequence.num_output >= work.sampling.min_tokens:
+            self._end(output, sequence, FinishReason.STOP, token_id)
+            return
+        sequence.append(token_id)
+        output.token_ids = (token_id,)
+        if score is not None:
+            output.scores = [score]
+        if grammar is not None and grammar.is_complete:
+            self._end(output, sequence, FinishReason.STOP)
+        elif sequence.num_output >= work.max_tokens:
+            self._end(output, sequence, FinishReason.LENGTH)
+
+    def _end(
+        self,
+        output: Output,
+        sequence: Sequence,
+        reason: FinishReason,
+        stop_id: int | None = None,
+    ) -> None:
+        output.ended = Ended(reason, stop_id, sequence.num_cached)
+        del self._sequences[sequence.work.key]
+        self._scheduler.finish(sequence)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """CUDA has its own error; the CPU allocator raises a RuntimeError known by its text alone
+    (c10/core/impl/alloc_cpu.cpp)."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,132 @@
+"""Structured outputs through xgrammar: compile once, mask every step.
+
+Compiling may take seconds for a large schema, so it runs on a thread of its own and is cached by
+xgrammar. A matcher belongs to one sequence and to the engine's thread.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import xgrammar
+from torch import Tensor
+
+from workers.contract.messages import FailureKind, Grammar, GrammarKind
+from workers.engine.backend import RefusedError
+
+_CACHE_BYTES = 256 * 1024 * 1024
+_CONTROL = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f]")
+_MAX_BLANKS = 64
+"""White space in a row that JSON output may hold: room for indentation, not for a model that has
+lost its way and would fill its tokens with it."""
+
+
+@dataclass(slots=True)
+class GrammarState:
+    """How far one sequence's output has come in its grammar."""
+
+    matcher: Any
+    ends_itself: bool
+    """No stop token may end the output, so the end of the grammar does."""
+    is_json: bool
+
+    def accept(self, token_id: int) -> bool:
+        return self.matcher.accept_token(token_id)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.ends_itself and self.matcher.is_terminated()
+
+
+class GrammarCompiler:
+    def __init__(self, tokenizer: Any, vocab_size: int, eos_ids: frozenset[int]) -> None:
+        info = xgrammar.TokenizerInfo.from_huggingface(
+            tokenizer, vocab_size=vocab_size, stop_token_ids=sorted(eos_ids) or None
+        )
+        self._compiler = xgrammar.GrammarCompiler(
+            info, max_threads=1, cache_limit_bytes=_CACHE_BYTES
+        )
+        # xgrammar lets raw control characters into strings of limited length; JSON does not.
+        self._not_json = torch.tensor(
+            [i for i, piece in enumerate(info.decoded_vocab) if _CONTROL.search(piece)],
+            dtype=torch.long,
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+        self._vocab_size = vocab_size
+
+    @property
+    def thread(self) -> ThreadPoolExecutor:
+        """Where `compile` is to be run."""
+        return self._thread
+
+    def compile(self, grammar: Grammar, stop_ids: frozenset[int]) -> GrammarState:
+        """Raises RefusedError."""
+        try:
+            compiled = self._compile(grammar)
+            matcher = xgrammar.GrammarMatcher(
+                compiled,
+                override_stop_tokens=sorted(stop_ids) or None,
+                terminate_without_stop_token=not stop_ids,
+            )
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).strip().splitlines()[-1][:300]
+            message = f"The {grammar.kind} grammar cannot be compiled: {reason}"
+            raise RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format") from error
+        is_json = grammar.kind in (GrammarKind.JSON_OBJECT, GrammarKind.JSON_SCHEMA)
+        return GrammarState(matcher, ends_itself=not stop_ids, is_json=is_json)
+
+    def mask(self, logits: Tensor, rows: Sequence[int], states: Sequence[GrammarState]) -> None:
+        """Blanks in each of `rows` what its grammar does not allow next."""
+        bitmask = xgrammar.allocate_token_bitmask(len(rows), self._vocab_size)
+        for index, state in enumerate(states):
+            state.matcher.fill_next_token_bitmask(bitmask, index)
+            if state.is_json:
+                logits[rows[index], self._not_json.to(logits.device)] = -math.inf
+        if len(rows) == logits.shape[0]:
+            xgrammar.apply_token_bitmask_inplace(logits, bitmask.to(logits.device))
+            return
+        where = torch.tensor(rows, device=logits.device)
+        chosen = logits[where]
+        xgrammar.apply_token_bitmask_inplace(chosen, bitmask.to(logits.device))
+        logits[where] = chosen
+
+    def _compile(self, grammar: Grammar) -> Any:
+        compiler, source = self._compiler, grammar.source
+        match grammar.kind:
+            case GrammarKind.JSON_OBJECT:
+                return self._compile_schema('{"type": "object"}', strict=False)
+            case GrammarKind.JSON_SCHEMA:
+                json.loads(source)
+                return self._compile_schema(source, strict=True)
+            case GrammarKind.REGEX:
+                return compiler.compile_regex(source)
+            case GrammarKind.CHOICE:
+                return compiler.compile_grammar(_choice_grammar(source))
+            case GrammarKind.EBNF:
+                return compiler.compile_grammar(source)
+            case GrammarKind.STRUCTURAL_TAG:
+                return compiler.compile_structural_tag(source)
+
+    def _compile_schema(self, source: str, *, strict: bool) -> Any:
+        return self._compiler.compile_json_schema(
+            source, strict_mode=strict, max_whitespace_cnt=_MAX_BLANKS
+        )
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _choice_grammar(source: str) -> str:
+    choices = json.loads(source)
+    if not isinstance(choices, list) or not choices:
+        raise ValueError("choices must be a list of strings")
+    if not all(isinstance(choice, str) and choice for choice in choices):
+        raise ValueError("every choice must be a string that is not empty")
+    return "root ::= " + " | ".join(json.dumps(choice) for choice in choices)

@@ -1,0 +1,169 @@
+"""Loading a stock transformers model and putting our attention and adapters under it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+
+from workers.engine.hf.attention import (
+    IMPLEMENTATION,
+    SlotAttention,
+    attach,
+    attention_function,
+)
+from workers.engine.hf.kv import LayerShape, SlotCache, token_bytes
+from workers.engine.hf.lora.layer import AdapterStep, LoraLinear, wrap_linears
+from workers.engine.hf.settings import HfSettings
+from workers.engine.spec import EngineSpec, SpecError
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PROBE_TOKENS = 12
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+"""Largest difference of logits, as a share of their spread, between our attention and stock."""
+
+AttentionInterface.register(IMPLEMENTATION, attention_function)
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    model: Any
+    attention: SlotAttention
+    adapter_step: AdapterStep
+    lora_layers: dict[str, LoraLinear]
+    device: torch.device
+    dtype: torch.dtype
+    max_model_len: int
+
+    def logits(self, ids_1T: Tensor, positions_1T: Tensor, keep: Tensor) -> Tensor:
+        """Float32 logits [N, V] of the tokens whose places in the packed row `keep` lists."""
+        result = self.model(
+            input_ids=ids_1T, position_ids=positions_1T, use_cache=False, logits_to_keep=keep
+        )
+        return result.logits[0].float()
+
+
+def load_model(spec: EngineSpec, settings: HfSettings) -> LoadedModel:
+    """Raises SpecError."""
+    device = choose_device(spec.device)
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    assert spec.model_path is not None
+    model = _read(spec.model_path, spec, device)
+    max_model_len = _context_length(model.config, spec)
+    stock = _probe(model) if settings.verify else None
+    model.set_attn_implementation(IMPLEMENTATION)
+    attention = attach(model)
+    ours = _probe(model)
+    if stock is not None:
+        _compare(stock, ours, model.dtype)
+    if not attention.seen or sorted(attention.seen) != list(range(len(attention.seen))):
+        raise SpecError("the model's attention does not go through transformers' interface")
+    step = AdapterStep()
+    layers: dict[str, LoraLinear] = {}
+    if spec.max_loras:
+        layers = wrap_linears(model, spec.max_loras * spec.max_lora_rank, step)
+    return LoadedModel(model, attention, step, layers, device, model.dtype, max_model_len)
+
+
+def make_cache(loaded: LoadedModel, spec: EngineSpec, settings: HfSettings) -> SlotCache:
+    """Raises SpecError if not even one sequence of full length would fit."""
+    layers = [loaded.attention.seen[index] for index in sorted(loaded.attention.seen)]
+    rows = spec.max_num_seqs + settings.prefix_rows
+    budget = settings.kv_cache_bytes or _memory_budget(loaded, layers, rows)
+    needed = token_bytes(layers, loaded.dtype) * loaded.max_model_len
+    if needed > budget:
+        raise SpecError(
+            f"one sequence of max_model_len {loaded.max_model_len} needs {needed} bytes of keys "
+            f"and values, and there are {budget}: lower max_model_len or raise kv_cache_bytes"
+        )
+    return SlotCache(
+        layers,
+        dtype=loaded.dtype,
+        device=loaded.device,
+        budget_bytes=budget,
+        max_rows=rows,
+        max_length=loaded.max_model_len,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises SpecError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SpecError(f"device {name!r} is not known") from error
+    if device.type not in ("cpu", "cuda"):
+        raise SpecError(f"device {name!r}: only cpu and cuda are supported")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SpecError(f"device {name!r} is not there")
+    return device
+
+
+def _read(path: str, spec: EngineSpec, device: torch.device) -> Any:
+    dtype = _DTYPES.get(spec.dtype)
+    if dtype is None and spec.dtype != "auto":
+        raise SpecError(f"dtype {spec.dtype!r} is not one of auto, {', '.join(_DTYPES)}")
+    if not (Path(path) / "config.json").is_file():
+        raise SpecError(f"{path} holds no model")
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype if dtype is not None else "auto",
+            attn_implementation="sdpa",
+            trust_remote_code=spec.trust_remote_code,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise SpecError(f"the model cannot be loaded: {error}") from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _context_length(config: Any, spec: EngineSpec) -> int:
+    own = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if spec.max_model_len is None:
+        if own is None:
+            raise SpecError("the model's config names no context length: set max_model_len")
+        return own
+    if own is not None and spec.max_model_len > own:
+        raise SpecError(f"max_model_len {spec.max_model_len} is over the model's own {own}")
+    return spec.max_model_len
+
+
+@torch.inference_mode()
+def _probe(model: Any) -> Tensor:
+    vocab_size = model.config.get_text_config().vocab_size
+    ids = torch.arange(1, _PROBE_TOKENS + 1, device=model.device)[None] * 7 % vocab_size
+    positions = torch.arange(_PROBE_TOKENS, device=model.device)[None]
+    return model(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()
+
+
+def _compare(stock: Tensor, ours: Tensor, dtype: torch.dtype) -> None:
+    spread = float(stock.max() - stock.min()) or 1.0
+    difference = float((stock - ours).abs().max()) / spread
+    log.info("attention verified", extra={"difference": difference})
+    if not difference <= _TOLERANCE[dtype]:
+        raise SpecError(
+            "this model's attention cannot be served by the HF engine: its logits differ by "
+            f"{difference:.3g} of their spread"
+        )
+
+
+def _memory_budget(loaded: LoadedModel, layers: list[LayerShape], rows: int) -> int:
+    wanted = token_bytes(layers, loaded.dtype) * loaded.max_model_len * rows
+    if loaded.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(loaded.device)
+        return min(wanted, int(free * 0.8))
+    return min(wanted, psutil.virtual_memory().available // 4)

@@ -1,0 +1,182 @@
+"""Who runs in the next step: admission in order of arrival, chunks of prompts, preemption.
+
+A sequence is admitted when there is a row, an adapter place and room for its keys and values as
+they are now; when a running batch outgrows the memory, the youngest goes back to the queue and is
+computed anew later. One sequence always fits, so the oldest always gets on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from workers.engine.hf.kv import SlotCache
+from workers.engine.hf.lora.places import AdapterPlaces
+from workers.engine.hf.prefixes import MIN_SHARED_TOKENS, Rows
+from workers.engine.hf.sequence import Sequence
+
+_HEADROOM_TOKENS = 32
+"""Room beyond its prompt that a sequence must find to be admitted, lest it be preempted at once."""
+_MAX_PASSED = 256
+"""How many younger sequences may go ahead of one that waits for an adapter place."""
+
+
+class _Verdict(Enum):
+    ADMITTED = auto()
+    NO_MEMORY = auto()
+    NO_PLACE = auto()
+    PREFIX_COMING = auto()
+
+
+@dataclass(slots=True)
+class Slice:
+    """Tokens `start` to `end` of a row's sequence, to be computed in this step."""
+
+    row: int
+    sequence: Sequence
+    start: int
+    end: int
+
+    @property
+    def completes(self) -> bool:
+        """The next token can be sampled after this."""
+        return self.end == len(self.sequence.tokens)
+
+
+@dataclass(slots=True)
+class Step:
+    decode: list[Slice]
+    chunks: list[Slice]
+
+
+class Scheduler:
+    def __init__(
+        self,
+        cache: SlotCache,
+        rows: Rows,
+        places: AdapterPlaces | None,
+        *,
+        max_rows: int,
+        prefill_tokens: int,
+    ) -> None:
+        self._cache = cache
+        self._rows = rows
+        self._places = places
+        self._max_rows = max_rows
+        self._prefill_tokens = prefill_tokens
+        self._num_passed = 0
+        self.waiting: deque[Sequence] = deque()
+        self.admitting: Sequence | None = None
+        """Whose admission raised, if one did: an allocation may fail there."""
+
+    @property
+    def active(self) -> list[Sequence]:
+        return self._rows.active
+
+    def next_step(self) -> Step:
+        self._grow()
+        self._admit()
+        decode: list[Slice] = []
+        chunks: list[Slice] = []
+        budget = self._prefill_tokens
+        for row, sequence in enumerate(self.active):
+            start = sequence.num_computed
+            if sequence.num_missing == 1 and sequence.num_computed:
+                decode.append(Slice(row, sequence, start, start + 1))
+        prefilling = [
+            (row, s)
+            for row, s in enumerate(self.active)
+            if s.num_missing > 1 or s.num_computed == 0
+        ]
+        for row, sequence in sorted(prefilling, key=lambda pair: pair[1].arrival):
+            size = min(sequence.num_missing, budget)
+            if size <= 0:
+                break
+            budget -= size
+            start = sequence.num_computed
+            chunks.append(Slice(row, sequence, start, start + size))
+        return Step(decode, chunks)
+
+    def finish(self, sequence: Sequence) -> None:
+        """A running sequence has ended; its row may serve others that begin alike."""
+        self._leave(sequence, keep=True)
+
+    def drop(self, sequence: Sequence) -> None:
+        """A running or waiting sequence is no longer wanted."""
+        if sequence is self.admitting:
+            self.admitting = None
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+        else:
+            self._leave(sequence, keep=True)
+
+    def preempt_youngest(self) -> Sequence:
+        """Back to the queue with what it has; frees its row."""
+        youngest = max(self.active, key=lambda sequence: sequence.arrival)
+        self._leave(youngest, keep=False)
+        youngest.restart()
+        self.waiting.appendleft(youngest)
+        return youngest
+
+    def _leave(self, sequence: Sequence, *, keep: bool) -> None:
+        self._rows.remove(sequence, keep=keep)
+        if sequence.adapter is not None and self._places is not None:
+            self._places.release(sequence.adapter)
+
+    def _grow(self) -> None:
+        """Room for one more token of every running sequence, preempting if there is none."""
+        while self.active and not self._room(len(self.active), self._longest()):
+            self.preempt_youngest()
+
+    def _longest(self) -> int:
+        return max((len(sequence.tokens) for sequence in self.active), default=0)
+
+    def _room(self, rows: int, length: int) -> bool:
+        """Kept rows count for nothing against running ones."""
+        has_room = self._cache.reserve(rows, length)
+        self._rows.trim()
+        return has_room
+
+    def _admit(self) -> None:
+        """Memory goes by order of arrival; whoever waits for an adapter place or for a beginning
+        under computation is passed by, the former a limited number of times."""
+        passed: list[Sequence] = []
+        try:
+            self._admit_some(passed)
+        finally:
+            self.waiting.extendleft(reversed(passed))
+
+    def _admit_some(self, passed: list[Sequence]) -> None:
+        waits_for_place = False
+        while self.waiting and len(self.active) < self._max_rows:
+            sequence = self.waiting.popleft()
+            passed.append(sequence)
+            self.admitting = sequence
+            verdict = self._try(sequence)
+            self.admitting = None
+            if verdict is _Verdict.ADMITTED:
+                passed.pop()
+                self._num_passed = self._num_passed + 1 if waits_for_place else 0
+                continue
+            waits_for_place |= verdict is _Verdict.NO_PLACE
+            must_wait = waits_for_place and self._num_passed >= _MAX_PASSED
+            if verdict is _Verdict.NO_MEMORY or must_wait:
+                break
+
+    def _try(self, sequence: Sequence) -> _Verdict:
+        shared = self._rows.find_shared(sequence) if sequence.prompt_scores is None else None
+        if shared is not None and shared.coming - shared.length >= MIN_SHARED_TOKENS:
+            return _Verdict.PREFIX_COMING
+        num_tokens = len(sequence.tokens)
+        at_most = sequence.num_prompt + sequence.work.max_tokens
+        length = max(num_tokens, min(num_tokens + _HEADROOM_TOKENS, at_most), self._longest())
+        if not self._room(len(self.active) + 1, length):
+            return _Verdict.NO_MEMORY
+        adapter = sequence.adapter
+        if adapter is not None and self._places is not None and not self._places.acquire(adapter):
+            return _Verdict.NO_PLACE
+        if shared is not None:
+            shared = self._rows.find_shared(sequence)  # making room may have cost the row
+        self._rows.add(sequence, shared)
+        return _Verdict.ADMITTED

@@ -1,0 +1,30 @@
+"""The `settings` of an HF engine's spec."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kv_cache_bytes: int | None = None
+    """Memory for keys and values; None: what all sequences at full length need, but at most a
+    quarter of the free memory on CPU and 80% of what the model leaves on CUDA."""
+    prefill_tokens_per_step: int | None = None
+    """Prompt tokens computed beside the decoding rows in one step: more gives throughput, fewer
+    smoother streams. None: 512 on CPU, 4096 on CUDA."""
+    prefix_rows: int = 16
+    """Finished sequences whose keys and values are kept for prompts that begin alike; 0: none."""
+    num_threads: int | None = None
+    """CPU threads; None: what torch chooses."""
+    adapter_host_bytes: int = 1 << 30
+    """Main memory for adapters that are checked and read but not resident."""
+    verify: bool = True
+    """Compares our attention with the model's own at start, and refuses a model that differs."""
+
+    def __post_init__(self) -> None:
+        for name in ("kv_cache_bytes", "prefill_tokens_per_step", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.prefix_rows < 0 or self.adapter_host_bytes < 0:
+            raise ValueError("prefix_rows and adapter_host_bytes must not be negative")
