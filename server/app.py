@@ -21,6 +21,8 @@ from server.auth import KeyRing
 from server.blobs import LocalBlobs, StorageFullError
 from server.chat import routes as chat_routes
 from server.chat.endpoint import ChatEndpoint
+from server.completions import routes as completions_routes
+from server.completions.endpoint import CompletionsEndpoint
 from server.config import Config, Limits
 from server.engines.pool import EnginePool
 from server.errors import ApiError, InsufficientStorage, InternalError, InvalidRequest, NotFound
@@ -110,6 +112,8 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.include_router(health.router)
     app.include_router(chat_routes.router)
     app.direct["POST", "/v1/chat/completions"] = ChatEndpoint(app)
+    app.include_router(completions_routes.router)
+    app.direct["POST", "/v1/completions"] = CompletionsEndpoint(app)
     app.include_router(models_routes.router)
     app.include_router(files_routes.router)
     app.include_router(fine_tuning_routes.router)

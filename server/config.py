@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "deploy" / "model" / "tuneyard-mini"
 
 
+SETTING_VARIABLES = ("HOST", "PORT", "DATA", "API_KEY")
+
+
 class ConfigError(Exception):
     """The configuration cannot be used; the message is for the operator."""
 
@@ -129,9 +132,9 @@ class Config(_Section):
 def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
     """The file's settings under the environment's. Raises ConfigError."""
     settings = {} if path is None else _read(path)
-    for name, key in (("HOST", "host"), ("PORT", "port"), ("DATA", "data"), ("API_KEY", "api_key")):
+    for name in SETTING_VARIABLES:
         if environ.get(name):
-            settings[key] = environ[name]
+            settings[name.lower()] = environ[name]
     if "models" not in settings:
         settings["models"] = [{"id": "tuneyard-mini", "path": str(BUNDLED_MODEL)}]
     try:

@@ -20,6 +20,8 @@ request_id_context: ContextVar[str | None] = ContextVar("request_id", default=No
 
 FLUSH_INTERVAL_S = 0.25
 _CLIENT_GONE = 499
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds; counted, not written."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -74,7 +76,7 @@ class AccessLog:
     def add(self, call: Logged, method: str, path: str) -> None:
         status = call.status or _CLIENT_GONE
         self.statuses[status] += 1
-        if self._stream is None:
+        if self._stream is None or path in _PROBES:
             return
         self._lines.append(
             {

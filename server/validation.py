@@ -54,7 +54,7 @@ def validate_body(model: type[ModelT], body: bytes) -> ModelT:
 def _loads(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 
@@ -67,7 +67,9 @@ def translate(errors: Sequence[ErrorDetails], body: Any) -> ApiError:
     located = [pair for pair in located if _same_place(pair[0], located[0][0])]
     deepest = max(len(path) for path, _ in located)
     chosen = [(path, error) for path, error in located if len(path) == deepest]
-    path, first = chosen[0]
+    # A value of the right type that breaks a limit says more than the types it is not.
+    limits = [pair for pair in chosen if pair[1]["type"] not in _EXPECTED]
+    path, first = (limits or chosen)[0]
     same = [error for other, error in chosen if other == path]
     return _translate_one(_render(path), first, same)
 

@@ -48,6 +48,7 @@ REPLIES: list[dict[str, Any]] = [
         '\n<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>',
     },
     {"contains": "slow stream", "tokens": ["tick "], "repeat": 400, "delay_ms": 25},
+    {"contains": "many words", "tokens": ["word "], "repeat": 40},
     {"contains": "never end", "tokens": ["word "], "hangs": True},
     {"contains": "too long a wait", "tokens": ["late"], "first_token_ms": 900},
     {

@@ -1,0 +1,97 @@
+"""The commands and their options; what they do is in the modules beside this one."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from server.config import Config, ConfigError, load_config
+
+cli = typer.Typer(
+    name="tuneyard",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""A self-hosted service that speaks OpenAI's API for inference and fine-tuning.
+
+[bold]tuneyard serve[/bold] starts everything on this machine: the HTTP gateway, the supervisor, \
+an engine worker for each configured model, and trainers as jobs come. It prints the address, the \
+API key, and lines to try it with. Stop it with Ctrl-C; start it again on the same data directory \
+and it goes on where it was, running fine-tuning jobs included.
+
+Settings come from a YAML file (--config, or tuneyard.yaml where you are); HOST, PORT, DATA and \
+API_KEY in the environment win over it. Without a file, the bundled model is served.""",
+)
+
+_ConfigPath = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Settings file. Default: tuneyard.yaml, if there is one."),
+]
+_ParentDescriptor = Annotated[int, typer.Option(help="Pipe that ends with the parent process.")]
+_DEFAULT_CONFIG = Path("tuneyard.yaml")
+_BAD_CONFIG_STATUS = 2
+
+
+@cli.command()
+def serve(config: _ConfigPath = None) -> None:
+    """Start the gateway, the supervisor and the engine workers, and keep them running.
+
+    Ctrl-C ends all of them within ten seconds; a running job keeps its progress.
+    """
+    from server.cli.serve import serve as run
+
+    sys.exit(asyncio.run(run(_load(config), Console())))
+
+
+@cli.command()
+def openapi() -> None:
+    """Print the HTTP API's OpenAPI document as YAML."""
+    from server.app import create_app
+
+    document = create_app(Config()).openapi()
+    sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100))
+
+
+@cli.command()
+def check(config: _ConfigPath = None) -> None:
+    """Read the settings, say what is wrong with them or show them with every default."""
+    settings = _load(config).model_dump(mode="json", exclude={"api_key"})
+    sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+@cli.command(hidden=True)
+def gateway(
+    config: Annotated[Path, typer.Option()],
+    parent_fd: _ParentDescriptor,
+    listen_fd: Annotated[int, typer.Option(help="The listening socket.")],
+) -> None:
+    """The HTTP process; started by `serve`."""
+    from server.cli.gateway import run_gateway
+
+    run_gateway(_read_resolved(config), parent_fd=parent_fd, listen_fd=listen_fd)
+
+
+def _load(path: Path | None) -> Config:
+    if path is None and _DEFAULT_CONFIG.is_file():
+        path = _DEFAULT_CONFIG
+    try:
+        return load_config(path)
+    except ConfigError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(_BAD_CONFIG_STATUS)
+
+
+def _read_resolved(path: Path) -> Config:
+    """What the root process wrote for its children: paths absolute, the environment applied."""
+    return Config.model_validate_json(path.read_bytes())
+
+
+def main() -> None:
+    cli()

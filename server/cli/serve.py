@@ -1,0 +1,173 @@
+"""`tuneyard serve`: the root process. It opens the port, makes the first key, starts the gateway
+and the supervisor, says how to use the service, and ends everything it started."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+import httpx
+from rich.console import Console
+
+from server.cli.children import Child, ChildSpec
+from server.config import Config
+from server.first_key import FirstKey, ensure_first_key
+from server.logs import configure_logging
+from server.store import open_store
+
+_POLL_S = 0.2
+_BACKLOG = 2048
+_CANNOT_START_STATUS = 1
+
+
+class _CannotStart(Exception):
+    """The message is for the operator."""
+
+
+async def serve(config: Config, console: Console) -> int:
+    """Until SIGINT or SIGTERM; gives the exit status."""
+    configure_logging("root", logging.WARNING)
+    for folder in (config.data, config.run_dir, config.data / "logs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = _lock(config)
+        listening = _listen(config)
+    except _CannotStart as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        return _CANNOT_START_STATUS
+    config = config.model_copy(update={"port": listening.getsockname()[1]})
+    key = await _first_key(config)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await _run(config, key, listening, stop, console)
+    finally:
+        listening.close()
+        os.close(lock)
+    return 0
+
+
+async def _run(
+    config: Config, key: FirstKey, listening: socket.socket, stop: asyncio.Event, console: Console
+) -> None:
+    children = [Child(spec) for spec in _child_specs(config, listening)]
+    running = [asyncio.create_task(child.run()) for child in children]
+    _introduce(config, key, console)
+    announcing = asyncio.create_task(_announce(config, console))
+    await stop.wait()
+    console.print("Stopping ...")
+    announcing.cancel()
+    await asyncio.gather(*(child.stop() for child in children))
+    for task in running:
+        task.cancel()
+    await asyncio.gather(announcing, *running, return_exceptions=True)
+    console.print("Stopped.")
+
+
+def _child_specs(config: Config, listening: socket.socket) -> list[ChildSpec]:
+    resolved = config.run_dir / "config.json"
+    resolved.write_text(config.model_dump_json(exclude={"api_key"}))
+    logs = config.data / "logs"
+    listen_fd = listening.fileno()
+
+    def gateway(parent_fd: int) -> list[str]:
+        return [
+            *(sys.executable, "-m", "server.cli", "gateway", "--config", str(resolved)),
+            *("--parent-fd", str(parent_fd), "--listen-fd", str(listen_fd)),
+        ]
+
+    def supervisor(parent_fd: int) -> list[str]:
+        return [
+            *(sys.executable, "-m", "server.supervisor"),
+            *("--config", str(resolved), "--parent-fd", str(parent_fd)),
+        ]
+
+    return [
+        ChildSpec("gateway", gateway, logs / "gateway.log", (listen_fd,)),
+        ChildSpec("supervisor", supervisor, logs / "supervisor.log"),
+    ]
+
+
+def _lock(config: Config) -> int:
+    """Held while the service runs, so two never share a data directory."""
+    descriptor = os.open(config.run_dir / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise _CannotStart(f"Another tuneyard is running on {config.data}.") from None
+    return descriptor
+
+
+def _listen(config: Config) -> socket.socket:
+    """The port is open from here on: early callers wait until the gateway is up."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((config.host, config.port))
+    except OSError as error:
+        listening.close()
+        where = f"{config.host}:{config.port}"
+        raise _CannotStart(f"Cannot listen on {where}: {error.strerror}.") from error
+    listening.listen(_BACKLOG)
+    return listening
+
+
+async def _first_key(config: Config) -> FirstKey:
+    store = await open_store(config.database_url)
+    try:
+        return await ensure_first_key(store, config.data, config.api_key)
+    finally:
+        await store.close()
+
+
+def _base_url(config: Config) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)
+    return f"http://{host}:{config.port}"
+
+
+def _introduce(config: Config, key: FirstKey, console: Console) -> None:
+    url = f"{_base_url(config)}/v1"
+    shown = key.plain or f"(the one set before; it begins with {key.record.prefix})"
+    secret = key.plain or "$API_KEY"
+    model = config.models[0].id if config.models else "MODEL"
+    lines = [
+        "",
+        f"URL      {url}",
+        f"API key  {shown}",
+        f"Models   {', '.join(entry.id for entry in config.models) or 'none'}",
+        f"Data     {config.data} (logs in {config.data / 'logs'})",
+        "",
+        f"curl {url}/chat/completions -H 'Authorization: Bearer {secret}' "
+        "-H 'Content-Type: application/json' "
+        f'-d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'',
+        "",
+        "from openai import OpenAI",
+        f'client = OpenAI(base_url="{url}", api_key="{secret}")',
+        f'answer = client.chat.completions.create(model="{model}", '
+        'messages=[{"role": "user", "content": "Hello!"}])',
+        "print(answer.choices[0].message.content)",
+        "",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+async def _announce(config: Config, console: Console) -> None:
+    """One line when everything configured is up."""
+    url = f"{_base_url(config)}/readyz"
+    async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
+        while True:
+            with suppress(httpx.HTTPError):
+                if (await client.get(url)).is_success:
+                    break
+            await asyncio.sleep(_POLL_S)
+    console.print(f"Ready: {_base_url(config)}/v1", markup=False, highlight=False)

@@ -1,0 +1,139 @@
+"""Everything about a legacy completion request that can be decided before an engine sees it.
+
+A text prompt is read as control text: whoever completes raw text writes the model's control tokens
+out. Nothing is put before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from server.auth import Principal
+from server.completions.schemas import DEFAULT_MAX_TOKENS, CompletionRequest
+from server.engines.client import Work
+from server.engines.pool import EnginePool
+from server.errors import ApiError, from_failure, invalid_value, unsupported_parameter
+from server.generation.sampling import Guide, plan_guide, plan_sampling, require, seeded
+from server.models.catalog import Catalog, Served
+from workers.contract.messages import (
+    Capability,
+    Detokenize,
+    Detokenized,
+    Failed,
+    PromptPart,
+    Sampling,
+    Text,
+    Tokens,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionPlan:
+    request: CompletionRequest
+    served: Served
+    works: list[Work]
+    """For each prompt in turn, `tries` sequences."""
+    tries: int
+    """`best_of`: how many are generated for a prompt, of which `n` are answered."""
+    echoes: list[str | None]
+    """Each prompt's text, where the answer begins with it."""
+    guide: Guide | None
+
+    @property
+    def engine_model(self) -> str:
+        return self.served.model.engine_model
+
+    @property
+    def affinity(self) -> str | None:
+        return None
+
+    @property
+    def num_answers(self) -> int:
+        return self.request.n or 1
+
+    def name_error(self, error: ApiError) -> ApiError:
+        if error.param == "messages":
+            error.param = "prompt"
+        if error.code == "invalid_json_schema" and self.guide is not None:
+            error.param, error.code = self.guide.param, "invalid_value"
+        return error
+
+
+async def plan_completion(
+    request: CompletionRequest, principal: Principal, catalog: Catalog, pool: EnginePool
+) -> CompletionPlan:
+    """Raises ApiError."""
+    _refuse_unsupported(request)
+    served = await catalog.serve(request.model, principal.project.id)
+    prompts = _prompts(request)
+    tries = max(request.best_of or 1, request.n or 1)
+    sampling = _sampling(request, served, tries)
+    guide = plan_guide(request, served.hello)
+    grammar = guide.grammar if guide is not None else None
+    works = [
+        Work([prompt], seeded(sampling, number), served.adapter, grammar)
+        for prompt in prompts
+        for number in range(tries)
+    ]
+    echoes: list[str | None] = [None] * len(prompts)
+    if request.echo:
+        echoes = [await _text(prompt, served, pool) for prompt in prompts]
+    return CompletionPlan(request, served, works, tries, echoes, guide)
+
+
+def _refuse_unsupported(request: CompletionRequest) -> None:
+    if request.suffix is not None:
+        raise unsupported_parameter("suffix", "This server does not fill in the middle.")
+    if request.stream_options is not None and not request.stream:
+        raise invalid_value("stream_options", "It is only allowed when 'stream' is true.")
+    if request.best_of is not None:
+        if request.best_of < (request.n or 1):
+            raise invalid_value("best_of", "It must not be less than 'n'.")
+        if request.stream and request.best_of > 1:
+            raise invalid_value("best_of", "Its results cannot be streamed.")
+
+
+def _sampling(request: CompletionRequest, served: Served, tries: int) -> Sampling:
+    max_tokens = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    ranks = tries > (request.n or 1)
+    sampling = plan_sampling(
+        request,
+        served.hello,
+        max_tokens=max_tokens,
+        logprobs=0 if ranks and request.logprobs is None else request.logprobs,
+    )
+    if request.echo and request.logprobs is not None:
+        require(served.hello, Capability.PROMPT_LOGPROBS, "echo")
+        sampling = msgspec.structs.replace(sampling, prompt_logprobs=request.logprobs)
+    return sampling
+
+
+def _prompts(request: CompletionRequest) -> list[PromptPart]:
+    prompt = request.prompt
+    if isinstance(prompt, str):
+        return [Text(prompt, control=True)]
+    if isinstance(prompt[0], int):
+        return [Tokens([token for token in prompt if isinstance(token, int)])]
+    parts: list[PromptPart] = []
+    for entry in prompt:
+        if isinstance(entry, str):
+            parts.append(Text(entry, control=True))
+        elif isinstance(entry, list):
+            parts.append(Tokens(entry))
+    return parts
+
+
+async def _text(prompt: PromptPart, served: Served, pool: EnginePool) -> str:
+    """What echoing a prompt gives."""
+    if isinstance(prompt, Text):
+        return prompt.text
+    connection = pool.pick(served.model.engine_model)
+    reply = await connection.ask(lambda number: Detokenize(number, prompt.ids))
+    if isinstance(reply, Failed):
+        error = from_failure(reply)
+        error.param = "prompt"
+        raise error
+    assert isinstance(reply, Detokenized)
+    return reply.text
