@@ -34,6 +34,7 @@ from typing import Any
 import yaml
 
 from templates.conversation import MediaKind
+from templates.dialects import DIALECTS
 from templates.family import (
     CONTENT,
     Element,
@@ -96,7 +97,7 @@ class _Reader:
             "default_system": self.text,
             "stop": self.texts,
             "eos": lambda node: self.choice(node, EosUse),
-            "dialect": self.text,
+            "dialect": self.dialect,
             "tool_list": self.pair,
             "system_place": lambda node: self.choice(node, SystemPlace),
             "thinking": self.thinking,
@@ -165,6 +166,13 @@ class _Reader:
         if not isinstance(node, yaml.ScalarNode) or node.tag == "tag:yaml.org,2002:null":
             raise self.error(node, "must be a text")
         return node.value
+
+    def dialect(self, node: yaml.Node) -> str:
+        name = self.text(node)
+        if name not in DIALECTS:
+            known = ", ".join(DIALECTS)
+            raise self.error(node, f"there is no tool-call dialect {name!r}; one of: {known}")
+        return name
 
     def texts(self, node: yaml.Node) -> tuple[str, ...]:
         if not isinstance(node, yaml.SequenceNode):

@@ -97,6 +97,4 @@ def _add_families(found: DroppedIn, path: Path) -> None:
         families = read_family_file(path, {**built_in_families(), **found.families})
     except FamilyFileError as error:
         raise FormatError(str(error), "templates") from error
-    for family in families.values():
-        NamedFormat(family, TokenizerInfo())
     found.families |= families

@@ -122,6 +122,10 @@ class Encoder:
             result.append(ids)
         return result
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, control tokens included."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
     def _checked(self, run: _Run, ids: list[int]) -> list[int]:
         """`ids` of the run's whole text, unless its content took part in a control token."""
         pieces = run.pieces
