@@ -422,12 +422,15 @@ class CallParser(ABC):
 
 def partial_mark(text: str, start: int, marks: tuple[str, ...]) -> int:
     """Where the longest end of `text` that begins one of `marks` starts; its end if none does."""
-    longest = max(map(len, marks))
-    for at in range(max(start, len(text) - longest + 1), len(text)):
-        tail = text[at:]
-        if any(mark.startswith(tail) for mark in marks):
-            return at
-    return len(text)
+    best = size = len(text)
+    for mark in marks:
+        at = text.find(mark[0], max(start, size - len(mark) + 1))
+        while 0 <= at < best:
+            if mark.startswith(text[at:]):
+                best = at
+                break
+            at = text.find(mark[0], at + 1)
+    return best
 
 
 def _decode_string(raw: str) -> str | None:
