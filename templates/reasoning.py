@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from templates.dialects.scanning import SPACE
+from templates.dialects.reading import SPACE
 from templates.format import Delta, OutputConstraint, OutputParser, ReasoningDelta
 
 

@@ -15,7 +15,7 @@ from templates.dialects.base import Call, Dialect, Tools, to_json
 from templates.dialects.constraints import Format, Layout, Schema
 from templates.dialects.literal_grammars import braced_arguments
 from templates.dialects.literals import LiteralParser
-from templates.dialects.scanning import Scan
+from templates.dialects.reading import Scan
 
 _NAME = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 

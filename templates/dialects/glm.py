@@ -8,7 +8,8 @@ from __future__ import annotations
 from templates.dialects.base import Call, Dialect, Tools, as_text, declaration, to_json
 from templates.dialects.constraints import Layout, xml_arguments
 from templates.dialects.hermes import SIGNATURES, signatures
-from templates.dialects.scanning import CallParser, Scan
+from templates.dialects.reading import Scan
+from templates.dialects.scanning import CallParser
 from templates.dialects.xml import XmlParser, XmlSyntax
 
 _GLM4_HEADER = (

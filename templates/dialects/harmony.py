@@ -12,7 +12,8 @@ from collections.abc import Callable
 from templates.conversation import Tool
 from templates.dialects.base import Call, Dialect, Tools, to_json
 from templates.dialects.constraints import Format, Layout
-from templates.dialects.scanning import CallParser, Scan, partial_mark
+from templates.dialects.reading import Scan, partial_mark
+from templates.dialects.scanning import CallParser
 from templates.format import ContentDelta, ReasoningDelta
 
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
@@ -63,7 +64,7 @@ class HarmonyParser(CallParser):
         """Streams a message up to its end."""
         self._plain = plain
         while True:
-            found = [(at, end) for end in _ENDS if (at := self._buf.find(end, self._pos)) >= 0]
+            found = [(hit, mark) for mark in _ENDS if (hit := self._buf.find(mark, self._pos)) >= 0]
             at, end = min(found, default=(partial_mark(self._buf, self._pos, _ENDS), ""))
             emit(self._buf[self._pos : at])
             self._pos = at

@@ -10,9 +10,8 @@ import re
 
 from templates.dialects.base import Call, Dialect, Tools, to_json, wrapped_list
 from templates.dialects.constraints import Format, Layout, Schema, json_arguments
-from templates.dialects.scanning import CallParser, Scan
-
-# --- DeepSeek -------------------------------------------------------------------------------------
+from templates.dialects.reading import Scan
+from templates.dialects.scanning import CallParser
 
 _CALLS, _CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
@@ -113,8 +112,6 @@ DEEPSEEK_V3_1 = Dialect(
     ),
     keeps_special_tokens=True,
 )
-
-# --- Kimi K2 --------------------------------------------------------------------------------------
 
 _SECTION, _SECTION_END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
 _KIMI_CALL, _KIMI_END = "<|tool_call_begin|>", "<|tool_call_end|>"

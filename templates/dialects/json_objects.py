@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from templates.conversation import Tool
 from templates.dialects.base import Call, to_json
-from templates.dialects.scanning import NAME_LIMIT, CallParser, Scan, unwrap_object
+from templates.dialects.reading import NAME_LIMIT, Scan, unwrap_object
+from templates.dialects.scanning import CallParser
 
 _NAME_KEYS = ("name", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "parameters")

@@ -63,9 +63,6 @@ def _split(schema: Schema) -> tuple[dict[str, Schema], frozenset[str]]:
     return properties, required
 
 
-# --- Python ---------------------------------------------------------------------------------------
-
-
 def keyword_arguments(name: str, schema: Schema) -> list[Format]:
     """`key=value, ...`, values as JSON, which Python's reader here takes too."""
     if schema == {"type": "object"}:
@@ -83,9 +80,6 @@ def keyword_arguments(name: str, schema: Schema) -> list[Format]:
 
 def _json(schema: Schema) -> Format:
     return {"type": "json_schema", "json_schema": schema or True}
-
-
-# --- Gemma ----------------------------------------------------------------------------------------
 
 
 def braced_arguments(schema: Schema, quote: str) -> list[Format]:

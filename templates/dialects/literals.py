@@ -7,7 +7,8 @@ import json
 import re
 from abc import abstractmethod
 
-from templates.dialects.scanning import CallParser, Scan
+from templates.dialects.reading import Scan
+from templates.dialects.scanning import CallParser
 
 _WORD = re.compile(r"[A-Za-z0-9_+\-.]{1,256}")
 _WORDS = {

@@ -12,7 +12,8 @@ import re
 from templates.dialects.base import Call, Dialect, to_json, wrapped_list
 from templates.dialects.constraints import Layout
 from templates.dialects.json_objects import ObjectParser, ObjectSyntax, named_object
-from templates.dialects.scanning import CallParser, Scan
+from templates.dialects.reading import Scan
+from templates.dialects.scanning import CallParser
 
 _MARK = "[TOOL_CALLS]"
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,128}")

@@ -15,7 +15,7 @@ from templates.dialects.base import Call, Dialect, Tools, declaration, to_json
 from templates.dialects.constraints import Layout
 from templates.dialects.literal_grammars import keyword_arguments
 from templates.dialects.literals import LiteralParser
-from templates.dialects.scanning import Scan
+from templates.dialects.reading import Scan
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}")
 _KEY = re.compile(r"[^\W\d][\w.\-]{0,127}")

@@ -11,7 +11,8 @@ from typing import Any
 from templates.conversation import Tool
 from templates.dialects.base import Call, Dialect, Tools, to_json
 from templates.dialects.constraints import Layout
-from templates.dialects.scanning import CallParser, Scan
+from templates.dialects.reading import Scan
+from templates.dialects.scanning import CallParser
 
 _ACTION, _INPUT = "Action:", "Action Input:"
 _NAME = re.compile(r"[A-Za-z0-9_.\-]{1,128}")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from templates.conversation import Tool
 from templates.dialects.argument_types import STRING, accepted_types, json_literal, property_schema
-from templates.dialects.scanning import SPACE, CallParser, Scan
+from templates.dialects.reading import SPACE, Scan
+from templates.dialects.scanning import CallParser
 
 _NAME = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 

@@ -87,8 +87,6 @@ When making tool calls, use XML format to invoke tools and pass parameters:
 </minimax:tool_call>"""
 
 
-# --- Qwen3-Coder, Qwen3.5 -------------------------------------------------------------------------
-
 _QWEN = XmlSyntax(
     block="<tool_call>",
     call="<function=",
@@ -130,8 +128,6 @@ QWEN3_5 = Dialect(
         arguments=xml_arguments("qwen_xml"),
     ),
 )
-
-# --- Seed-OSS -------------------------------------------------------------------------------------
 
 _SEED = XmlSyntax(
     block="<seed:tool_call>",
@@ -178,8 +174,6 @@ SEED_OSS = Dialect(
     keeps_special_tokens=True,
 )
 
-# --- MiniMax-M2 -----------------------------------------------------------------------------------
-
 _M2 = XmlSyntax(
     block="<minimax:tool_call>",
     call='<invoke name="',
@@ -225,8 +219,6 @@ MINIMAX2 = Dialect(
         arguments=xml_arguments("minimax_xml"),
     ),
 )
-
-# --- DeepSeek V3.2 --------------------------------------------------------------------------------
 
 _DSML = XmlSyntax(
     block="<｜DSML｜function_calls>",
