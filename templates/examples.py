@@ -178,6 +178,7 @@ def _assistant(message: _JsonObject) -> ChatMessage:
 def _content(message: _JsonObject, *, allow_images: bool = False) -> tuple[Part, ...]:
     content = message.get("content")
     if isinstance(content, str):
+        _encodable(content, "content")
         return (TextPart(content),)
     if not isinstance(content, list) or not content:
         raise ExampleError("'content' must be a string or a non-empty array of parts")

@@ -44,10 +44,10 @@ class FinetuningKind(StrEnum):
 class OpenAIHyperparameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    n_epochs: Auto | Annotated[int, Field(strict=True, ge=1, le=50)] = AUTO
-    batch_size: Auto | Annotated[int, Field(strict=True, ge=1, le=_MAX_BATCH)] = AUTO
+    n_epochs: Annotated[int, Field(strict=True, ge=1, le=50)] | Auto = AUTO
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=_MAX_BATCH)] | Auto = AUTO
     learning_rate_multiplier: (
-        Auto | Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+        Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | Auto
     ) = AUTO
 
 
