@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,14 +47,18 @@ class EnginePool:
         self._replicas: dict[str, _Replica] = {}
         self._draining: list[EngineConnection] = []
         self._refresher: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
     async def start(self) -> None:
         await self.refresh()
         self._refresher = asyncio.create_task(self._keep_refreshing())
 
     async def close(self) -> None:
+        """A query under way is let finish: its connection belongs to the store."""
+        self._closing.set()
+        if self._refresher is not None:
+            await self._refresher
         tasks = [r.opening for r in self._replicas.values() if r.opening is not None]
-        tasks += [self._refresher] if self._refresher is not None else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -150,8 +155,10 @@ class EnginePool:
             replica.opening = None
 
     async def _keep_refreshing(self) -> None:
-        while True:
-            await asyncio.sleep(REFRESH_INTERVAL_S)
+        while not self._closing.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_INTERVAL_S):
+                    await self._closing.wait()
             try:
                 await self.refresh()
             except Exception:

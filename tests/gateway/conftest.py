@@ -151,6 +151,7 @@ class Gateway:
 
 async def register(config: Config, workers: list[Worker], models: list[str]) -> None:
     """What the supervisor writes: the models and their engines."""
+    config.data.mkdir(parents=True, exist_ok=True)
     store = await open_store(config.database_url)
     project = await store.keys.ensure_project("proj_test", "Acme")
     await store.keys.add(project.id, KEY, "test")
