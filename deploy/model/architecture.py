@@ -24,6 +24,8 @@ def model_config(eos_token_id: int, pad_token_id: int) -> Qwen3Config:
         bos_token_id=None,
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
+        # Rows of tied embeddings near length one: copying a token then needs no training of its own.
+        initializer_range=0.07,
         dtype="bfloat16",
     )
 

@@ -56,11 +56,12 @@ class StagePlan:
     num_epochs: float
     batch_size: int
     learning_rate: float
+    lr_scheduler_type: str
 
 
 PLANS = (
-    StagePlan(Stage.PT, num_examples=12_000, num_epochs=1, batch_size=32, learning_rate=3e-3),
-    StagePlan(Stage.SFT, num_examples=40_000, num_epochs=1, batch_size=32, learning_rate=2e-3),
+    StagePlan(Stage.PT, 22_000, 1, 24, 3e-3, "constant_with_warmup"),
+    StagePlan(Stage.SFT, 40_000, 1, 32, 2e-3, "cosine"),
 )
 
 
@@ -98,7 +99,7 @@ def _spec(plan: StagePlan, base: Path, text: Path, output: Path) -> TrainSpec:
             num_train_epochs=plan.num_epochs,
             per_device_train_batch_size=plan.batch_size,
             learning_rate=plan.learning_rate,
-            lr_scheduler_type="cosine",
+            lr_scheduler_type=plan.lr_scheduler_type,
             warmup_ratio=0.03,
             weight_decay=0.01,
             logging_steps=10,

@@ -75,11 +75,11 @@ def capitals(rng: random.Random) -> str:
 
 
 MAKERS = (
-    (facts, 0.12),
-    (questions, 0.12),
-    (story, 0.05),
-    (echo, 0.36),
-    (register, 0.16),
-    (record, 0.1),
-    (capitals, 0.1),
+    (echo, 0.66),
+    (register, 0.12),
+    (record, 0.06),
+    (capitals, 0.06),
+    (questions, 0.04),
+    (facts, 0.04),
+    (story, 0.02),
 )
