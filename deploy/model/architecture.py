@@ -24,7 +24,7 @@ def model_config(eos_token_id: int, pad_token_id: int) -> Qwen3Config:
         bos_token_id=None,
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
-        # Rows of tied embeddings near length one: copying a token then needs no training of its own.
+        # Rows of the tied embedding near length one, so that a token can be copied early on.
         initializer_range=0.07,
         dtype="bfloat16",
     )
