@@ -44,7 +44,8 @@ class ModelEntry(_Section):
     """A local directory, or a hub id that the worker's libraries resolve."""
     engine: EngineKind = EngineKind.HF
     python: str | None = None
-    """Interpreter of the worker's environment; None is the one that runs Tuneyard."""
+    """Interpreter of the worker's environment. None is the one that runs Tuneyard, and for vllm and
+    sglang the one that `tuneyard env create` made."""
     template: str | None = None
     """Name of a chat format; None is the model's own Jinja template."""
     dtype: str = "auto"

@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 from server.config import Config, ConfigError, load_config
+from server.environments.commands import app as environments
 
 cli = typer.Typer(
     name="tuneyard",
@@ -29,6 +30,8 @@ and it goes on where it was, running fine-tuning jobs included.
 Settings come from a YAML file (--config, or tuneyard.yaml where you are); HOST, PORT, DATA and \
 API_KEY in the environment win over it. Without a file, the bundled model is served.""",
 )
+
+cli.add_typer(environments)
 
 _ConfigPath = Annotated[
     Path | None,

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from server.cli.children import Child, ChildSpec
 from server.config import Config
+from server.environments.locate import EnvironmentMissingError, engine_python
 from server.first_key import FirstKey, ensure_first_key
 from server.logs import configure_logging
 from server.store import open_store
@@ -36,6 +37,7 @@ async def serve(config: Config, console: Console) -> int:
     for folder in (config.data, config.run_dir, config.data / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
     try:
+        _check_environments(config)
         lock = _lock(config)
         listening = _listen(config)
     except _CannotStart as error:
@@ -52,6 +54,15 @@ async def serve(config: Config, console: Console) -> int:
         listening.close()
         os.close(lock)
     return 0
+
+
+def _check_environments(config: Config) -> None:
+    """A model whose engine has no environment would only be restarted over and over."""
+    try:
+        for entry in config.models:
+            engine_python(entry.engine.value, entry.python)
+    except EnvironmentMissingError as error:
+        raise _CannotStart(str(error)) from error
 
 
 async def _run(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import msgspec
 
 from server.config import ModelEntry
 from server.engines.client import EngineConnection, EngineUnreachable, connect_engine
+from server.environments.locate import EnvironmentMissingError, engine_python
 from server.launchers import Launcher, Process, ProcessSpec
 from server.store import Store
 from server.store.identifiers import random_id
@@ -78,7 +78,7 @@ class EngineSlot:
             started = time.monotonic()
             try:
                 await self._run_once()
-            except (OSError, EngineUnreachable) as error:
+            except (OSError, EngineUnreachable, EnvironmentMissingError) as error:
                 self._log("engine failed", logging.ERROR, error=str(error))
             if time.monotonic() - started > STEADY_AFTER_S:
                 backoff_s = FIRST_BACKOFF_S
@@ -106,7 +106,8 @@ class EngineSlot:
             await asyncio.shield(self._end(engine_id, process, spec_path, socket_path))
 
     async def _start(self, engine_id: str, spec_path: Path, socket_path: Path) -> Process:
-        python = self.served.entry.python or sys.executable
+        entry = self.served.entry
+        python = engine_python(entry.engine.value, entry.python)
 
         def command(parent_fd: int) -> list[str]:
             spec = engine_spec(self.served, f"unix:{socket_path}", parent_fd)

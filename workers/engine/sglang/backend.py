@@ -47,6 +47,8 @@ from workers.engine.text.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 
 MAX_LOGPROBS = 20
+_RESERVED = 8
+"""SGLang's scheduler takes no prompt that leaves less than this of the context or of its memory."""
 _NEVER = frozenset({Capability.EMBED, Capability.SCORE, Capability.LORA, Capability.SEED})
 # SGLang's penalty looks at the output only, Hugging Face's and vLLM's at the prompt too.
 _CAPABILITIES = frozenset(Capability) - _NEVER - {Capability.REPETITION_PENALTY}
@@ -129,8 +131,7 @@ class SglangBackend:
             capabilities |= {Capability.LORA}
         return Description(
             engine=f"sglang/{version}",
-            # SGLang wants room for one token more than the prompt and the output.
-            max_model_len=manager.model_config.context_len - 1,
+            max_model_len=min(manager.model_config.context_len, self._kv_places) - _RESERVED,
             capabilities=capabilities,
             max_logprobs=MAX_LOGPROBS,
             max_loras=self._spec.max_loras,
@@ -166,7 +167,9 @@ class SglangBackend:
         if work.adapter is not None:
             assert self._pool is not None, "LoRA is declared only with a pool"
             await self._pool.acquire(work.adapter)
-        job = _Job(work, engine_stops=self._eos_ids <= work.stop_ids)
+        # A grammar that has come to its end ends the sequence, whatever the request ignores.
+        engine_stops = work.grammar is not None or self._eos_ids <= work.stop_ids
+        job = _Job(work, engine_stops=engine_stops)
         self._jobs[work.key] = job
         try:
             await self._send(job)

@@ -63,7 +63,7 @@ def create(spec: EngineSpec) -> tuple[VllmBackend, Vocabulary]:
     from workers.engine.text.pretrained import load_vocabulary
 
     vocabulary = load_vocabulary(spec.model_path or "", trust_remote_code=spec.trust_remote_code)
-    return VllmBackend(spec, settings), vocabulary
+    return VllmBackend(spec, settings, vocabulary.eos_ids), vocabulary
 
 
 class _Job:
@@ -83,8 +83,9 @@ class _Job:
 
 
 class VllmBackend:
-    def __init__(self, spec: EngineSpec, settings: VllmSettings) -> None:
+    def __init__(self, spec: EngineSpec, settings: VllmSettings, eos_ids: frozenset[int]) -> None:
         self._spec = spec
+        self._eos_ids = eos_ids
         self._settings = settings
         self._jobs: dict[str, _Job] = {}
         self._by_key: dict[int, _Job] = {}
@@ -157,7 +158,7 @@ class VllmBackend:
         from workers.engine.vllm.sampling import sampling_params
 
         processor = self._engine.input_processor
-        params = sampling_params(work)
+        params = sampling_params(work, self._eos_ids)
         arguments = {
             "request_id": str(work.key),
             "prompt": {"type": "token", "prompt_token_ids": work.prompt_ids},

@@ -16,9 +16,11 @@ _SEED_RANGE = 2**63
 _JSON_OBJECT = '{"type": "object"}'
 
 
-def sampling_params(work: Work) -> SamplingParams:
+def sampling_params(work: Work, eos_ids: frozenset[int]) -> SamplingParams:
     """Raises RefusedError."""
     sampling = work.sampling
+    # What a grammar has come to its end with is an end of sequence, whatever the request ignores.
+    stop_ids = work.stop_ids if work.grammar is None else work.stop_ids | eos_ids
     return SamplingParams(
         # A prompt that is only scored still takes one step, whose token is dropped.
         max_tokens=max(1, work.max_tokens),
@@ -33,7 +35,7 @@ def sampling_params(work: Work) -> SamplingParams:
         presence_penalty=sampling.presence_penalty,
         repetition_penalty=sampling.repetition_penalty,
         logit_bias=dict(sampling.logit_bias) or None,
-        stop_token_ids=sorted(work.stop_ids),
+        stop_token_ids=sorted(stop_ids),
         # The end-of-sequence ids are among `stop_ids` unless the request ignores them.
         ignore_eos=True,
         logprobs=sampling.logprobs,

@@ -73,10 +73,14 @@ def engine_arguments(spec: EngineSpec, settings: VllmSettings, *, on_cpu: bool) 
         if value is not None:
             arguments[name] = value
     if spec.max_loras:
+        places = adapter_places(spec, settings)
+        # On CPU vLLM 0.32 looks up a base-model row of a mixed batch at slot -1, the last one, and
+        # adds whatever adapter is there. One slot more than there are adapters stays zero.
+        slots, resident = (places + 1, places + 1) if on_cpu else (spec.max_loras, places)
         arguments |= {
             "enable_lora": True,
-            "max_loras": spec.max_loras,
-            "max_cpu_loras": adapter_places(spec, settings),
+            "max_loras": slots,
+            "max_cpu_loras": resident,
             "max_lora_rank": _served_rank(spec.max_lora_rank),
         }
     return arguments

@@ -1,0 +1,235 @@
+"""The same tokens, scores and ends from every engine."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+
+from tests.conformance.model_files import NUM_GREEDY, PROMPTS, ModelFiles
+from tests.engine.conftest import WorkerClient
+from workers.contract.messages import (
+    Abort,
+    Admitted,
+    Capability,
+    Failed,
+    FailureKind,
+    FinishReason,
+    Grammar,
+    GrammarKind,
+    PromptScored,
+    Text,
+    Token,
+    Tokens,
+)
+
+GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
+PROMPT = [Tokens(PROMPTS[0])]
+
+
+async def _greedy(client: WorkerClient, prompt: list[int] = PROMPTS[0], **options: Any) -> Any:
+    return await client.generate(
+        [Tokens(prompt)], **{**GREEDY, "max_tokens": NUM_GREEDY, **options}
+    )
+
+
+@pytest.mark.parametrize("name", ["base", "alpha", "beta"])
+async def test_greedy_ids_equal_hugging_faces(
+    client: WorkerClient, model: ModelFiles, name: str
+) -> None:
+    adapter = None if name == "base" else model.ref(name, 1 if name == "alpha" else 2)
+    for index, prompt in enumerate(PROMPTS):
+        answer = await _greedy(client, prompt, adapter=adapter)
+        reference = model.references[name, index]
+        assert answer.ids[: reference.num_sure] == reference.sure_ids
+        assert answer.end.reason is FinishReason.LENGTH
+        assert answer.end.completion_tokens == NUM_GREEDY
+        assert answer.end.prompt_tokens == len(prompt)
+
+
+async def test_base_and_two_adapters_mix_in_one_batch(
+    client: WorkerClient, model: ModelFiles
+) -> None:
+    adapters = {"base": None, "alpha": model.ref("alpha", 1), "beta": model.ref("beta", 2)}
+    cases = [(name, index) for index in range(len(PROMPTS)) for name in adapters]
+    answers = await asyncio.gather(
+        *(_greedy(client, PROMPTS[index], adapter=adapters[name]) for name, index in cases)
+    )
+    for case, answer in zip(cases, answers, strict=True):
+        reference = model.references[case]
+        assert answer.ids[: reference.num_sure] == reference.sure_ids, case
+
+
+async def test_logprobs_equal_hugging_faces(client: WorkerClient, model: ModelFiles) -> None:
+    answer = await _greedy(client, logprobs=3)
+    reference = model.references["base", 0]
+    sure = reference.num_sure
+    assert [e.token_id for e in answer.logprobs] == answer.ids
+    assert answer.ids[:sure] == reference.sure_ids
+    scores = [e.logprob for e in answer.logprobs[:sure]]
+    assert scores == pytest.approx(reference.logprobs[:sure], abs=1e-3)
+    for entry in answer.logprobs:
+        assert len(entry.top) == 3
+        assert entry.top[0].token_id == entry.token_id
+        values = [alternative.logprob for alternative in entry.top]
+        assert values == sorted(values, reverse=True)
+
+
+async def test_logprobs_are_the_models_own_at_any_temperature(
+    client: WorkerClient, model: ModelFiles
+) -> None:
+    answer = await client.generate(
+        PROMPT, temperature=2.0, ignore_eos=True, max_tokens=1, logprobs=1
+    )
+    first = answer.logprobs[0].top[0]
+    reference = model.references["base", 0]
+    assert first.token_id == reference.ids[0]
+    assert first.logprob == pytest.approx(reference.logprobs[0], abs=1e-3)
+
+
+async def test_prompt_logprobs_equal_hugging_faces(
+    client: WorkerClient, model: ModelFiles, needs: Any
+) -> None:
+    needs(Capability.PROMPT_LOGPROBS)
+    answer = await client.generate(
+        [Tokens(PROMPTS[2])], temperature=0.0, max_tokens=0, prompt_logprobs=0
+    )
+    (scored,) = [event for event in answer.events if isinstance(event, PromptScored)]
+    assert [entry.token_id for entry in scored.tokens] == PROMPTS[2]
+    assert math.isnan(scored.tokens[0].logprob)
+    expected = model.references["base", 2].prompt_logprobs
+    assert [e.logprob for e in scored.tokens[1:]] == pytest.approx(expected, abs=1e-3)
+    assert answer.ids == []
+
+
+async def test_text_in_gives_the_tokens_of_the_tokenizer(client: WorkerClient) -> None:
+    answer = await client.generate(
+        [Text("<|im_start|>", control=True), Text("the<|im_end|>")], max_tokens=1
+    )
+    admitted = answer.events[0]
+    assert isinstance(admitted, Admitted)
+    # One control token and "the"; the content's end mark is taken apart.
+    assert admitted.prompt_tokens > 3
+
+
+async def test_a_stop_id_ends_the_output_and_is_not_part_of_it(
+    client: WorkerClient, model: ModelFiles
+) -> None:
+    ids = model.references["base", 0].ids
+    stop = ids[4]
+    end = ids.index(stop)
+    for ignore_eos in (False, True):
+        answer = await _greedy(client, stop_token_ids=[stop], ignore_eos=ignore_eos)
+        assert answer.ids == ids[:end]
+        assert answer.end.reason is FinishReason.STOP
+        assert answer.end.stop == stop
+        assert answer.end.completion_tokens == end + 1
+
+
+async def test_the_end_of_sequence_ends_the_output_unless_ignored(client: WorkerClient) -> None:
+    bias = {2: 100.0}
+    ended = await _greedy(client, ignore_eos=False, logit_bias=bias, max_tokens=5)
+    assert ended.end.reason is FinishReason.STOP
+    assert ended.end.stop is None
+    assert ended.ids == []
+    ignored = await _greedy(client, ignore_eos=True, logit_bias=bias, max_tokens=5)
+    assert ignored.end.reason is FinishReason.LENGTH
+    assert ignored.ids == [2] * 5
+
+
+async def test_a_stop_string_across_tokens_is_cut_off(client: WorkerClient) -> None:
+    spelled = {"logit_bias": {client_id: 100.0 for client_id in (67,)}}  # the letter a
+    answer = await _greedy(client, stop=["aaa"], **spelled)
+    assert answer.text == ""
+    assert answer.end.reason is FinishReason.STOP
+    assert answer.end.stop == "aaa"
+
+
+async def test_min_tokens_puts_off_every_end(
+    client: WorkerClient, model: ModelFiles, needs: Any
+) -> None:
+    needs(Capability.MIN_TOKENS)
+    stop = model.references["base", 0].ids[1]
+    answer = await _greedy(client, stop_token_ids=[stop], min_tokens=6, max_tokens=8)
+    assert len(answer.ids) >= 6
+    assert stop not in answer.ids[:6]
+
+
+async def test_characters_of_several_tokens_come_whole(client: WorkerClient) -> None:
+    # The vocabulary has one token per byte of these; a grammar forces them one after another.
+    forced = Grammar(GrammarKind.CHOICE, '["\\u20ac\\u00e9\\ud83d\\ude00"]')
+    answer = await _greedy(client, grammar=forced)
+    assert answer.text == "\u20ac\u00e9\U0001f600"
+    assert len(answer.ids) == 9
+    assert all("\ufffd" not in token.text for token in answer.tokens)
+
+
+async def test_the_context_length_is_a_limit(client: WorkerClient) -> None:
+    limit = client.hello.max_model_len
+    too_long = await _greedy(client, [5] * limit, max_tokens=1)
+    assert too_long.end.kind is FailureKind.CONTEXT_LENGTH_EXCEEDED
+    full = await _greedy(client, [5] * (limit - 4), max_tokens=None)
+    assert full.end.reason is FinishReason.LENGTH
+    assert full.end.completion_tokens == 4
+
+
+async def test_an_id_outside_the_vocabulary_is_refused(client: WorkerClient) -> None:
+    answer = await _greedy(client, [10, client.hello.vocab_size])
+    assert answer.end.kind is FailureKind.INVALID_REQUEST
+
+
+async def test_abort_in_mid_stream_frees_the_engine(client: WorkerClient, settled: None) -> None:
+    request = client.start(PROMPT, **GREEDY, max_tokens=1900)
+    queue = client.queues[request]
+    seen = [await asyncio.wait_for(queue.get(), 20) for _ in range(4)]
+    assert any(isinstance(event, Token) for event in seen)
+    client.send(Abort(request))
+    answer = await client.finish(request)
+    assert answer.end.reason is FinishReason.ABORT
+    assert len(answer.ids) < 1900
+
+
+async def test_abort_while_queued_ends_at_once(client: WorkerClient, settled: None) -> None:
+    running = [client.start(PROMPT, **GREEDY, max_tokens=1900) for _ in range(12)]
+    last = client.start(PROMPT, **GREEDY, max_tokens=1900)
+    client.send(Abort(last))
+    answer = await client.finish(last, timeout_s=2)
+    assert answer.end.reason is FinishReason.ABORT
+    assert answer.ids == []
+    for request in running:
+        client.send(Abort(request))
+    for request in running:
+        await client.finish(request)
+
+
+async def test_a_dropped_connection_aborts_its_requests(
+    engine: Any, client: WorkerClient, settled: None
+) -> None:
+    other = await engine.connect()
+    request = other.start(PROMPT, **GREEDY, max_tokens=1900)
+    await asyncio.wait_for(other.queues[request].get(), 20)
+    await other.close()
+
+
+async def test_more_requests_than_places_are_queued_and_all_answered(
+    client: WorkerClient, model: ModelFiles
+) -> None:
+    answers = await asyncio.gather(*(_greedy(client) for _ in range(24)))
+    reference = model.references["base", 0]
+    assert all(answer.ids[: reference.num_sure] == reference.sure_ids for answer in answers)
+
+
+async def test_the_same_prompt_again_is_read_from_the_prefix_cache(client: WorkerClient) -> None:
+    prompt = [(7 * i) % 300 + 3 for i in range(200)]
+    first = await _greedy(client, prompt, max_tokens=4)
+    second = await _greedy(client, prompt, max_tokens=4)
+    assert second.ids == first.ids
+    assert second.end.cached_tokens >= 128
+
+
+async def test_an_empty_prompt_is_refused(client: WorkerClient) -> None:
+    answer = await client.generate([Tokens([])])
+    assert isinstance(answer.end, Failed)
+    assert answer.end.kind is FailureKind.INVALID_REQUEST

@@ -1,0 +1,69 @@
+"""An engine's processes: they die together, and what was under way is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.conftest import start
+from tests.conformance.engines import EngineProcess
+from tests.conformance.model_files import PROMPTS, ModelFiles
+from workers.contract.messages import FailureKind, Tokens
+
+pytestmark = [pytest.mark.engine_env, pytest.mark.slow]
+
+
+def _scheduler(engine: EngineProcess) -> int:
+    """The process that runs the model: the biggest child."""
+
+    def resident(pid: int) -> int:
+        try:
+            return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        except OSError:
+            return 0
+
+    return max(engine.children(), key=resident)
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+async def test_the_death_of_the_engine_fails_its_requests_and_ends_the_worker(
+    name: str, model: ModelFiles, tmp_path: Path
+) -> None:
+    engine = start(name, tmp_path / "one", model.path)
+    try:
+        client = await engine.connect()
+        requests = [
+            client.start([Tokens(PROMPTS[0])], ignore_eos=True, max_tokens=1900) for _ in range(12)
+        ]
+        await asyncio.wait_for(client.queues[requests[0]].get(), 30)
+        os.kill(_scheduler(engine), signal.SIGKILL)
+        ends = [(await client.finish(request, timeout_s=20)).end for request in requests]
+        assert any(getattr(end, "kind", None) is FailureKind.ENGINE_DEAD for end in ends)
+        assert await engine.exit_status(30) == 1
+        await client.close()
+    finally:
+        engine.end()
+    assert engine.children() == []
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+async def test_term_ends_every_process(name: str, model: ModelFiles, tmp_path: Path) -> None:
+    engine = start(name, tmp_path / "two", model.path)
+    try:
+        engine.process.terminate()
+        assert await engine.exit_status(40) == 0
+    finally:
+        engine.end()
+    assert engine.children() == []
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+def test_a_setting_the_engine_does_not_know_is_refused_at_start(
+    name: str, model: ModelFiles, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match="no_such_setting"):
+        start(name, tmp_path / "three", model.path, settings={"no_such_setting": 1})
