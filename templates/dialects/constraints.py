@@ -133,6 +133,8 @@ def _const(text: str) -> Format:
 
 def _sequence(*elements: Format) -> Format:
     kept = [e for e in elements if e != _const("")]
+    if not kept:
+        return _const("")
     return kept[0] if len(kept) == 1 else {"type": "sequence", "elements": kept}
 
 

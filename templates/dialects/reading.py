@@ -29,8 +29,8 @@ class Reader:
     there on it is kept. `_pos` never lies before it."""
 
     def __init__(self) -> None:
-        self._buf = ""
-        self._pos = 0
+        self._buf: str = ""
+        self._pos: int = 0
         self._mark: int | None = None
         self._ended = False
 
