@@ -179,6 +179,27 @@ def test_training_goes_on_from_an_adapter(workspace: Workspace) -> None:
     assert steps_of(second)[-1].train_loss < steps_of(first)[-1].train_loss
 
 
+def test_an_earlier_adapter_keeps_its_shape_and_says_so(workspace: Workspace) -> None:
+    first = train(workspace.spec(output_dir="first", finetuning={"lora_rank": 4}))
+    assert not any(isinstance(event, Warned) for event in first)
+    second = train(
+        workspace.spec(
+            output_dir="second",
+            model={"adapter_name_or_path": str(completed(first))},
+            finetuning={"lora_dropout": 0.25},
+        )
+    )
+    (warned,) = (event.message for event in second if isinstance(event, Warned))
+    assert warned.endswith("rank 4, alpha 8.")
+    config = msgspec.json.decode((completed(second) / "adapter_config.json").read_bytes())
+    assert (config["r"], config["lora_dropout"]) == (4, 0.25)
+
+
+def test_an_adapter_that_is_none_is_named(workspace: Workspace) -> None:
+    failed = failure(train(workspace.spec(model={"adapter_name_or_path": str(workspace.base)})))
+    assert (failed.code, failed.param) == ("internal_error", "adapter_name_or_path")
+
+
 def test_full_training_goes_on_from_a_merged_adapter_and_from_a_full_model(
     workspace: Workspace,
 ) -> None:

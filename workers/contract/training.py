@@ -29,7 +29,8 @@ class ModelArguments(_Strict, frozen=True):
     model_name_or_path: str
     """A local directory by now; the supervisor has resolved hub ids."""
     adapter_name_or_path: str | None = None
-    """Adapter directory to go on training from."""
+    """Adapter directory to go on training from: its rank, alpha and targets stay as they are. A
+    full run starts from the base with the adapter merged in."""
     template: str | None = None
     """A named chat format; None is the model's own Jinja template."""
     trust_remote_code: bool = False
@@ -57,6 +58,10 @@ class FinetuningArguments(_Strict, frozen=True):
     lora_dropout: float = 0.0
     lora_target: str = "all"
     """`all` linear layers but the output layer, or names separated by commas."""
+
+    @property
+    def alpha(self) -> int:
+        return 2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
 
 
 class TrainingArguments(_Strict, frozen=True):

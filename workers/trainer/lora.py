@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
 from workers.contract.training import FinetuningArguments
@@ -20,7 +19,7 @@ _LINEAR = (torch.nn.Linear, Conv1D)
 def add_lora(base: Any, arguments: FinetuningArguments) -> torch.nn.Module:
     config = LoraConfig(
         r=arguments.lora_rank,
-        lora_alpha=arguments.lora_alpha or 2 * arguments.lora_rank,
+        lora_alpha=arguments.alpha,
         lora_dropout=arguments.lora_dropout,
         target_modules=_targets(base, arguments.lora_target),
         task_type="CAUSAL_LM",
@@ -28,24 +27,44 @@ def add_lora(base: Any, arguments: FinetuningArguments) -> torch.nn.Module:
     return get_peft_model(base, config)
 
 
-def load_lora(base: Any, path: Path) -> torch.nn.Module:
-    """Goes on training an adapter, in the shape it has."""
-    if not (path / "adapter_config.json").is_file():
-        raise TrainerError("The adapter to go on from cannot be read.", "adapter_name_or_path")
-    kind = json.loads((path / "adapter_config.json").read_bytes()).get("peft_type")
-    if kind != "LORA":
-        raise InvalidHyperparameters(
-            "Only a LoRA adapter can be trained further.", "adapter_name_or_path"
-        )
-    return PeftModel.from_pretrained(base, str(path), is_trainable=True)
+def load_lora(base: Any, path: Path, arguments: FinetuningArguments) -> torch.nn.Module:
+    """Goes on training an adapter, in the shape it has; dropout is the new run's."""
+    config = _config_of(path)
+    config.lora_dropout = arguments.lora_dropout
+    return PeftModel.from_pretrained(base, str(path), is_trainable=True, config=config)
 
 
 def merge_lora(base: Any, path: Path) -> torch.nn.Module:
     """The base with the adapter's weights added, all of it trainable."""
-    merged: Any = load_lora(base, path)
+    merged: Any = PeftModel.from_pretrained(base, str(path), config=_config_of(path))
     model = merged.merge_and_unload()
     model.requires_grad_(True)
     return model
+
+
+def kept_shape(path: Path, arguments: FinetuningArguments) -> str | None:
+    """What to tell where the adapter's shape is not the one that the arguments name."""
+    config = _config_of(path)
+    if config.r == arguments.lora_rank and config.lora_alpha == arguments.alpha:
+        return None
+    return (
+        f"Training goes on in the shape of the earlier adapter: rank {config.r}, "
+        f"alpha {config.lora_alpha}."
+    )
+
+
+def _config_of(path: Path) -> Any:
+    try:
+        config = PeftConfig.from_pretrained(str(path), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainerError(
+            "The adapter to go on from cannot be read.", "adapter_name_or_path"
+        ) from error
+    if config.peft_type != PeftType.LORA:
+        raise InvalidHyperparameters(
+            "Only a LoRA adapter can be trained further.", "adapter_name_or_path"
+        )
+    return config
 
 
 def _targets(base: Any, lora_target: str) -> list[str]:

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from workers.contract.training import FinetuningType, ModelArguments, TrainSpec
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
-from workers.trainer.lora import add_lora, load_lora, merge_lora
+from workers.trainer.lora import add_lora, kept_shape, load_lora, merge_lora
 
 _log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -34,6 +34,8 @@ class TrainedModel:
     """The base's own: a full model is written as it was read."""
     is_adapter: bool
     trust_remote_code: bool
+    notes: tuple[str, ...] = ()
+    """What the run's user should know of it."""
 
     @property
     def causal_lm(self) -> Any:
@@ -68,9 +70,11 @@ def load_model(spec: TrainSpec) -> TrainedModel:
     # Weights that are trained stay in float32: bfloat16 swallows small updates.
     base, export_dtype = _load_base(spec.model, compute_dtype if is_adapter else torch.float32)
     module: torch.nn.Module = base
+    notes: list[str | None] = []
     adapter_path = spec.model.adapter_name_or_path
     if is_adapter and adapter_path is not None:
-        module = load_lora(base, Path(adapter_path))
+        module = load_lora(base, Path(adapter_path), spec.finetuning)
+        notes.append(kept_shape(Path(adapter_path), spec.finetuning))
     elif is_adapter:
         module = add_lora(base, spec.finetuning)
     elif adapter_path is not None:
@@ -85,6 +89,7 @@ def load_model(spec: TrainSpec) -> TrainedModel:
         export_dtype=export_dtype,
         is_adapter=is_adapter,
         trust_remote_code=spec.model.trust_remote_code,
+        notes=tuple(note for note in notes if note is not None),
     )
 
 

@@ -59,7 +59,7 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     stop.check()
     data, warnings = prepare_data(spec, model.context_len, stop)
     if not log.history.last_step:
-        for message in warnings:
+        for message in [*model.notes, *warnings]:
             log.emit(Warned(seq=UNSENT, at=UNSENT, message=message))
     schedule = data.schedule(spec.training)
     loop = Loop(
