@@ -235,17 +235,18 @@ class JinjaFormat:
 
     def _guard(self, conversation: Conversation) -> Shielding | None:
         """A shielding when a text of the caller spells a control word."""
-        spells = self._shield.spells_in
+        texts: list[str | None] = []
         for message in conversation.messages:
-            texts = [message.text, message.name, message.tool_call_id, message.reasoning]
+            texts += [part.text for part in message.parts if isinstance(part, TextPart)]
+            texts += [message.name, message.tool_call_id, message.reasoning]
             texts += [text for call in message.tool_calls for text in _call_texts(call)]
-            if spells(texts):
-                return Shielding(self._shield)
         options = conversation.options
-        tools = [[tool.name, tool.description, tool.parameters] for tool in conversation.tools]
-        if spells([tools, list(options.documents), options.template_kwargs]):
-            return Shielding(self._shield)
-        return None
+        given = [tool.parameters for tool in conversation.tools]
+        texts += [text for tool in conversation.tools for text in (tool.name, tool.description)]
+        spells = self._shield.spells_any(texts) or self._shield.spells_in(
+            [given, list(options.documents), options.template_kwargs]
+        )
+        return Shielding(self._shield) if spells else None
 
     def _render(self, conversation: Conversation, generate: bool) -> Split:
         plain = self._text(conversation, generate)

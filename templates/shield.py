@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -37,14 +37,26 @@ class Shield:
         tails = {word[:n] for word in ordered for n in range(1, len(word))}
         self._heads = frozenset(part for part in heads if _may_join(part))
         self._tails = frozenset(part for part in tails if _may_join(part))
-        self._head_ends = frozenset(part[0] for part in self._heads)
-        self._tail_ends = frozenset(part[-1] for part in self._tails)
+        self._head_ends = frozenset(part[:2] for part in self._heads)
+        self._tail_ends = frozenset(part[-2:] for part in self._tails)
         self._longest = max(map(len, ordered), default=0)
 
     def spells(self, text: str) -> bool:
         """Whether the text holds a control word, or a piece of one at an end."""
         return bool(text) and (
             self._pattern.search(text) is not None or self._head(text) > 0 or self._tail(text) > 0
+        )
+
+    def spells_any(self, texts: Sequence[str | None]) -> bool:
+        """The same for any of many texts, at less cost than one by one."""
+        given = [text for text in texts if text]
+        if self._pattern.search("\n".join(given)) is not None:
+            return any(map(self.spells, given))
+        heads, tails = self._head_ends, self._tail_ends
+        return any(
+            (text[:2] in heads or text[:1] in heads) and self._head(text) > 0 for text in given
+        ) or any(
+            (text[-2:] in tails or text[-1:] in tails) and self._tail(text) > 0 for text in given
         )
 
     def spells_in(self, value: Any) -> bool:
@@ -70,13 +82,13 @@ class Shield:
 
     def _head(self, text: str) -> int:
         """Length of the longest end of a control word that the text begins with."""
-        if text[:1] not in self._head_ends:
+        if text[:2] not in self._head_ends and text[:1] not in self._head_ends:
             return 0
         longest = min(self._longest - 1, len(text))
         return next((n for n in range(longest, 0, -1) if text[:n] in self._heads), 0)
 
     def _tail(self, text: str) -> int:
-        if text[-1:] not in self._tail_ends:
+        if text[-2:] not in self._tail_ends and text[-1:] not in self._tail_ends:
             return 0
         longest = min(self._longest - 1, len(text))
         return next((n for n in range(longest, 0, -1) if text[-n:] in self._tails), 0)

@@ -107,18 +107,23 @@ class Encoder:
         return self.encode_many([parts])[0]
 
     def encode_many(self, prompts: Iterable[Sequence[PromptPart]]) -> list[list[int]]:
-        """The token ids of many prompts; one call into the tokenizer, so faster than one by one."""
+        """The token ids of many prompts: one call into the tokenizer, on all cores, in which a run
+        that comes several times (a system message, a list of tools) is tokenised once."""
         layouts = [_layout(parts) for parts in prompts]
-        texts = [item.text for layout in layouts for item in layout if isinstance(item, _Run)]
-        encodings = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        runs = dict.fromkeys(
+            item for layout in layouts for item in layout if isinstance(item, _Run)
+        )
+        texts = [run.text for run in runs]
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        encoded = {
+            run: self._checked(run, encoding.ids)
+            for run, encoding in zip(runs, encodings, strict=True)
+        }
         result: list[list[int]] = []
         for layout in layouts:
             ids: list[int] = []
             for item in layout:
-                if isinstance(item, _Run):
-                    ids += self._checked(item, next(encodings).ids)
-                else:
-                    ids += item
+                ids += encoded[item] if isinstance(item, _Run) else item
             result.append(ids)
         return result
 
