@@ -1,7 +1,7 @@
 """Blobs in one directory of this machine.
 
 Written to a temporary name, synced, and renamed, so a crash leaves either the whole blob or a
-temporary file that the next start removes. Copies are hard links: blobs never change.
+temporary file that is removed after a day. Copies are hard links: blobs never change.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,10 +68,15 @@ class LocalBlobs:
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(self._path(key).unlink, missing_ok=True)
 
-    def remove_unfinished(self) -> None:
-        """What crashed writers left; to be called while nobody writes."""
+    async def remove_abandoned(self, untouched_s: float) -> None:
+        """What crashed writers left: unfinished files that nobody has written to for so long."""
+        await asyncio.to_thread(self._remove_abandoned, time.time() - untouched_s)
+
+    def _remove_abandoned(self, before: float) -> None:
         for path in self._unfinished.iterdir():
-            path.unlink()
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
 
     def _path(self, key: str) -> Path:
         if _KEY.fullmatch(key) is None:

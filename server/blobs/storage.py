@@ -47,3 +47,7 @@ class Blobs(Protocol):
     async def delete(self, key: str) -> None:
         """A missing blob is as good as deleted."""
         ...
+
+    async def remove_abandoned(self, untouched_s: float) -> None:
+        """Frees what crashed writers left and nobody has written to for so long."""
+        ...

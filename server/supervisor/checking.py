@@ -30,16 +30,12 @@ async def check_job(job: Job, owner: str, config: Config, store: Store, blobs: B
     try:
         training, validation = await _validate(job, config, blobs)
     except InvalidFileError as invalid:
-        events.append(NewEvent(invalid.error.message, EventLevel.ERROR))
-        await store.progress.fail(owner, job.id, invalid.error, events)
-        await store.progress.release(owner, job.id)
+        await _fail(job, owner, store, blobs, invalid.error, events)
         return
     except Exception:
         logger.exception("validation failed", extra={"job": job.id})
         error = JobError("internal_error", "The files could not be read.")
-        events.append(NewEvent(error.message, EventLevel.ERROR))
-        await store.progress.fail(owner, job.id, error, events)
-        await store.progress.release(owner, job.id)
+        await _fail(job, owner, store, blobs, error, events)
         return
     shared = 0 if validation is None else len(training.digests & validation.digests)
     if shared:
@@ -49,6 +45,18 @@ async def check_job(job: Job, owner: str, config: Config, store: Store, blobs: B
     settled = settle(given, training.num_examples).model_dump(mode="json")
     events.append(NewEvent("Files validated, moving job to queued state"))
     await store.progress.accept(owner, job.id, settled, events)
+
+
+async def _fail(
+    job: Job, owner: str, store: Store, blobs: Blobs, error: JobError, events: list[NewEvent]
+) -> None:
+    events.append(NewEvent(error.message, EventLevel.ERROR))
+    failed = await store.progress.fail(owner, job.id, error, events)
+    await store.progress.release(owner, job.id)
+    if failed:
+        for blob in (job.plan.training_blob, job.plan.validation_blob):
+            if blob is not None:
+                await blobs.delete(blob)
 
 
 async def _validate(job: Job, config: Config, blobs: Blobs) -> tuple[ValidFile, ValidFile | None]:

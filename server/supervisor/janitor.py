@@ -15,6 +15,7 @@ from server.store import Store
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 30.0
+ABANDONED_AFTER_S = 24 * 3600.0
 
 
 class Janitor:
@@ -38,6 +39,7 @@ class Janitor:
         for file in await self._store.files.list_reclaimable():
             await self._blobs.delete(file.blob)
             await self._store.files.set_reclaimed(file.id)
+        await self._blobs.remove_abandoned(ABANDONED_AFTER_S)
         in_use = await self._store.progress.list_open_paths()
         for path in await self._store.models.list_removable_paths() - in_use:
             await self._remove_weights(Path(path))
