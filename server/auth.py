@@ -7,17 +7,16 @@ works at once.
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
 from server.errors import Unauthorized
+from server.remembered import Remembered
 from server.store.records import ApiKey, Project
 
 KEY_TTL_S = 1.0
-_MAX_REMEMBERED = 10_000
 _SCHEME = b"bearer "
 _VISIBLE_CHARS = 4
 
@@ -37,24 +36,19 @@ class KeyRing:
 
     def __init__(self, directory: KeyDirectory) -> None:
         self._directory = directory
-        self._known: dict[str, tuple[float, Principal]] = {}
+        self._known: Remembered[str, Principal] = Remembered(self._find, KEY_TTL_S)
 
     async def authenticate(self, authorization: bytes | None) -> Principal:
         """Raises Unauthorized."""
         key = _bearer(authorization)
-        key_hash = hashlib.sha256(key).hexdigest()
-        known = self._known.get(key_hash)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
-        found = await self._directory.find(key_hash)
-        if found is None:
-            self._known.pop(key_hash, None)
+        principal = await self._known.get(hashlib.sha256(key).hexdigest())
+        if principal is None:
             raise Unauthorized(f"Incorrect API key provided: {_redact(key)}.")
-        principal = Principal(found.id, found.project)
-        if len(self._known) >= _MAX_REMEMBERED:
-            self._known.clear()
-        self._known[key_hash] = (time.monotonic() + KEY_TTL_S, principal)
         return principal
+
+    async def _find(self, key_hash: str) -> Principal | None:
+        found = await self._directory.find(key_hash)
+        return None if found is None else Principal(found.id, found.project)
 
 
 def _bearer(authorization: bytes | None) -> bytes:

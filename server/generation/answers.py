@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 import secrets
 import string
 import time
@@ -28,7 +29,7 @@ class AnswerId:
     __slots__ = ("created", "fingerprint", "id", "model")
 
     def __init__(self, prefix: str, model: str, hello: Hello) -> None:
-        self.id = prefix + secrets.token_hex(14)
+        self.id = f"{prefix}{random.getrandbits(112):028x}"
         self.created = int(time.time())
         self.model = model
         self.fingerprint = _fingerprint(hello)

@@ -8,20 +8,19 @@ be chatted with the moment it is registered.
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import Protocol
 
 from server.config import Config
 from server.engines.pool import EnginePool
 from server.errors import InternalError, ModelNotFound
+from server.remembered import Remembered
 from server.store.records import Model
 from templates.format import ChatFormat, FormatError, TokenizerInfo
 from templates.registry import open_format
 from workers.contract.messages import AdapterRef, Hello
 
 MODEL_TTL_S = 1.0
-_MAX_REMEMBERED = 10_000
 
 
 class ModelDirectory(Protocol):
@@ -48,24 +47,21 @@ class Catalog:
         self._directory = directory
         self._pool = pool
         self._config = config
-        self._models: dict[tuple[str, str], tuple[float, Model]] = {}
+        self._models: Remembered[tuple[str, str], Model] = Remembered(self._find, MODEL_TTL_S)
         self._formats: dict[str, tuple[Hello, ChatFormat]] = {}
 
     async def find(self, model_id: str, project_id: str) -> Model:
         """Raises ModelNotFound."""
-        known = self._models.get((project_id, model_id))
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
-        model = await self._directory.find(model_id, project_id)
+        model = await self._models.get((model_id, project_id))
         if model is None:
             raise ModelNotFound(model_id)
-        if len(self._models) >= _MAX_REMEMBERED:
-            self._models.clear()
-        self._models[project_id, model_id] = (time.monotonic() + MODEL_TTL_S, model)
         return model
 
+    async def _find(self, place: tuple[str, str]) -> Model | None:
+        return await self._directory.find(*place)
+
     def forget(self, model_id: str, project_id: str) -> None:
-        self._models.pop((project_id, model_id), None)
+        self._models.forget((model_id, project_id))
 
     async def serve(self, model_id: str, project_id: str) -> Served:
         """Raises ModelNotFound, or Unavailable when no engine is up."""
