@@ -78,6 +78,8 @@ class Family:
     stop: tuple[str, ...] = ()
     eos: EosUse = EosUse.WRITTEN
     dialect: str = "default"
+    reads: str | None = None
+    """The dialect that reads and binds outputs, where it is not the one that writes prompts."""
     tool_list: tuple[str, str] | None = None
     """Texts around a plain JSON list of the tools, where the family does not use its dialect's."""
     results_between: str | None = None

@@ -16,6 +16,7 @@ hold more. Fields of a definition (all optional but `user` and `assistant`, whic
       stop: ["</s>"]
       eos: written                  # or replaced (stop[0] is the eos), or implied (no end in slot)
       dialect: qwen                 # of tool lists and calls
+      reads: harmony                # of outputs; default: the same dialect
       tool_list: ["<tools>", "</tools>"]
       system_place: own_turn        # or first_user
       thinking: {open: "<think>\\n", close: "\\n</think>\\n\\n", empty: "..."}
@@ -98,6 +99,7 @@ class _Reader:
             "stop": self.texts,
             "eos": lambda node: self.choice(node, EosUse),
             "dialect": self.dialect,
+            "reads": self.dialect,
             "tool_list": self.pair,
             "system_place": lambda node: self.choice(node, SystemPlace),
             "thinking": self.thinking,

@@ -36,6 +36,7 @@ class NamedFormat:
         self._family = family
         self._tokenizer = tokenizer
         self._dialect = dialect(family.dialect)
+        self._reader = dialect(family.reads or family.dialect)
         self._shield = shield_for(tokenizer.special_tokens)
         replaced = family.eos is EosUse.REPLACED
         self._eos = family.stop[0] if replaced else tokenizer.eos_token
@@ -57,7 +58,7 @@ class NamedFormat:
     def keeps_special_tokens(self) -> bool:
         words = self._family.thought_words if self._family.thinking is not None else ()
         marks = {word.strip() for word in words}
-        return self._dialect.keeps_special_tokens or not marks.isdisjoint(
+        return self._reader.keeps_special_tokens or not marks.isdisjoint(
             self._tokenizer.special_tokens
         )
 
@@ -112,9 +113,9 @@ class NamedFormat:
         return tuple(turns)
 
     def parser(self, prompt: Prompt, tools: tuple[Tool, ...]) -> OutputParser:
-        parser = self._dialect.parser(tools)
+        parser = self._reader.parser(tools)
         thinking = self._family.thinking
-        if thinking is None or self._dialect.reads_reasoning:
+        if thinking is None or self._reader.reads_reasoning:
             return parser
         words = ThinkingWords(thinking.open, thinking.close)
         return ReasoningParser(parser, words, opened=prompt.opens_reasoning)
@@ -126,9 +127,9 @@ class NamedFormat:
         choice: ToolChoice,
         schema: dict[str, Any] | None,
     ) -> OutputConstraint | None:
-        constraint = self._dialect.constrain(tools, choice, schema)
+        constraint = self._reader.constrain(tools, choice, schema)
         thinking = self._family.thinking
-        if constraint is None or thinking is None or self._dialect.reads_reasoning:
+        if constraint is None or thinking is None or self._reader.reads_reasoning:
             return constraint
         if prompt.segments and prompt.segments[-1].text == thinking.empty:
             return constraint

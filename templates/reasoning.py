@@ -2,7 +2,8 @@
 
 White space next to a thinking word is layout and not reported: after the opening word, before and
 after the closing one. Thinking opens an output or does not occur: a thinking word inside content is
-content. Thinking that never closes is reasoning to its end.
+content. Thinking that never closes is reasoning to its end. An output that begins with the closing
+word has an empty thought (GLM 4.7 writes it so).
 """
 
 from __future__ import annotations
@@ -98,7 +99,10 @@ class ReasoningParser:
         if begun.startswith(self._start):
             self._held = begun[len(self._start) :]
             self._state = _State.LEADING
-        elif self._start.startswith(begun) and not ended:
+        elif begun.startswith(self._end):
+            self._held = begun[len(self._end) :]
+            self._state = _State.CLOSED
+        elif (self._start.startswith(begun) or self._end.startswith(begun)) and not ended:
             return False
         else:
             self._state = _State.LEADING if self._opened else _State.CONTENT

@@ -17,7 +17,14 @@ from templates.conversation import (
     Tool,
     ToolCall,
 )
-from templates.format import FormatError, ReasoningDelta, Segment, ToolChoice, ToolChoiceMode
+from templates.format import (
+    ContentDelta,
+    FormatError,
+    ReasoningDelta,
+    Segment,
+    ToolChoice,
+    ToolChoiceMode,
+)
 from templates.named import NamedFormat
 from templates.registry import built_in_families, open_format
 from templates.tokenization import Encoder, describe_tokenizer
@@ -249,3 +256,25 @@ def test_formats_are_opened_by_name() -> None:
         open_format("qwen33", INFO)
     with pytest.raises(FormatError, match="ships no chat template"):
         open_format(None, INFO)
+
+
+def read(name: str, output: str) -> list[object]:
+    chat_format = FORMATS[name]
+    parser = chat_format.parser(chat_format.render(CONVERSATIONS["single"]), ())
+    return [*parser.feed(output), *parser.finish()]
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "events"),
+    [
+        ("qwen3", "<think>\nhm\n</think>\n\nYo", [ReasoningDelta("hm"), ContentDelta("Yo")]),
+        ("glm4_7", "<think>hm</think>\nYo", [ReasoningDelta("hm"), ContentDelta("Yo")]),
+        ("glm4_7", "</think>\nYo", [ContentDelta("Yo")]),
+        ("gpt_oss", "<|channel|>final<|message|>Yo", [ContentDelta("Yo")]),
+        ("chatml", "<think>hm</think>", [ContentDelta("<think>hm</think>")]),
+    ],
+)
+def test_thoughts_are_read_in_the_words_of_the_family(
+    name: str, output: str, events: list[object]
+) -> None:
+    assert read(name, output) == events
