@@ -1,0 +1,100 @@
+"""`tuneyard serve` as an operator runs it: one command, a ready line, Ctrl-C, nothing left."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+
+from tests.gateway.conftest import user, wait_for
+
+CONFIG = """
+data: data
+port: 0
+models:
+  - id: scripted-model
+    path: .
+    engine: scripted
+    template: qwen3
+    settings:
+      replies:
+        - {contains: hi, text: hello}
+"""
+
+
+class Service:
+    def __init__(self, folder: Path) -> None:
+        self.output = folder / "output.txt"
+        (folder / "tuneyard.yaml").write_text(CONFIG)
+        with self.output.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "server.cli", "serve", "-c", str(folder / "tuneyard.yaml")],
+                stdout=out,
+                stderr=out,
+                env={k: v for k, v in os.environ.items() if k not in ("PORT", "DATA", "API_KEY")},
+                start_new_session=True,
+            )
+        wait_for(lambda: "Ready: " in self.output.read_text(), deadline_s=60)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def find(self, pattern: str) -> str:
+        found = re.search(pattern, self.output.read_text())
+        assert found is not None, self.output.read_text()
+        return found[1]
+
+    def client(self) -> openai.OpenAI:
+        url, key = self.find(r"URL +(\S+)"), self.find(r"API key +(\S+)")
+        return openai.OpenAI(base_url=url, api_key=key, max_retries=2)
+
+    def say_hi(self) -> str | None:
+        with self.client() as client:
+            answer = client.chat.completions.create(model="scripted-model", messages=user("hi"))
+        return answer.choices[0].message.content
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    running = Service(tmp_path)
+    yield running
+    if running.process.poll() is None:
+        running.process.send_signal(signal.SIGTERM)
+        running.process.wait(20)
+
+
+def _gone(processes: list[psutil.Process]) -> bool:
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+def test_one_command_serves_and_ctrl_c_ends_everything(service: Service) -> None:
+    assert service.say_hi() == "hello"
+    family = service.family()
+    assert len(family) >= 3
+    started = time.monotonic()
+    service.process.send_signal(signal.SIGINT)
+    assert service.process.wait(20) == 0
+    assert time.monotonic() - started < 10
+    assert _gone(family)
+
+
+def test_the_gateway_is_back_after_a_kill(service: Service) -> None:
+    killed = [p for p in service.family() if "gateway" in p.cmdline()]
+    killed[0].kill()
+    assert service.say_hi() == "hello"
+
+
+def test_nothing_outlives_a_killed_root(service: Service) -> None:
+    family = service.family()
+    service.process.kill()
+    service.process.wait(10)
+    wait_for(lambda: _gone(family), deadline_s=20)
