@@ -11,6 +11,7 @@ from xgrammar.testing import _is_grammar_accept_string
 from templates.conversation import Tool, ToolCall
 from templates.dialects import DIALECTS, Dialect, dialect
 from templates.format import OutputConstraint, ToolChoice, ToolChoiceMode
+from templates.reasoning import ThinkingWords, after_reasoning
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -133,3 +134,44 @@ def test_a_response_schema_binds_content_unless_a_tool_is_called(name: str) -> N
 def test_a_free_choice_is_not_bound(name: str) -> None:
     assert dialect(name).constrain(TOOLS, ToolChoice(), None) is None
     assert dialect(name).constrain(TOOLS, ToolChoice(ToolChoiceMode.NONE), None) is None
+
+
+REFERRING: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "a": {"$ref": "#/$defs/A"},
+        "b": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    },
+    "required": ["a", "b"],
+    "additionalProperties": False,
+    "$defs": {
+        "A": {
+            "type": "object",
+            "properties": {"n": {"type": "integer"}},
+            "required": ["n"],
+            "additionalProperties": False,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_references_and_unions_bind_arguments(name: str) -> None:
+    entry = dialect(name)
+    tools = (Tool("f", None, REFERRING, strict=True),)
+    for choice in (ToolChoice(REQUIRED), ToolChoice()):
+        bound = entry.constrain(tools, choice, None)
+        assert accepts(bound, said(entry, (ToolCall("f", '{"a": {"n": 1}, "b": null}'),)))
+        assert not accepts(bound, said(entry, (ToolCall("f", '{"a": {"n": "x"}, "b": null}'),)))
+        assert not accepts(bound, said(entry, (ToolCall("f", '{"b": null}'),)))
+
+
+@pytest.mark.parametrize("name", [n for n, e in DIALECTS.items() if not e.reads_reasoning])
+def test_every_required_call_may_follow_thinking(name: str) -> None:
+    entry = dialect(name)
+    bound = entry.constrain(TOOLS, ToolChoice(REQUIRED), None)
+    assert bound is not None
+    after = after_reasoning(bound, ThinkingWords("<think>\n", "\n</think>\n\n"), opened=False)
+    assert accepts(after, "<think>\nHm.\n</think>\n\n" + said(entry, ONE))
+    assert accepts(after, said(entry, ONE))
+    assert not accepts(after, "<think>\nHm.\n</think>\n\nHello")
