@@ -124,6 +124,14 @@ class JinjaFormat:
         return None
 
     @property
+    def _writes_thoughts(self) -> bool:
+        """The template knows of thinking; a vocabulary may list the words for other models."""
+        words = self.thinking_words
+        return words is not None and (
+            words.end.strip() in self._sources or words.start.strip() in self._sources
+        )
+
+    @property
     def dialect(self) -> Dialect | None:
         """The tool-call dialect whose parser reads back a call that the template wrote."""
         return self._probe.dialect
@@ -225,7 +233,7 @@ class JinjaFormat:
             **option_variables(
                 conversation.options,
                 template.variables,
-                self.thinking_words is not None,
+                self._writes_thoughts,
                 to_text,
             ),
         }
