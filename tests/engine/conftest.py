@@ -164,7 +164,7 @@ class WorkerProcess:
                 cwd=ROOT,
                 pass_fds=[read_end],
                 stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={"OMP_NUM_THREADS": "1", **os.environ},
             )
         os.close(read_end)
 

@@ -3,7 +3,7 @@
 All resident adapters of a layer lie side by side in two matrices, A [C, in] and B [C, out], where C
 counts ranks. A step takes the stretch of C that its adapters span, computes x A^T for all tokens at
 once, blanks in each token's row what is not its adapter's, and adds that times B: two matrix
-products however many adapters there are.
+products in all, however many adapters there are.
 """
 
 from __future__ import annotations
@@ -30,46 +30,57 @@ class AdapterStep:
 
 
 class LoraLinear(nn.Module):
+    """Stands in for an `nn.Linear`. A follows the layer's own weight in one tensor, so that one
+    product gives both the layer's output and x A^T."""
+
     def __init__(self, base: nn.Linear, width: int, step: AdapterStep) -> None:
         super().__init__()
-        self.base = base
+        self.in_features = base.in_features
+        self.out_features = base.out_features
+        self._weight: Tensor = base.weight.data
+        self._bias = base.bias.data if base.bias is not None else None
         self._width = width
         self._step = step
-        self._a: Tensor | None = None
+        self._extended: Tensor | None = None
         self._b: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
-        return self.base.weight
+        return self._weight
 
     @property
     def bias(self) -> Tensor | None:
-        return self.base.bias
+        return self._bias
 
     def install(self, first: int, a: Tensor, b: Tensor) -> None:
         """Puts an adapter's factors at column `first`. Memory is taken with the first adapter."""
-        if self._a is None or self._b is None:
-            like = self.base.weight
-            self._a = like.new_zeros(self._width, self.base.in_features)
-            self._b = like.new_zeros(self._width, self.base.out_features)
-        self._a[first : first + a.shape[0]].copy_(a, non_blocking=True)
+        if self._extended is None or self._b is None:
+            self._b = self._weight.new_zeros(self._width, self.out_features)
+            extended = self._weight.new_zeros(self.out_features + self._width, self.in_features)
+            extended[: self.out_features].copy_(self._weight)
+            self._extended, self._weight = extended, extended[: self.out_features]
+        start = self.out_features + first
+        self._extended[start : start + a.shape[0]].copy_(a, non_blocking=True)
         self._b[first : first + b.shape[0]].copy_(b, non_blocking=True)
 
     def blank(self, first: int, end: int) -> None:
-        if self._a is not None and self._b is not None:
-            self._a[first:end].zero_()
+        if self._extended is not None and self._b is not None:
+            self._extended[self.out_features + first : self.out_features + end].zero_()
             self._b[first:end].zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x)
-        step, a, b = self._step, self._a, self._b
-        if step.end == step.first or a is None or b is None:
-            return y
-        h = F.linear(x.reshape(-1, x.shape[-1]), a[step.first : step.end])
+        step, extended, b = self._step, self._extended, self._b
+        if step.end == step.first or extended is None or b is None:
+            return F.linear(x, self._weight, self._bias)
+        num_out = self.out_features
+        both = F.linear(x.reshape(-1, x.shape[-1]), extended[: num_out + step.end])
+        h = both[:, num_out + step.first :]
         if step.foreign is not None:
-            h.masked_fill_(step.foreign, 0.0)
-        y.view(-1, y.shape[-1]).addmm_(h, b[step.first : step.end])
-        return y
+            h = h.masked_fill(step.foreign, 0.0)
+        y = torch.addmm(both[:, :num_out], h, b[step.first : step.end])
+        if self._bias is not None:
+            y += self._bias
+        return y.view(*x.shape[:-1], num_out)
 
 
 def wrap_linears(model: nn.Module, width: int, step: AdapterStep) -> dict[str, LoraLinear]:
