@@ -23,6 +23,8 @@ class AdapterStep:
     first: int = 0
     end: int = 0
     foreign: Tensor | None = None
+    planned: tuple[list[tuple[int, int]], list[int]] | None = None
+    """What it was made for: while rows only decode, the next step is the same."""
 
     def clear(self) -> None:
         self.first = self.end = 0
@@ -38,11 +40,13 @@ class LoraLinear(nn.Module):
         self.in_features = base.in_features
         self.out_features = base.out_features
         self._weight: Tensor = base.weight.data
-        self._bias = base.bias.data if base.bias is not None else None
+        self._bias: Tensor | None = getattr(base.bias, "data", None)
         self._width = width
         self._step = step
         self._extended: Tensor | None = None
         self._b: Tensor | None = None
+        self._span = (0, 0)
+        self._both_view = self._b_view = self._weight
 
     @property
     def weight(self) -> Tensor:
@@ -59,6 +63,7 @@ class LoraLinear(nn.Module):
             extended = self._weight.new_zeros(self.out_features + self._width, self.in_features)
             extended[: self.out_features].copy_(self._weight)
             self._extended, self._weight = extended, extended[: self.out_features]
+            self._span = (0, 0)
         start = self.out_features + first
         self._extended[start : start + a.shape[0]].copy_(a, non_blocking=True)
         self._b[first : first + b.shape[0]].copy_(b, non_blocking=True)
@@ -70,14 +75,18 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         step, extended, b = self._step, self._extended, self._b
-        if step.end == step.first or extended is None or b is None:
+        first, end = step.first, step.end
+        if end == first or extended is None or b is None:
             return F.linear(x, self._weight, self._bias)
         num_out = self.out_features
-        both = F.linear(x.reshape(-1, x.shape[-1]), extended[: num_out + step.end])
-        h = both[:, num_out + step.first :]
+        if self._span != (first, end):
+            self._span = (first, end)
+            self._both_view, self._b_view = extended[: num_out + end], b[first:end]
+        both = F.linear(x.reshape(-1, x.shape[-1]), self._both_view)
+        h = both[:, num_out + first :]
         if step.foreign is not None:
             h = h.masked_fill(step.foreign, 0.0)
-        y = torch.addmm(both[:, :num_out], h, b[step.first : step.end])
+        y = torch.addmm(both[:, :num_out], h, self._b_view)
         if self._bias is not None:
             y += self._bias
         return y.view(*x.shape[:-1], num_out)
@@ -102,6 +111,9 @@ def plan_adapters(
 ) -> None:
     """Sets `step` for runs of tokens: `counts[i]` tokens of the adapter at columns `blocks[i]`,
     where (0, 0) is the base model."""
+    if step.planned == (blocks, counts):
+        return
+    step.planned = (blocks, counts)
     used = {block for block in blocks if block[1]}
     if not used:
         step.clear()
