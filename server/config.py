@@ -77,7 +77,7 @@ class Limits(_Section):
     max_requests_per_project: int = Field(default=2048, ge=1)
     """Generations under way for one project on one gateway; more is a 429."""
     keep_alive_s: float = Field(default=10.0, gt=0, le=15)
-    """A silent stream gets a comment within this time and half as much again."""
+    """No stream is silent for longer: a comment is written into it first."""
 
 
 class Config(_Section):

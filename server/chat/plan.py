@@ -216,6 +216,8 @@ def _only(guide: Guide | None, bound: Guide) -> Guide:
 
 def _from_format(error: FormatError) -> InvalidRequest:
     param = error.param or "messages"
+    if param == "enable_thinking":
+        return unsupported_value("chat_template_kwargs.enable_thinking", str(error))
     if param in ("reasoning_effort", "documents", "chat_template_kwargs"):
         return unsupported_value(param, str(error))
     return InvalidRequest(str(error), param=param, code="invalid_value")

@@ -9,6 +9,7 @@ import secrets
 import string
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -32,12 +33,13 @@ class AnswerId:
         self.id = f"{prefix}{random.getrandbits(112):028x}"
         self.created = int(time.time())
         self.model = model
-        self.fingerprint = _fingerprint(hello)
+        self.fingerprint = _fingerprint(hello.engine, hello.model)
 
 
-def _fingerprint(hello: Hello) -> str:
+@lru_cache(maxsize=1024)
+def _fingerprint(engine: str, model: str) -> str:
     """Names the weights and the engine: with the same one, a seed gives the same answer."""
-    digest = hashlib.blake2b(f"{hello.engine}\0{hello.model}".encode(), digest_size=5)
+    digest = hashlib.blake2b(f"{engine}\0{model}".encode(), digest_size=5)
     return "fp_" + digest.hexdigest()
 
 
