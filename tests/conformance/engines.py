@@ -108,14 +108,16 @@ class EngineProcess:
         return self.log.read_text(errors="replace")[-6000:]
 
     def children(self) -> list[int]:
-        """Ids of all processes of the engine's group but the worker itself."""
-        group = subprocess.run(
-            ["ps", "-o", "pid=", "--sid", str(self.process.pid)],
+        """Ids of all living processes of the engine's session but the worker itself."""
+        listed = subprocess.run(
+            ["ps", "-o", "pid=,stat=", "--sid", str(self.process.pid)],
             capture_output=True,
             text=True,
             check=False,
         )
-        return [pid for pid in map(int, group.stdout.split()) if pid != self.process.pid]
+        rows = [line.split() for line in listed.stdout.splitlines()]
+        pids = [int(pid) for pid, state in rows if not state.startswith("Z")]
+        return [pid for pid in pids if pid != self.process.pid]
 
     async def exit_status(self, timeout_s: float) -> int:
         return await asyncio.to_thread(self.process.wait, timeout_s)

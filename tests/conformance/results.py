@@ -30,9 +30,9 @@ class Results:
         if spec is None or "engine" not in spec.params or Path(item.path).parent != FILE.parent:
             return
         case = getattr(item, "originalname", item.name).removeprefix("test_").replace("_", " ")
-        others = [str(v) for k, v in spec.params.items() if k != "engine"]
+        others = spec.id.removeprefix(spec.params["engine"]).strip("-")
         if others:
-            case += f" ({', '.join(others)})"
+            case += f" ({others})"
         row = self._cases.setdefault(case, {})
         engine = spec.params["engine"]
         if report.failed:

@@ -129,4 +129,5 @@ def _choice_grammar(source: str) -> str:
         raise ValueError("choices must be a list of strings")
     if not all(isinstance(choice, str) and choice for choice in choices):
         raise ValueError("every choice must be a string that is not empty")
-    return "root ::= " + " | ".join(json.dumps(choice) for choice in choices)
+    # Escaped as ASCII, characters beyond the first plane would be two surrogates each.
+    return "root ::= " + " | ".join(json.dumps(c, ensure_ascii=False) for c in choices)

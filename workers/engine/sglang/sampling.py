@@ -110,10 +110,12 @@ def _choice_grammar(source: str) -> str:
         raise _bad_choices() from error
     if not isinstance(choices, list) or not choices:
         raise _bad_choices()
+    if not all(isinstance(choice, str) and choice for choice in choices):
+        raise _bad_choices()
     # A JSON string's escapes are those of an EBNF literal.
-    return "root ::= " + " | ".join(json.dumps(str(c), ensure_ascii=False) for c in choices)
+    return "root ::= " + " | ".join(json.dumps(c, ensure_ascii=False) for c in choices)
 
 
 def _bad_choices() -> RefusedError:
-    message = "The choices must be a list of strings with at least one member."
+    message = "The choices must be a list of strings that are not empty, with at least one member."
     return RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format")

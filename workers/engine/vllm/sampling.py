@@ -71,9 +71,11 @@ def _choices(source: str) -> list[str]:
         raise _bad_choices() from error
     if not isinstance(choices, list) or not choices:
         raise _bad_choices()
-    return [str(choice) for choice in choices]
+    if not all(isinstance(choice, str) and choice for choice in choices):
+        raise _bad_choices()
+    return choices
 
 
 def _bad_choices() -> RefusedError:
-    message = "The choices must be a list of strings with at least one member."
+    message = "The choices must be a list of strings that are not empty, with at least one member."
     return RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format")
