@@ -15,7 +15,7 @@ from templates.dialects.base import Call, Dialect, Tools, to_json
 from templates.dialects.constraints import Format, Layout, Schema
 from templates.dialects.literal_grammars import braced_arguments
 from templates.dialects.literals import LiteralParser
-from templates.dialects.reading import Scan
+from templates.dialects.reading import Scan, quoted
 
 _NAME = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 
@@ -55,7 +55,7 @@ class Gemma4Parser(LiteralParser):
         return json.dumps(word)
 
     def _argue_text(self, text: str) -> None:
-        self._argue(json.dumps(text, ensure_ascii=False)[1:-1])
+        self._argue(quoted(text)[1:-1])
 
 
 def _value(value: Any, quote: str) -> str:

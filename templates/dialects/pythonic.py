@@ -15,7 +15,7 @@ from templates.dialects.base import Call, Dialect, Tools, declaration, to_json
 from templates.dialects.constraints import Layout
 from templates.dialects.literal_grammars import keyword_arguments
 from templates.dialects.literals import LiteralParser
-from templates.dialects.reading import Scan
+from templates.dialects.reading import Scan, quoted
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}")
 _KEY = re.compile(r"[^\W\d][\w.\-]{0,127}")
@@ -173,7 +173,7 @@ class PythonParser(LiteralParser):
         return key.replace("\\" + char, char)
 
     def _argue_text(self, text: str) -> None:
-        self._argue(json.dumps(text, ensure_ascii=False)[1:-1])
+        self._argue(quoted(text)[1:-1])
 
 
 def _python_call(call: Call) -> str:

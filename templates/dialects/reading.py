@@ -18,6 +18,9 @@ SPACE = " \t\r\n"
 NAME_LIMIT = 256
 """Longest call header waited for, in characters, before it is taken for content."""
 
+quoted = json.JSONEncoder(ensure_ascii=False).encode
+"""A string as JSON; made once, as this runs for every piece of some dialects' arguments."""
+
 _OUTSIDE_STRING = re.compile(r"[^ \t\r\n,:0-9A-Za-z.+\-]")
 _INSIDE_STRING = re.compile(r'["\\\x00-\x1f]')
 _NOT_SPACE = re.compile(r"[^ \t\r\n]")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from templates.conversation import Tool
 from templates.dialects.argument_types import STRING, accepted_types, json_literal, property_schema
-from templates.dialects.reading import SPACE, Scan
+from templates.dialects.reading import SPACE, Scan, quoted
 from templates.dialects.scanning import CallParser
 
 _NAME = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
@@ -146,4 +146,4 @@ class XmlParser(CallParser):
         return True
 
     def _argue_text(self, text: str) -> None:
-        self._argue(json.dumps(text, ensure_ascii=False)[1:-1])
+        self._argue(quoted(text)[1:-1])
