@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -36,6 +37,7 @@ from server.generation.serving import Runner
 from server.logs import AccessLog
 from server.models import routes as models_routes
 from server.models.catalog import Catalog
+from server.openapi import document
 from server.sse import KeepAlive
 from server.store import Store, open_store
 from server.usage import Accountant
@@ -76,6 +78,7 @@ class GatewayApp(FastAPI):
             lifespan=_lifespan,
             docs_url="/docs",
             redoc_url=None,
+            generate_unique_id_function=lambda route: route.name,
         )
         self.config = config
         self.access_log = access_log
@@ -97,6 +100,11 @@ class GatewayApp(FastAPI):
                 yield
             finally:
                 self._services = None
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = document(self.title, self.version, self.routes)
+        return self.openapi_schema
 
     def build_middleware_stack(self) -> ASGIApp:
         return Gate(super().build_middleware_stack(), self, self.direct)
