@@ -5,6 +5,7 @@ Invariants:
   (`<|im_end|>`, `<tool_call>`) is tokenised as ordinary characters.
 * A run of joined segments is tokenised as one text, so that a prompt whose content spells no
   special token has the very ids of tokenising its whole text at once.
+* Nothing is put around a run; a whole raw prompt alone gets what the tokenizer adds to a text.
 
 Works on the `tokenizers` library alone. It takes a Hugging Face fast tokenizer, whose
 `backend_tokenizer` it uses, or a `tokenizers.Tokenizer`, without importing transformers or torch.
@@ -35,7 +36,8 @@ _ORDINARY_ADDED_TOKEN = re.compile(
 
 @runtime_checkable
 class TextLike(Protocol):
-    """What `templates.format.Segment` and `workers.contract` `Text` have in common."""
+    """What `templates.format.Segment` and `workers.contract` `Text` have in common. The latter can
+    also be `whole`."""
 
     @property
     def text(self) -> str: ...
@@ -58,6 +60,11 @@ PromptPart = TextLike | IdsLike
 
 class MediaNotEncodedError(ValueError):
     """A media segment reached the text encoder; only a model's processor can expand it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,12 @@ class Encoder:
         for layout in layouts:
             ids: list[int] = []
             for item in layout:
-                ids += encoded[item] if isinstance(item, _Run) else item
+                if isinstance(item, _Run):
+                    ids += encoded[item]
+                elif isinstance(item, _Whole):
+                    ids += self._tokenizer.encode(item.text).ids
+                else:
+                    ids += item
             result.append(ids)
         return result
 
@@ -252,9 +264,9 @@ def _unknown_token(tokenizer: Tokenizer) -> str | None:
     return getattr(model, "unk_token", None)
 
 
-def _layout(parts: Sequence[PromptPart]) -> list[_Run | list[int]]:
-    """Groups parts to runs; ids stay as they are and end a run."""
-    layout: list[_Run | list[int]] = []
+def _layout(parts: Sequence[PromptPart]) -> list[_Run | _Whole | list[int]]:
+    """Groups parts to runs; ids and whole prompts stay as they are and end a run."""
+    layout: list[_Run | _Whole | list[int]] = []
     pieces: list[tuple[str, bool]] = []
 
     def close() -> None:
@@ -271,6 +283,10 @@ def _layout(parts: Sequence[PromptPart]) -> list[_Run | list[int]]:
         if getattr(part, "media", None) is not None:
             raise MediaNotEncodedError("the prompt holds media, which this model cannot read")
         part = cast(TextLike, part)
+        if getattr(part, "whole", False):
+            close()
+            layout.append(_Whole(part.text))
+            continue
         if not part.joined:
             close()
         if not part.text:

@@ -40,7 +40,8 @@ class CompletionFold:
         """The whole answer is sent at its end."""
 
     def scored(self, index: int, event: PromptScored) -> None:
-        self._candidates[index].logprobs.add(event.tokens, ranked=False)
+        plan, logprobs = self._plan, self._candidates[index].logprobs
+        logprobs.add_prompt(event.tokens, plan.echo(index), plan.served.hello.special_tokens)
 
     def token(self, index: int, event: Token) -> None:
         candidate = self._candidates[index]

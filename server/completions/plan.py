@@ -1,7 +1,7 @@
 """Everything about a legacy completion request that can be decided before an engine sees it.
 
-A text prompt is read as control text: whoever completes raw text writes the model's control tokens
-out. Nothing is put before it.
+A text prompt is tokenised as Hugging Face's `tokenizer(prompt)` does: whoever completes raw text
+may write the model's control tokens out, and a tokenizer that begins texts with a BOS adds it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class CompletionPlan:
     @property
     def num_answers(self) -> int:
         return self.request.n or 1
+
+    def echo(self, index: int) -> str:
+        """What the text of sequence `index` begins with."""
+        return self.echoes[index // self.tries] or ""
 
     def name_error(self, error: ApiError) -> ApiError:
         if error.param == "messages":
@@ -113,16 +117,20 @@ def _sampling(request: CompletionRequest, served: Served, tries: int) -> Samplin
 def _prompts(request: CompletionRequest) -> list[PromptPart]:
     prompt = request.prompt
     if isinstance(prompt, str):
-        return [Text(prompt, control=True)]
+        return [_whole(prompt)]
     if isinstance(prompt[0], int):
         return [Tokens([token for token in prompt if isinstance(token, int)])]
     parts: list[PromptPart] = []
     for entry in prompt:
         if isinstance(entry, str):
-            parts.append(Text(entry, control=True))
+            parts.append(_whole(entry))
         elif isinstance(entry, list):
             parts.append(Tokens(entry))
     return parts
+
+
+def _whole(text: str) -> Text:
+    return Text(text, control=True, joined=False, whole=True)
 
 
 async def _text(prompt: PromptPart, served: Served, pool: EnginePool) -> str:

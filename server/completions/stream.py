@@ -43,15 +43,17 @@ class CompletionStream:
         self._reply.start(200, (*SSE_HEADERS, (b"openai-model", model)))
         self._keep_alive.add(self._reply)
         for index in range(len(self._plan.works)):
-            echo = self._plan.echoes[index // self._plan.tries]
-            if echo is not None and self._logprobs is None:
+            echo = self._plan.echo(index)
+            if echo and self._logprobs is None:
                 self._write(index, echo)
 
     def scored(self, index: int, event: PromptScored) -> None:
         """An echo with log probabilities waits for these."""
         if self._logprobs is not None:
-            self._logprobs[index].add(event.tokens)
-            self._write(index, self._plan.echoes[index // self._plan.tries] or "")
+            plan, echo = self._plan, self._plan.echo(index)
+            words = plan.served.hello.special_tokens
+            self._logprobs[index].add_prompt(event.tokens, echo, words)
+            self._write(index, echo)
 
     def token(self, index: int, event: Token) -> None:
         if self._logprobs is not None and event.logprobs is not None:

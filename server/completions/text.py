@@ -4,7 +4,7 @@ form the legacy endpoint gives them."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from server.generation.answers import finite
@@ -27,6 +27,18 @@ class LegacyLogprobs:
 
     def __len__(self) -> int:
         return len(self._texts)
+
+    def add_prompt(
+        self, entries: Sequence[TokenLogprob], echo: str, control_words: Collection[str]
+    ) -> None:
+        """Control tokens that the tokenizer put before the echoed text are no part of it: they
+        are listed, and take no room in it."""
+        for index, entry in enumerate(entries):
+            if entry.token not in control_words or echo.startswith(entry.token):
+                self.add(entries[index:], ranked=False)
+                return
+            self.add([entry], ranked=False)
+            self._offset = 0
 
     def add(self, entries: Sequence[TokenLogprob], *, ranked: bool = True) -> None:
         for entry in entries:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
 from server.completions.schemas import Completion
-from tests.gateway.conftest import MODEL
+from tests.gateway.conftest import MODEL, REPLIES, make_config, start_gateway, start_worker
 
 
 def test_a_completion_has_every_field(client: openai.OpenAI) -> None:
@@ -81,6 +82,54 @@ def test_best_of_answers_with_n(client: openai.OpenAI) -> None:
     assert [choice.index for choice in answer.choices] == [0, 1]
     assert answer.choices[0].logprobs is None
     assert answer.usage.completion_tokens == 20
+
+
+@pytest.fixture(scope="module")
+def client_of_adding_tokenizer(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[openai.OpenAI]:
+    """To an engine whose tokenizer begins texts with a BOS."""
+    folder = tmp_path_factory.mktemp("bos")
+    words = ["<s>", "<|im_end|>"]
+    worker = start_worker(folder, "engine", REPLIES, bos_token="<s>", special_tokens=words)
+    running = start_gateway(make_config(folder), [worker], [MODEL])
+    with running.client() as opened:
+        yield opened
+    running.stop()
+    worker.stop()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_text_prompt_begins_with_the_bos_that_the_tokenizer_adds(
+    client_of_adding_tokenizer: openai.OpenAI, stream: bool
+) -> None:
+    request: dict[str, Any] = {
+        "model": MODEL,
+        "prompt": "say hello now",
+        "echo": True,
+        "logprobs": 0,
+        "max_tokens": 0,
+    }
+    if stream:
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        chunks = list(client_of_adding_tokenizer.completions.create(**request, **options))
+        choice, usage = chunks[0].choices[0], chunks[-1].usage
+    else:
+        answer = client_of_adding_tokenizer.completions.create(**request)
+        choice, usage = answer.choices[0], answer.usage
+    assert choice.text == "say hello now"
+    assert choice.logprobs.tokens == ["<s>", "say", " hello", " now"]
+    assert choice.logprobs.text_offset == [0, 0, 3, 9]
+    assert usage.prompt_tokens == 4
+
+
+def test_the_bos_is_the_tokenizer_s_to_add_in_text_prompts_only(
+    client_of_adding_tokenizer: openai.OpenAI,
+) -> None:
+    create = client_of_adding_tokenizer.completions.create
+    assert create(model=MODEL, prompt=[2, 4], max_tokens=1).usage.prompt_tokens == 2
+    both = create(model=MODEL, prompt=["say hello", "many words"], max_tokens=1)
+    assert both.usage.prompt_tokens == 6
 
 
 @pytest.mark.parametrize("logprobs", [None, 1])

@@ -13,6 +13,7 @@ from templates.conversation import MediaKind, MediaPart
 from templates.format import Segment
 from templates.tokenization import Encoder, MediaNotEncodedError, describe_tokenizer
 from tests.templates.tokenizers_for_tests import (
+    adding_tokenizer,
     byte_level_tokenizer,
     metaspace_tokenizer,
     stripping_tokenizer,
@@ -143,6 +144,28 @@ def test_padding_and_truncation_of_the_tokenizer_do_not_reach_the_ids() -> None:
     tokenizer.backend_tokenizer.enable_padding(length=9)
     ids = Encoder(tokenizer).encode([Segment("hello world, how are you", control=False)])
     assert ids == whole("byte_level", "hello world, how are you")
+
+
+RAW_PROMPTS = ["hello world", "", " two  spaces ", "<s>[INST] 你好 [/INST]", "</s>\n<unk>"]
+
+
+@pytest.mark.parametrize("prompt", RAW_PROMPTS)
+@pytest.mark.parametrize("template", ["<s> $A", "<s> $A </s>", "$A"])
+def test_a_whole_prompt_has_the_ids_that_hugging_face_gives_it(template: str, prompt: str) -> None:
+    tokenizer = adding_tokenizer(template)
+    part = Text(prompt, control=True, joined=False, whole=True)
+    ids = Encoder(tokenizer).encode([part])
+    assert ids == tokenizer(prompt)["input_ids"]
+    assert ("<s>" in tokenizer.convert_ids_to_tokens(ids[:1])) == (
+        template.startswith("<s>") or prompt.startswith("<s>")
+    )
+
+
+def test_nothing_is_put_around_the_runs_of_a_rendered_prompt() -> None:
+    tokenizer = adding_tokenizer()
+    parts = [Segment("[INST]", control=True), Segment("hello", control=False)]
+    ids = Encoder(tokenizer).encode(parts)
+    assert ids == tokenizer("[INST]hello", add_special_tokens=False)["input_ids"]
 
 
 def test_media_are_refused() -> None:

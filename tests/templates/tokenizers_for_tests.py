@@ -11,6 +11,7 @@ from tokenizers import (
     models,
     normalizers,
     pre_tokenizers,
+    processors,
     trainers,
 )
 from transformers import PreTrainedTokenizerFast
@@ -61,6 +62,17 @@ def metaspace_tokenizer(prepend: str = "first") -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens(["[INST]", "[/INST]"])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def adding_tokenizer(template: str = "<s> $A") -> PreTrainedTokenizerFast:
+    """As Llama's: a text that is tokenised begins with a BOS."""
+    tokenizer = metaspace_tokenizer()
+    backend = tokenizer.backend_tokenizer
+    ids = [(word, backend.token_to_id(word)) for word in ("<s>", "</s>")]
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
 
 

@@ -32,6 +32,9 @@ class Text(Message, tag=0, frozen=True):
     control: bool = False
     joined: bool = True
     """Tokenised together with the part before it, as one run of text. False starts a new run."""
+    whole: bool = False
+    """A whole raw prompt, tokenised as Hugging Face's `tokenizer(text)` does: as control text, with
+    the special tokens that the tokenizer itself puts around a text (a BOS, where it adds one)."""
 
 
 class Tokens(Message, tag=1, frozen=True):

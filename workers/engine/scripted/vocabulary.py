@@ -68,6 +68,8 @@ class ScriptedVocabulary:
         for part in prompt:
             if isinstance(part, Tokens):
                 ids += part.ids
+            elif part.whole:
+                ids += self.control_ids(f"{self._names.bos_token or ''}{part.text}")
             elif part.control:
                 ids += self.control_ids(part.text)
             else:
