@@ -1,5 +1,6 @@
 """Probes and metrics, without a key. `/healthz`: the process answers. `/readyz`: the store answers
-and every configured model has an engine. `/metrics`: Prometheus text."""
+and every configured model has an engine; `warnings` are for the operator. `/metrics`: Prometheus
+text."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ async def readyz(request: Request) -> Response:
     ]
     if missing:
         return JSONResponse({"status": "starting", "missing": missing}, status_code=503)
-    return JSONResponse({"status": "ok"})
+    hellos = [connection.hello for connection in services.pool.connections()]
+    warnings = {f"{h.model}: {h.template_difference}" for h in hellos if h.template_difference}
+    return JSONResponse({"status": "ok", "warnings": sorted(warnings)})
 
 
 @router.get("/metrics", include_in_schema=False)

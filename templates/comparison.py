@@ -7,14 +7,23 @@ differs from some models' own in places.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from templates.conversation import ChatMessage, Conversation, Role, TextPart, Tool, ToolCall
-from templates.format import ChatFormat, FormatError
-from templates.tokenization import Encoder
+from templates.format import ChatFormat, FormatError, Segment
 
 CONTEXT_TOKENS = 8
 """Tokens shown on each side of a difference."""
+
+
+class TokenCodec(Protocol):
+    """What the comparison needs of a model's tokenizer (`templates.tokenization.Encoder`)."""
+
+    def encode(self, parts: Sequence[Segment], /) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int], /) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +54,13 @@ class Comparison:
         return not self.differences
 
 
-def compare(found: ChatFormat, expected: ChatFormat, encoder: Encoder) -> Comparison:
+def compare(found: ChatFormat, expected: ChatFormat, codec: TokenCodec) -> Comparison:
     """Generation prompts of a few conversations under both. A conversation that neither can render
     is left out."""
     compared: list[str] = []
     differences: list[Difference] = []
     for name, conversation in SAMPLE_CONVERSATIONS.items():
-        wanted, given = (_ids(f, encoder, conversation) for f in (expected, found))
+        wanted, given = (_ids(f, codec, conversation) for f in (expected, found))
         if isinstance(wanted, str) and isinstance(given, str):
             continue
         compared.append(name)
@@ -59,13 +68,13 @@ def compare(found: ChatFormat, expected: ChatFormat, encoder: Encoder) -> Compar
             difference = Difference(name, None, _shown(wanted), _shown(given))
             differences.append(difference)
         elif wanted != given:
-            differences.append(_difference(name, wanted, given, encoder))
+            differences.append(_difference(name, wanted, given, codec))
     return Comparison(tuple(compared), tuple(differences))
 
 
-def _ids(chat_format: ChatFormat, encoder: Encoder, conversation: Conversation) -> list[int] | str:
+def _ids(chat_format: ChatFormat, codec: TokenCodec, conversation: Conversation) -> list[int] | str:
     try:
-        return encoder.encode(chat_format.render(conversation).segments)
+        return codec.encode(chat_format.render(conversation).segments)
     except FormatError as error:
         return str(error)
 
@@ -74,12 +83,12 @@ def _shown(result: list[int] | str) -> str:
     return f"refused: {result}" if isinstance(result, str) else "a prompt"
 
 
-def _difference(name: str, wanted: list[int], given: list[int], encoder: Encoder) -> Difference:
+def _difference(name: str, wanted: list[int], given: list[int], codec: TokenCodec) -> Difference:
     pairs = zip(wanted, given, strict=False)
     shorter = min(len(wanted), len(given))
     index = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
     around = slice(max(index - CONTEXT_TOKENS, 0), index + CONTEXT_TOKENS)
-    return Difference(name, index, encoder.decode(wanted[around]), encoder.decode(given[around]))
+    return Difference(name, index, codec.decode(wanted[around]), codec.decode(given[around]))
 
 
 def _says(role: Role, text: str, reasoning: str | None = None) -> ChatMessage:

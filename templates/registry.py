@@ -32,8 +32,21 @@ def open_format(
         return JinjaFormat(name, {"default": dropped_in.jinja[name]}, tokenizer)
     family = dropped_in.families.get(name) or built_in_families().get(name)
     if family is None:
-        raise FormatError(f"There is no chat format named '{name}'.", "template")
+        raise _unknown(name)
     return NamedFormat(family, tokenizer)
+
+
+def check_name(name: str | None, folders: tuple[Path, ...] = ()) -> None:
+    """What can be checked of a name without the model. Raises FormatError."""
+    dropped_in = read_folders(folders)
+    if name is None or name == OWN_TEMPLATE or name.startswith(f"{OWN_TEMPLATE}:"):
+        return
+    if name not in dropped_in.jinja | dropped_in.families | built_in_families():
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> FormatError:
+    return FormatError(f"There is no chat format named '{name}'.", "template")
 
 
 def _own_template(name: str | None, tokenizer: TokenizerInfo) -> ChatFormat:

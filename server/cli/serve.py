@@ -21,6 +21,8 @@ from server.environments.locate import EnvironmentMissingError, engine_python
 from server.first_key import FirstKey, ensure_first_key
 from server.logs import configure_logging
 from server.store import open_store
+from templates.format import FormatError
+from templates.registry import check_name
 
 _POLL_S = 0.2
 _BACKLOG = 2048
@@ -38,6 +40,7 @@ async def serve(config: Config, console: Console) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     try:
         _check_environments(config)
+        _check_templates(config)
         lock = _lock(config)
         listening = _listen(config)
     except _CannotStart as error:
@@ -62,6 +65,15 @@ def _check_environments(config: Config) -> None:
         for entry in config.models:
             engine_python(entry.engine.value, entry.python)
     except EnvironmentMissingError as error:
+        raise _CannotStart(str(error)) from error
+
+
+def _check_templates(config: Config) -> None:
+    """Every file in the operator's folders is read, and every name in the models' entries known."""
+    try:
+        for entry in config.models:
+            check_name(entry.template, config.templates)
+    except FormatError as error:
         raise _CannotStart(str(error)) from error
 
 
@@ -178,7 +190,9 @@ async def _announce(config: Config, console: Console) -> None:
     async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
         while True:
             with suppress(httpx.HTTPError):
-                if (await client.get(url)).is_success:
+                if (answer := await client.get(url)).is_success:
                     break
             await asyncio.sleep(_POLL_S)
+    for warning in answer.json()["warnings"]:
+        console.print(f"Warning: {warning}", style="yellow", markup=False, highlight=False)
     console.print(f"Ready: {_base_url(config)}/v1", markup=False, highlight=False)

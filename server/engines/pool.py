@@ -147,6 +147,8 @@ class EnginePool:
                     engine.id, engine.model_id, engine.address, engine.token
                 )
             logger.info("engine connected", extra={"engine": engine.id, "model": engine.model_id})
+            if (difference := replica.connection.hello.template_difference) is not None:
+                logger.warning("%s: %s", engine.model_id, difference)
         except (EngineUnreachable, TimeoutError) as error:
             logger.warning(
                 "engine not reachable", extra={"engine": engine.id, "reason": str(error)}

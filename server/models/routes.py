@@ -28,6 +28,8 @@ class ModelBody(ResponseBody):
     root: str
     parent: str | None
     max_model_len: int | None = None
+    template_difference: str | None = None
+    """Where the chat format that the operator named differs from the model's own template."""
 
 
 class ModelList(ResponseBody):
@@ -79,11 +81,13 @@ async def delete_model(model: str, caller: Caller, services: ModelsServices) -> 
 
 def _body(model: Model, services: ModelsServices) -> ModelBody:
     connections = services.pool.connections(model.engine_model)
+    hello = connections[0].hello if connections else None
     return ModelBody(
         id=model.id,
         created=model.created_at,
         owned_by=model.owned_by,
         root=model.base,
         parent=model.parent,
-        max_model_len=connections[0].hello.max_model_len if connections else None,
+        max_model_len=None if hello is None else hello.max_model_len,
+        template_difference=None if hello is None else hello.template_difference,
     )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from server.config import Config
+from server.config import Config, ModelEntry
 from server.engines.client import EngineConnection
 from server.store.records import Model
 from server.supervisor.engine_slot import EngineSlot, ServedModel, Workplace
@@ -34,7 +34,7 @@ class EngineKeeper:
         try:
             for entry in self._config.models:
                 for _ in range(entry.replicas):
-                    self._open(ServedModel(entry.id, entry.path, entry))
+                    self._open(entry.id, entry.path, entry)
             while True:
                 await self._follow_fine_tunes()
                 await asyncio.sleep(REFRESH_INTERVAL_S)
@@ -56,13 +56,13 @@ class EngineKeeper:
     def _open_fine_tune(self, model: Model) -> None:
         entry = self._config.model(model.base)
         if entry is not None:
-            self._open(ServedModel(model.id, model.path, entry))
+            self._open(model.id, model.path, entry)
 
-    def _open(self, served: ServedModel) -> EngineSlot:
+    def _open(self, model_id: str, path: str, entry: ModelEntry) -> None:
+        served = ServedModel(model_id, path, entry, self._config.templates)
         slot = EngineSlot(served, self._workplace)
-        task = asyncio.create_task(slot.run(), name=f"engine {served.model_id}")
-        self._slots.setdefault(served.model_id, []).append((slot, task))
-        return slot
+        task = asyncio.create_task(slot.run(), name=f"engine {model_id}")
+        self._slots.setdefault(model_id, []).append((slot, task))
 
     async def _close(self, model_ids: Sequence[str]) -> None:
         closing = [pair for model_id in model_ids for pair in self._slots.pop(model_id, [])]

@@ -45,6 +45,8 @@ class ServedModel:
     model_id: str
     path: str
     entry: ModelEntry
+    templates: tuple[Path, ...] = ()
+    """Folders with chat formats of the operator's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,8 @@ def engine_spec(served: ServedModel, listen: str, parent_fd: int) -> dict[str, A
         "max_num_seqs": entry.max_num_seqs,
         "max_loras": entry.max_loras,
         "max_lora_rank": entry.max_lora_rank,
+        "template": entry.template,
+        "templates": [str(folder) for folder in served.templates],
         "settings": entry.settings,
         "parent_fd": parent_fd,
     }

@@ -31,10 +31,19 @@ models:
 """
 
 
+WRONG_TEMPLATE = (
+    CONFIG
+    + """
+      chat_templates:
+        default: "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
+"""
+)
+
+
 class Service:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: str = CONFIG) -> None:
         self.output = folder / "output.txt"
-        (folder / "tuneyard.yaml").write_text(CONFIG)
+        (folder / "tuneyard.yaml").write_text(config)
         with self.output.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server.cli", "serve", "-c", str(folder / "tuneyard.yaml")],
@@ -64,8 +73,8 @@ class Service:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    running = Service(tmp_path)
+def service(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
+    running = Service(tmp_path, getattr(request, "param", CONFIG))
     yield running
     if running.process.poll() is None:
         running.process.send_signal(signal.SIGTERM)
@@ -98,3 +107,31 @@ def test_nothing_outlives_a_killed_root(service: Service) -> None:
     service.process.kill()
     service.process.wait(10)
     wait_for(lambda: _gone(family), deadline_s=20)
+
+
+@pytest.mark.parametrize("service", [WRONG_TEMPLATE], indirect=True)
+def test_the_operator_is_told_that_a_template_is_not_the_model_s(service: Service) -> None:
+    service.find(r"(Warning: scripted-model: The template 'qwen3' differs from the model's own in)")
+    with service.client() as client:
+        model = client.models.retrieve("scripted-model").model_dump()
+    assert "conversation 'one turn' differs from token 0 on" in model["template_difference"]
+
+
+@pytest.mark.parametrize(
+    ("template", "folder", "message"),
+    [
+        ("qwen33", "", "There is no chat format named 'qwen33'."),
+        ("qwen3", "mine: {like: chatml, sytem: x}", "mine.yaml:1"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_said_before_anything_starts(
+    tmp_path: Path, template: str, folder: str, message: str
+) -> None:
+    (tmp_path / "formats").mkdir()
+    (tmp_path / "formats" / "mine.yaml").write_text(folder)
+    config = CONFIG.replace("template: qwen3", f"template: {template}") + "templates: [formats]\n"
+    (tmp_path / "tuneyard.yaml").write_text(config)
+    command = [sys.executable, "-m", "server.cli", "serve", "-c", str(tmp_path / "tuneyard.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert message in done.stdout.replace("\n", "")

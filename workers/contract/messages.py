@@ -219,6 +219,8 @@ class Hello(Message, tag=100, frozen=True):
     """All added tokens that act as control when met in control text."""
     chat_templates: dict[str, str] = {}
     """The model's own Jinja templates by name; `default` is the usual one."""
+    template_difference: str | None = None
+    """Where the chat format that the operator named differs from the model's own, in words."""
 
 
 class TokenLogprob(Message, frozen=True):

@@ -18,6 +18,7 @@ from workers.engine.backends import create
 from workers.engine.listener import Listener
 from workers.engine.service import EngineService
 from workers.engine.spec import EngineSpec
+from workers.engine.template_check import template_difference
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +35,9 @@ async def serve(spec: EngineSpec) -> int:
     if spec.parent_fd is not None:
         _watch_parent(spec.parent_fd, stop)
     backend, vocabulary = create(spec)
-    service = EngineService(
-        spec.model_id, backend, vocabulary, spec.max_num_seqs + spec.max_waiting
-    )
+    max_requests = spec.max_num_seqs + spec.max_waiting
+    difference = template_difference(spec, vocabulary)
+    service = EngineService(spec.model_id, backend, vocabulary, max_requests, difference)
     listener = Listener(service, spec.listen, spec.token)
     try:
         if not await _unless(stop, service.start()):

@@ -79,12 +79,18 @@ class _Sequence:
 
 class EngineService:
     def __init__(
-        self, model_id: str, backend: Backend, vocabulary: Vocabulary, max_requests: int
+        self,
+        model_id: str,
+        backend: Backend,
+        vocabulary: Vocabulary,
+        max_requests: int,
+        template_difference: str | None = None,
     ) -> None:
         self._model_id = model_id
         self._backend = backend
         self._vocabulary = vocabulary
         self._max_requests = max_requests
+        self._template_difference = template_difference
         self._keys = itertools.count(1)
         self._sequences: dict[int, _Sequence] = {}
         self._by_request: dict[tuple[Client, int], int] = {}
@@ -118,6 +124,7 @@ class EngineService:
             eos_token=names.eos_token,
             special_tokens=names.special_tokens,
             chat_templates=names.chat_templates,
+            template_difference=self._template_difference,
         )
 
     # --- connections ------------------------------------------------------------------------------

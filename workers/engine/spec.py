@@ -49,6 +49,11 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Adapters resident at once; 0 turns LoRA off."""
     max_lora_rank: int = 64
     trust_remote_code: bool = False
+    template: str | None = None
+    """The named chat format the model is served with, compared at start with the model's own; None
+    is the model's own. Prompts come rendered: nothing else depends on it."""
+    templates: tuple[str, ...] = ()
+    """Folders with chat formats of the operator's own."""
     settings: dict[str, Any] = {}
     """The backend's own settings, decoded strictly by the backend."""
     parent_fd: int | None = None
