@@ -25,6 +25,8 @@ from server.chat.endpoint import ChatEndpoint
 from server.completions import routes as completions_routes
 from server.completions.endpoint import CompletionsEndpoint
 from server.config import Config, Limits
+from server.embeddings import routes as embeddings_routes
+from server.embeddings.endpoint import EmbeddingsEndpoint
 from server.engines.pool import EnginePool
 from server.errors import ApiError, InsufficientStorage, InternalError, InvalidRequest, NotFound
 from server.files import routes as files_routes
@@ -38,6 +40,8 @@ from server.logs import AccessLog
 from server.models import routes as models_routes
 from server.models.catalog import Catalog
 from server.openapi import document
+from server.scores import routes as scores_routes
+from server.scores.endpoint import ScoresEndpoint
 from server.sse import KeepAlive
 from server.store import Store, open_store
 from server.usage import Accountant
@@ -122,6 +126,10 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.direct["POST", "/v1/chat/completions"] = ChatEndpoint(app)
     app.include_router(completions_routes.router)
     app.direct["POST", "/v1/completions"] = CompletionsEndpoint(app)
+    app.include_router(embeddings_routes.router)
+    app.direct["POST", "/v1/embeddings"] = EmbeddingsEndpoint(app)
+    app.include_router(scores_routes.router)
+    app.direct["POST", "/v1/score/evaluation"] = ScoresEndpoint(app)
     app.include_router(models_routes.router)
     app.include_router(files_routes.router)
     app.include_router(fine_tuning_routes.router)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from starlette.types import Receive
@@ -32,6 +33,8 @@ class GenerationServices(Protocol):
     def limits(self) -> Limits: ...
     @property
     def runner(self) -> Runner: ...
+    @property
+    def accountant(self) -> Accountant: ...
 
 
 class GenerationHolder(Protocol):
@@ -69,12 +72,6 @@ class Runner:
     ) -> None:
         """Until the response is complete or the caller is gone. Raises ApiError before the
         response has begun."""
-        project, count = principal.project.id, len(plan.works)
-        if self._under_way[project] + count > self._max_per_project:
-            raise RateLimited(
-                "Too many generations are under way for your project. Please retry later.",
-                retry_after_s=1.0,
-            )
         exchange = Exchange(
             self._pool,
             plan,
@@ -83,11 +80,26 @@ class Runner:
             answers_per_prompt=answers_per_prompt,
             name_error=plan.name_error,
         )
+        with self.room(principal, len(plan.works)):
+            try:
+                exchange.start()
+                await exchange.wait(receive)
+            finally:
+                exchange.abort()
+                self._accountant.record(principal, model, exchange.tally)
+
+    @contextmanager
+    def room(self, principal: Principal, count: int) -> Generator[None]:
+        """Counts `count` pieces of work of a project while they are under way. Raises
+        RateLimited."""
+        project = principal.project.id
+        if self._under_way[project] + count > self._max_per_project:
+            raise RateLimited(
+                "Too many generations are under way for your project. Please retry later.",
+                retry_after_s=1.0,
+            )
         self._under_way[project] += count
         try:
-            exchange.start()
-            await exchange.wait(receive)
+            yield
         finally:
-            exchange.abort()
             self._under_way[project] -= count
-            self._accountant.record(principal, model, exchange.tally)

@@ -156,6 +156,8 @@ class Score(Message, tag=8, frozen=True):
     id: int
     inputs: list[list[PromptPart]]
     adapter: AdapterRef | None = None
+    max_length: int | None = None
+    """Longer inputs are cut to this many tokens; None: one over the model's context is refused."""
 
 
 class Authenticate(Message, tag=9, frozen=True):

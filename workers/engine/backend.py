@@ -135,6 +135,11 @@ class Backend(Protocol):
         """None where `Capability.LORA` is not declared."""
         ...
 
+    @property
+    def pooling(self) -> PoolingHost | None:
+        """None where neither `Capability.EMBED` nor `Capability.SCORE` is declared."""
+        ...
+
     def stats(self) -> Stats: ...
 
     async def close(self) -> None:
@@ -151,3 +156,19 @@ class AdapterHost(Protocol):
     async def unload(self, name: str) -> None:
         """Returns once nothing uses it any more and it is gone. An unknown name is no error."""
         ...
+
+
+class PoolingHost(Protocol):
+    """Prompts are not empty and fit the context; only what is declared is asked for."""
+
+    def frame(self, prompt_ids: list[int]) -> list[int]:
+        """A text's ids with what the model wants before and after them ([CLS], [SEP], ...)."""
+        ...
+
+    async def embed(
+        self, prompts: list[list[int]], dimensions: int | None, adapter: AdapterRef | None
+    ) -> list[bytes]:
+        """One little-endian float32 vector per prompt. Raises RefusedError."""
+        ...
+
+    async def score(self, prompts: list[list[int]]) -> list[float]: ...

@@ -41,6 +41,7 @@ from workers.contract.messages import (
 )
 from workers.engine.backend import Backend, Description, Ended, Output, RefusedError, Work
 from workers.engine.checks import RequestChecks, stop_conditions
+from workers.engine.pooled import PooledRequests
 from workers.engine.text.stream import Piece, TextStream, describe_token
 from workers.engine.text.vocabulary import Vocabulary
 
@@ -102,6 +103,9 @@ class EngineService:
     async def start(self) -> None:
         self._description = await self._backend.start(self)
         self._checks = RequestChecks(self._description, self._vocabulary)
+        self._pooled = PooledRequests(
+            self._backend.pooling, self._description, self._vocabulary, self._checks
+        )
 
     @property
     def num_active(self) -> int:
@@ -167,7 +171,7 @@ class EngineService:
         elif isinstance(request, Tokenize | Detokenize):
             self._spawn(client, request.id, partial(self._translate, client, request))
         else:
-            self._pool(client, request)
+            self._spawn(client, request.id, partial(self._pool, client, request))
 
     def _spawn(
         self, client: Client, request_id: int, work: Callable[[], Coroutine[Any, Any, None]]
@@ -221,10 +225,8 @@ class EngineService:
         data = b"".join(self._vocabulary.piece(token_id) for token_id in request.ids)
         client.post(Detokenized(request.id, data.decode("utf-8", "replace")))
 
-    def _pool(self, client: Client, request: Embed | Score) -> None:
-        what = "embeddings" if isinstance(request, Embed) else "scores"
-        refusal = RefusedError(FailureKind.UNSUPPORTED, f"This engine serves no {what}.")
-        self._refuse(client, request.id, refusal)
+    async def _pool(self, client: Client, request: Embed | Score) -> None:
+        client.post(await self._pooled.answer(request))
 
     async def _encode(self, prompt: Sequence[Any]) -> list[int]:
         chars = sum(len(getattr(part, "text", "")) for part in prompt)

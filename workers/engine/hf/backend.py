@@ -15,6 +15,7 @@ from workers.engine.backend import (
     AdapterHost,
     Description,
     Output,
+    PoolingHost,
     Receiver,
     RefusedError,
     Work,
@@ -24,6 +25,9 @@ from workers.engine.hf.grammar import GrammarCompiler
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.lora.weights import AdapterShelf, AdapterWeights, read_adapter
 from workers.engine.hf.model import LoadedModel, load_model, make_cache
+from workers.engine.hf.pooled import BATCH_TOKENS, HfPooling, PoolQueue
+from workers.engine.hf.pooling import read_pooling
+from workers.engine.hf.pooling_backend import HfPoolingBackend, Task, choose_task
 from workers.engine.hf.prefixes import Rows
 from workers.engine.hf.sampling import Sampler
 from workers.engine.hf.scheduler import Scheduler
@@ -39,11 +43,20 @@ _PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
 _CAPABILITIES = frozenset(Capability) - {Capability.EMBED, Capability.SCORE}
 
 
-def create(spec: EngineSpec) -> tuple[HfBackend, PretrainedVocabulary]:
+def create(
+    spec: EngineSpec,
+) -> tuple[HfBackend | HfPoolingBackend, PretrainedVocabulary]:
     """Raises SpecError."""
     settings = read_settings(spec.settings, HfSettings)
     assert spec.model_path is not None, "the spec has checked it"
-    vocabulary = load_vocabulary(spec.model_path, trust_remote_code=spec.trust_remote_code)
+    task = choose_task(spec.model_path, settings)
+    vocabulary = load_vocabulary(
+        spec.model_path,
+        trust_remote_code=spec.trust_remote_code,
+        spells_output=task is Task.GENERATE,
+    )
+    if task is not Task.GENERATE:
+        return HfPoolingBackend(spec, settings, task, vocabulary), vocabulary
     return HfBackend(spec, settings, vocabulary), vocabulary
 
 
@@ -56,6 +69,8 @@ class HfBackend:
         self._vocabulary = vocabulary
         self._engine: Engine | None = None
         self._adapters: HfAdapters | None = None
+        self._pooling = read_pooling(spec.model_path or "", settings)
+        self._embeddings: HfPooling | None = None
         self._grammars: GrammarCompiler | None = None
 
     async def start(self, receiver: Receiver) -> Description:
@@ -63,10 +78,13 @@ class HfBackend:
         self._receiver = receiver
         loaded = await asyncio.to_thread(self._build)
         can_adapt = self._adapters is not None
+        capabilities = _CAPABILITIES if can_adapt else _CAPABILITIES - {Capability.LORA}
+        if self._embeddings is not None:
+            capabilities |= {Capability.EMBED}
         return Description(
             engine=f"hf/{transformers.__version__}",
             max_model_len=loaded.max_model_len,
-            capabilities=_CAPABILITIES if can_adapt else _CAPABILITIES - {Capability.LORA},
+            capabilities=capabilities,
             max_loras=self._spec.max_loras if can_adapt else 0,
             max_lora_rank=self._spec.max_lora_rank if can_adapt else 0,
         )
@@ -86,6 +104,10 @@ class HfBackend:
     @property
     def adapters(self) -> AdapterHost | None:
         return self._adapters
+
+    @property
+    def pooling(self) -> PoolingHost | None:
+        return self._embeddings
 
     def stats(self) -> Stats:
         return self._running.stats(self._cache.usage)
@@ -129,11 +151,21 @@ class HfBackend:
             rows,
             places,
             Sampler(self._grammars),
+            PoolQueue(loaded, places, self._pooling.kind) if self._pooling is not None else None,
             deliver=self._deliver,
             die=self._die,
         )
         if places is not None:
             self._adapters = HfAdapters(loaded, spec, settings, self._engine, self._receiver)
+        if self._pooling is not None:
+            self._embeddings = HfPooling(
+                self._engine.tell,
+                BATCH_TOKENS[loaded.device.type],
+                pooling=self._pooling,
+                hidden_size=loaded.model.config.get_text_config().hidden_size,
+                frame=vocabulary.frame,
+                fetch=self._adapters.fetch if self._adapters is not None else None,
+            )
         self._engine.start()
         return loaded
 

@@ -21,7 +21,8 @@ from workers.engine.hf.attention import Chunk, StepLayout, plan_runs
 from workers.engine.hf.lora.layer import plan_adapters
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.lora.weights import AdapterWeights
-from workers.engine.hf.model import LoadedModel
+from workers.engine.hf.model import LoadedModel, is_out_of_memory
+from workers.engine.hf.pooled import PooledBatch, PoolQueue
 from workers.engine.hf.prefixes import Rows
 from workers.engine.hf.sampling import Sampler, score_tokens
 from workers.engine.hf.scheduler import Scheduler, Slice, Step
@@ -60,7 +61,7 @@ class Stop:
     pass
 
 
-Command = Submit | Cancel | Load | Unload | Stop
+Command = Submit | Cancel | Load | Unload | PooledBatch | Stop
 
 
 class Engine:
@@ -73,6 +74,7 @@ class Engine:
         rows: Rows,
         places: AdapterPlaces | None,
         sampler: Sampler,
+        pools: PoolQueue | None,
         *,
         deliver: Callable[[list[Output]], None],
         die: Callable[[str], None],
@@ -82,6 +84,7 @@ class Engine:
         self._rows = rows
         self._places = places
         self._sampler = sampler
+        self._pools = pools
         self._deliver = deliver
         self._die = die
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -132,7 +135,7 @@ class Engine:
 
     def _receive(self) -> bool:
         """Takes all that has arrived; waits for something if there is nothing to do."""
-        is_idle = not self._sequences and not self._unloads
+        is_idle = not self._sequences and not self._unloads and not self._pools
         while True:
             try:
                 command = self._commands.get(block=is_idle)
@@ -159,11 +162,16 @@ class Engine:
                 done.set_result(None)
             case Unload():
                 self._unloads.append(command)
+            case PooledBatch():
+                if self._pools is not None:
+                    self._pools.add(command)
             case Stop():
                 self._is_stopping = True
 
     def _turn(self) -> None:
         self._settle_unloads()
+        if self._pools:
+            self._pools.run_one()
         if not self._sequences:
             return
         try:
@@ -178,6 +186,7 @@ class Engine:
         waiting: list[Unload] = []
         for unload in self._unloads:
             is_wanted = any(s.adapter_uid == unload.uid for s in self._sequences.values())
+            is_wanted = is_wanted or (self._pools is not None and self._pools.wants(unload.uid))
             if is_wanted or (self._places is not None and not self._places.unload(unload.uid)):
                 waiting.append(unload)
             else:
@@ -342,11 +351,3 @@ class Engine:
         output.ended = Ended(reason, stop_id, sequence.num_cached)
         del self._sequences[sequence.work.key]
         self._scheduler.finish(sequence)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """CUDA has its own error; the CPU allocator raises a RuntimeError known by its text alone
-    (c10/core/impl/alloc_cpu.cpp)."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

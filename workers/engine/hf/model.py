@@ -25,7 +25,7 @@ from workers.engine.spec import EngineSpec, SpecError
 
 log = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROBE_TOKENS = 12
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Largest difference of logits, as a share of their spread, between our attention and stock."""
@@ -111,9 +111,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def _read(path: str, spec: EngineSpec, device: torch.device) -> Any:
-    dtype = _DTYPES.get(spec.dtype)
+    dtype = DTYPES.get(spec.dtype)
     if dtype is None and spec.dtype != "auto":
-        raise SpecError(f"dtype {spec.dtype!r} is not one of auto, {', '.join(_DTYPES)}")
+        raise SpecError(f"dtype {spec.dtype!r} is not one of auto, {', '.join(DTYPES)}")
     if not (Path(path) / "config.json").is_file():
         raise SpecError(f"{path} holds no model")
     try:
@@ -167,3 +167,11 @@ def _memory_budget(loaded: LoadedModel, layers: list[LayerShape], rows: int) -> 
         free, _ = torch.cuda.mem_get_info(loaded.device)
         return min(wanted, int(free * 0.8))
     return min(wanted, psutil.virtual_memory().available // 4)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """CUDA has its own error; the CPU allocator raises a RuntimeError known by its text alone
+    (c10/core/impl/alloc_cpu.cpp)."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

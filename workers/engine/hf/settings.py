@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -18,6 +20,17 @@ class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """CPU threads; None: what torch chooses."""
     adapter_host_bytes: int = 1 << 30
     """Main memory for adapters that are checked and read but not resident."""
+    task: Literal["generate", "embed", "score"] | None = None
+    """None: what the model's files say; a sentence-transformers directory embeds, a sequence
+    classifier or a value head scores, a causal model generates."""
+    pooling: Literal["mean", "last", "cls"] | None = None
+    """Makes the model embed, beside generating if it does. None: what the model ships."""
+    normalize: bool | None = None
+    """Whether embeddings have length 1. None: what the model's modules.json says, else yes."""
+    is_matryoshka: bool | None = None
+    """Whether embeddings may be cut short (`dimensions`). None: what the model's config says."""
+    matryoshka_dimensions: list[int] | None = None
+    """The only lengths they may be cut to."""
     verify: bool = True
     """Compares our attention with the model's own at start, and refuses a model that differs."""
 

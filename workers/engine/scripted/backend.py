@@ -32,6 +32,7 @@ from workers.engine.backend import (
     Score,
     Work,
 )
+from workers.engine.scripted.pooling import ScriptedPooling
 from workers.engine.scripted.script import Reply, Script
 from workers.engine.scripted.vocabulary import ScriptedNames, ScriptedVocabulary
 from workers.engine.spec import EngineSpec, read_settings
@@ -80,6 +81,7 @@ class ScriptedBackend:
         self._tickers: dict[float, _Ticker] = {}
         self._running: dict[int, _Ticker] = {}
         self._adapters = _ScriptedAdapters(spec.max_loras, self)
+        self._pooling = ScriptedPooling()
         self._prompt_tokens = self._generated_tokens = 0
 
     async def start(self, receiver: Receiver) -> Description:
@@ -116,6 +118,10 @@ class ScriptedBackend:
     @property
     def adapters(self) -> AdapterHost | None:
         return self._adapters if self._spec.max_loras else None
+
+    @property
+    def pooling(self) -> ScriptedPooling:
+        return self._pooling
 
     @property
     def receiver(self) -> Receiver:

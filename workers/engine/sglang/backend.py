@@ -296,6 +296,11 @@ class SglangBackend:
     def adapters(self) -> AdapterHost | None:
         return self._pool
 
+    @property
+    def pooling(self) -> None:
+        """A server that generates does not embed: that is another runner of the engine."""
+        return None
+
     def stats(self) -> Stats:
         pool = self._pool
         started = [job for job in self._jobs.values() if job.num_output]

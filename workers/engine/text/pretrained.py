@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from workers.engine.text.vocabulary import TokenNames
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WORD_BORDER = "\u2581"
+_PROBE_WORD = "a"
 
 
 @dataclass(slots=True)
@@ -39,7 +41,10 @@ class PretrainedNames:
 
 
 class PretrainedVocabulary:
-    def __init__(self, tokenizer: Any, size: int, eos_ids: Iterable[int]) -> None:
+    def __init__(
+        self, tokenizer: Any, size: int, eos_ids: Iterable[int], *, spells_output: bool = True
+    ) -> None:
+        """`spells_output` False is for models that only read: any tokenizer will do."""
         self._tokenizer = tokenizer
         self._size = size
         self._eos_ids = frozenset(i for i in eos_ids if 0 <= i < size)
@@ -55,7 +60,8 @@ class PretrainedVocabulary:
             for token_id, token in self._backend.get_added_tokens_decoder().items()
             if token.special
         )
-        self._is_byte_level = _spells_bytes(json.loads(self._backend.to_str()).get("decoder"))
+        decoder = json.loads(self._backend.to_str()).get("decoder")
+        self._is_byte_level = _spells_bytes(decoder) if spells_output else False
         self._pieces: list[bytes | None] = [None] * size
 
     @property
@@ -78,6 +84,16 @@ class PretrainedVocabulary:
     def tokenizer(self) -> Any:
         """The Hugging Face tokenizer, for grammars."""
         return self._tokenizer
+
+    @cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after a text ([CLS] and [SEP], an end mark)."""
+        bare = self._tokenizer.encode(_PROBE_WORD, add_special_tokens=False)
+        whole = self._tokenizer.encode(_PROBE_WORD)
+        for start in range(len(whole) - len(bare) + 1):
+            if whole[start : start + len(bare)] == bare:
+                return whole[:start], whole[start + len(bare) :]
+        return [], []
 
     def piece(self, token_id: int) -> bytes:
         piece = self._pieces[token_id]
@@ -110,7 +126,7 @@ class PretrainedVocabulary:
 
 
 def load_vocabulary(
-    model_path: str | Path, *, trust_remote_code: bool = False
+    model_path: str | Path, *, trust_remote_code: bool = False, spells_output: bool = True
 ) -> PretrainedVocabulary:
     """Raises SpecError."""
     from transformers import AutoConfig, AutoTokenizer
@@ -119,9 +135,11 @@ def load_vocabulary(
         config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)
         text_config = config.get_text_config()
-        eos_ids = {*_ids(text_config.eos_token_id), *_ids(tokenizer.eos_token_id)}
+        eos_ids = {*_ids(getattr(text_config, "eos_token_id", None)), *_ids(tokenizer.eos_token_id)}
         eos_ids |= set(_generation_eos(Path(model_path)))
-        return PretrainedVocabulary(tokenizer, text_config.vocab_size, eos_ids)
+        return PretrainedVocabulary(
+            tokenizer, text_config.vocab_size, eos_ids, spells_output=spells_output
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SpecError(f"the model's config or tokenizer cannot be used: {error}") from error
 

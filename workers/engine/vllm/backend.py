@@ -259,6 +259,11 @@ class VllmBackend:
     def adapters(self) -> AdapterHost | None:
         return self._pool
 
+    @property
+    def pooling(self) -> None:
+        """A server that generates does not embed: that is another runner of the engine."""
+        return None
+
     def stats(self) -> Stats:
         pool, scheduler = self._pool, self._scheduler
         return Stats(

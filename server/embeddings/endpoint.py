@@ -1,0 +1,92 @@
+"""The handler of `POST /v1/embeddings`, called by the gate without the framework between.
+
+Text is content: a control token that it spells is read as plain characters.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from server.embeddings.schemas import MAX_INPUTS, EmbeddingRequest
+from server.errors import InvalidRequest
+from server.gate import call_of, read_body
+from server.generation.answers import to_json
+from server.generation.asking import ask_pooled, require_pooled
+from server.generation.serving import GenerationHolder
+from server.sse import Reply
+from server.validation import validate_body
+from workers.contract.messages import Capability, Embed, Embedded, PromptPart, Text, Tokens
+
+
+class EmbeddingsEndpoint:
+    def __init__(self, holder: GenerationHolder) -> None:
+        self._holder = holder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        services = self._holder.services
+        call = call_of(scope)
+        principal = call.authenticated
+        body = await read_body(scope, receive, services.limits.max_body_bytes)
+        request = validate_body(EmbeddingRequest, body)
+        served = await services.catalog.serve(request.model, principal.project.id)
+        require_pooled(served, Capability.EMBED, "embeddings")
+        inputs = _inputs(request)
+        answer = await ask_pooled(
+            services,
+            principal,
+            request.model,
+            served,
+            lambda number: Embed(number, inputs, request.dimensions, served.adapter),
+        )
+        assert isinstance(answer, Embedded)
+        reply = Reply(send, call)
+        model = served.model.id.encode("latin-1", "replace")
+        reply.answer(200, to_json(_body(request, answer)), ((b"openai-model", model),))
+        await reply.drained()
+
+
+def _inputs(request: EmbeddingRequest) -> list[list[PromptPart]]:
+    given = request.input
+    if isinstance(given, str):
+        return [[Text(given)]]
+    if isinstance(given[0], int):
+        return [[Tokens([token for token in given if isinstance(token, int)])]]
+    if len(given) > MAX_INPUTS:
+        raise InvalidRequest(
+            "Invalid 'input': array too long. Expected an array with maximum length "
+            f"{MAX_INPUTS}, but got an array with length {len(given)} instead.",
+            param="input",
+            code="array_above_max_length",
+        )
+    inputs: list[list[PromptPart]] = []
+    for entry in given:
+        if isinstance(entry, str):
+            inputs.append([Text(entry)])
+        elif isinstance(entry, list):
+            inputs.append([Tokens(entry)])
+    return inputs
+
+
+def _body(request: EmbeddingRequest, answer: Embedded) -> dict[str, Any]:
+    spell = _base64 if request.encoding_format == "base64" else _floats
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": index, "embedding": spell(vector)}
+            for index, vector in enumerate(answer.vectors)
+        ],
+        "model": request.model,
+        "usage": {"prompt_tokens": answer.prompt_tokens, "total_tokens": answer.prompt_tokens},
+    }
+
+
+def _base64(vector: bytes) -> str:
+    return base64.b64encode(vector).decode()
+
+
+def _floats(vector: bytes) -> tuple[float, ...]:
+    return struct.unpack(f"<{len(vector) // 4}f", vector)

@@ -1,0 +1,20 @@
+"""Describes `POST /v1/embeddings` for the API document; `EmbeddingsEndpoint` answers it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from server.chat.routes import ERRORS
+from server.embeddings.schemas import EmbeddingList, EmbeddingRequest
+
+router = APIRouter(tags=["Embeddings"])
+
+
+@router.post(
+    "/v1/embeddings",
+    response_model=EmbeddingList,
+    responses=ERRORS,
+    summary="Create embeddings",
+)
+async def create_embedding(body: EmbeddingRequest) -> None:
+    """One vector for each input, pooled as the model declares."""

@@ -1,0 +1,49 @@
+"""The body of an embeddings request and, for the API's documentation, of its answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from server.wire import RequestBody, ResponseBody
+
+MAX_INPUTS = 2048
+
+TokenId = Annotated[int, Field(ge=0)]
+TextInput = Annotated[str, Field(min_length=1)]
+TokenInput = Annotated[list[TokenId], Field(min_length=1)]
+Input = (
+    TextInput
+    | TokenInput
+    | Annotated[list[TextInput], Field(min_length=1)]
+    | Annotated[list[TokenInput], Field(min_length=1)]
+)
+"""The number of inputs is checked apart: in a union its error would hide behind those of types."""
+
+
+class EmbeddingRequest(RequestBody):
+    input: Input
+    model: str
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    user: str | None = None
+
+
+class Embedding(ResponseBody):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+    """With `base64`, little-endian float32 numbers."""
+
+
+class EmbeddingUsage(ResponseBody):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(ResponseBody):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage

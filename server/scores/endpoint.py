@@ -1,0 +1,49 @@
+"""The handler of `POST /v1/score/evaluation`. A text is read as control text: its caller has
+written the model's control tokens out."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from starlette.types import Receive, Scope, Send
+
+from server.gate import call_of, read_body
+from server.generation.answers import to_json
+from server.generation.asking import ask_pooled, require_pooled
+from server.generation.serving import GenerationHolder
+from server.scores.schemas import ScoreRequest
+from server.sse import Reply
+from server.validation import validate_body
+from workers.contract.messages import Capability, PromptPart, Score, Scored, Text
+
+
+class ScoresEndpoint:
+    def __init__(self, holder: GenerationHolder) -> None:
+        self._holder = holder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        services = self._holder.services
+        call = call_of(scope)
+        principal = call.authenticated
+        body = await read_body(scope, receive, services.limits.max_body_bytes)
+        request = validate_body(ScoreRequest, body)
+        served = await services.catalog.serve(request.model, principal.project.id)
+        require_pooled(served, Capability.SCORE, "scores")
+        inputs: list[list[PromptPart]] = [[Text(text, control=True)] for text in request.messages]
+        answer = await ask_pooled(
+            services,
+            principal,
+            request.model,
+            served,
+            lambda number: Score(number, inputs, served.adapter, request.max_length),
+        )
+        assert isinstance(answer, Scored)
+        reply = Reply(send, call)
+        result = {
+            "id": f"scoreval-{uuid4().hex}",
+            "object": "score.evaluation",
+            "model": request.model,
+            "scores": answer.scores,
+        }
+        reply.answer(200, to_json(result))
+        await reply.drained()
