@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+import msgspec
+
+
+class Value(msgspec.Struct, frozen=True, gc=False):
+    """Base of what a format reads and writes; made by the dozen for every request, so cheaply."""
 
 
 class Role(StrEnum):
@@ -21,13 +26,11 @@ class MediaKind(StrEnum):
     AUDIO = "audio"
 
 
-@dataclass(frozen=True, slots=True)
-class TextPart:
+class TextPart(Value, frozen=True):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class MediaPart:
+class MediaPart(Value, frozen=True):
     """A picture, clip or sound by reference; the worker's processor expands it."""
 
     kind: MediaKind
@@ -39,16 +42,14 @@ class MediaPart:
 Part = TextPart | MediaPart
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(Value, frozen=True):
     name: str
     arguments: str
     """JSON text, as in OpenAI's `function.arguments`."""
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
+class ChatMessage(Value, frozen=True):
     role: Role
     parts: tuple[Part, ...] = ()
     reasoning: str | None = None
@@ -64,8 +65,7 @@ class ChatMessage:
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(Value, frozen=True):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -73,8 +73,7 @@ class Tool:
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RenderOptions:
+class RenderOptions(Value, frozen=True):
     enable_thinking: bool | None = None
     """None: as the model does by default."""
     reasoning_effort: str | None = None
@@ -85,12 +84,11 @@ class RenderOptions:
     continue_final_message: bool = False
     """The last message is an assistant's and is continued, not answered."""
     documents: tuple[dict[str, Any], ...] = ()
-    template_kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
+    template_kwargs: dict[str, Any] = {}
     """`chat_template_kwargs`: passed to a Jinja template, refused by a named format."""
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(Value, frozen=True):
     messages: tuple[ChatMessage, ...]
     tools: tuple[Tool, ...] = ()
     options: RenderOptions = RenderOptions()

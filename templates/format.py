@@ -8,11 +8,10 @@ Jinja template).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from templates.conversation import Conversation, MediaPart, Tool
+from templates.conversation import Conversation, MediaPart, Tool, Value
 
 
 class FormatError(Exception):
@@ -23,18 +22,16 @@ class FormatError(Exception):
         self.param = param
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizerInfo:
+class TokenizerInfo(Value, frozen=True):
     """What a format must know of a model's tokenizer; the engine worker sends it at connect."""
 
     bos_token: str | None = None
     eos_token: str | None = None
     special_tokens: frozenset[str] = frozenset()
-    chat_templates: dict[str, str] = field(default_factory=dict[str, str])
+    chat_templates: dict[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Value, frozen=True):
     """A stretch of prompt. Special tokens are recognised in control text only."""
 
     text: str
@@ -44,8 +41,7 @@ class Segment:
     media: MediaPart | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Value, frozen=True):
     """A rendered generation prompt."""
 
     segments: tuple[Segment, ...]
@@ -53,8 +49,7 @@ class Prompt:
     """The prompt ends inside the thinking words, so the output starts as reasoning."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingTurn:
+class TrainingTurn(Value, frozen=True):
     """`prompt` is context, `response` what the model says; trained on if `trained`."""
 
     prompt: tuple[Segment, ...]
@@ -65,18 +60,15 @@ class TrainingTurn:
 # --- the output, as it streams -------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ContentDelta:
+class ContentDelta(Value, frozen=True):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReasoningDelta:
+class ReasoningDelta(Value, frozen=True):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCallStart:
+class ToolCallStart(Value, frozen=True):
     """A call begins; indexes are dense from 0. `id` only where the dialect carries ids."""
 
     index: int
@@ -84,8 +76,7 @@ class ToolCallStart:
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ToolArgumentsDelta:
+class ToolArgumentsDelta(Value, frozen=True):
     """A piece of the call's arguments; the pieces concatenate to JSON text."""
 
     index: int
@@ -112,8 +103,7 @@ class ToolChoiceMode(StrEnum):
     REQUIRED = "required"
 
 
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
+class ToolChoice(Value, frozen=True):
     """`names` limits the callable tools (named and allowed_tools choices); empty means all."""
 
     mode: ToolChoiceMode = ToolChoiceMode.AUTO
@@ -121,8 +111,7 @@ class ToolChoice:
     parallel: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class OutputConstraint:
+class OutputConstraint(Value, frozen=True):
     """A grammar for the engine: `kind` and `source` as in `workers.contract` `Grammar`."""
 
     kind: str

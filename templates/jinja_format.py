@@ -11,11 +11,11 @@ Media are refused: no part of the contract carries them to a template yet.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import jinja2
+from msgspec.structs import replace
 
 from templates.conversation import ChatMessage, Conversation, Role, TextPart, Tool
 from templates.dialects.base import Dialect

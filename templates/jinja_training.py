@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from templates.conversation import Conversation, Role
 from templates.format import FormatError, Segment, TrainingTurn

@@ -8,8 +8,9 @@ thought before an answer that has none; in the prompt when thinking is off, else
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from templates.conversation import ChatMessage, Conversation, MediaPart, RenderOptions, Tool
 from templates.dialects import dialect

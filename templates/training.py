@@ -6,7 +6,9 @@ The ids of a prompt are those an engine gets, for both come from the same segmen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from templates.conversation import Conversation, Role
 from templates.format import ChatFormat, FormatError, TrainingTurn
