@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import health
 from server.auth import KeyRing
@@ -89,6 +89,11 @@ class GatewayApp(FastAPI):
         self.direct: dict[tuple[str, str], ASGIApp] = {}
         """Handlers the gate calls without the framework's layers, by method and path."""
         self._services: Services | None = None
+        self._gate = Gate(super().__call__, self, self.direct)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The gate comes before all of the framework's own layers."""
+        await self._gate(scope, receive, send)
 
     @property
     def services(self) -> Services:
@@ -109,9 +114,6 @@ class GatewayApp(FastAPI):
         if self.openapi_schema is None:
             self.openapi_schema = document(self.title, self.version, self.routes)
         return self.openapi_schema
-
-    def build_middleware_stack(self) -> ASGIApp:
-        return Gate(super().build_middleware_stack(), self, self.direct)
 
 
 def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayApp:

@@ -64,12 +64,24 @@ class Logged(Protocol):
     def status(self) -> int: ...
 
 
+class _AccessLine(msgspec.Struct, frozen=True, gc=False):
+    at: float
+    level: str
+    process: str
+    message: str
+    request_id: str
+    method: str
+    path: str
+    status: int
+    ms: float
+
+
 class AccessLog:
     """Status 499 stands for a caller that hung up before the answer began."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
-        self._lines: list[dict[str, Any]] = []
+        self._lines: list[_AccessLine] = []
         self.statuses: Counter[int] = Counter()
         self._flusher: asyncio.TimerHandle | None = None
 
@@ -78,18 +90,19 @@ class AccessLog:
         self.statuses[status] += 1
         if self._stream is None or path in _PROBES:
             return
+        now, elapsed_s = time.time(), time.perf_counter() - call.started
         self._lines.append(
-            {
-                "at": round(time.time(), 3),
-                "level": "info",
-                "process": "gateway",
-                "message": "request",
-                "request_id": call.request_id,
-                "method": method,
-                "path": path,
-                "status": status,
-                "ms": round((time.perf_counter() - call.started) * 1000, 1),
-            }
+            _AccessLine(
+                round(now, 3),
+                "info",
+                "gateway",
+                "request",
+                call.request_id,
+                method,
+                path,
+                status,
+                round(elapsed_s * 1000, 1),
+            )
         )
         if self._flusher is None:
             self._flusher = asyncio.get_running_loop().call_later(FLUSH_INTERVAL_S, self.flush)

@@ -9,16 +9,14 @@ What no named template can say (a system message later on, an assistant's openin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from templates.conversation import ChatMessage, Role
+from templates.conversation import ChatMessage, Role, Value
 from templates.format import FormatError
 
 BETWEEN_MESSAGES = "\n\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Value, frozen=True):
     """What the model is told and what it answers; `answer` is empty in an open exchange."""
 
     told: tuple[ChatMessage, ...]
@@ -26,8 +24,7 @@ class Exchange:
     answer: tuple[ChatMessage, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Dialogue:
+class Dialogue(Value, frozen=True):
     system: tuple[ChatMessage, ...]
     exchanges: tuple[Exchange, ...]
 

@@ -41,6 +41,10 @@ class NamedFormat:
         self._shield = shield_for(tokenizer.special_tokens)
         replaced = family.eos is EosUse.REPLACED
         self._eos = family.stop[0] if replaced else tokenizer.eos_token
+        thinking = family.thinking
+        self._words: ThinkingWords | None = None
+        if thinking is not None and not self._reader.reads_reasoning:
+            self._words = ThinkingWords(thinking.open, thinking.close)
 
     @property
     def name(self) -> str:
@@ -115,11 +119,9 @@ class NamedFormat:
 
     def parser(self, prompt: Prompt, tools: tuple[Tool, ...]) -> OutputParser:
         parser = self._reader.parser(tools)
-        thinking = self._family.thinking
-        if thinking is None or self._reader.reads_reasoning:
+        if self._words is None:
             return parser
-        words = ThinkingWords(thinking.open, thinking.close)
-        return ReasoningParser(parser, words, opened=prompt.opens_reasoning)
+        return ReasoningParser(parser, self._words, opened=prompt.opens_reasoning)
 
     def constrain(
         self,
@@ -129,12 +131,11 @@ class NamedFormat:
         schema: dict[str, Any] | None,
     ) -> OutputConstraint | None:
         constraint = self._reader.constrain(tools, choice, schema)
-        thinking = self._family.thinking
-        if constraint is None or thinking is None or self._reader.reads_reasoning:
+        thinking, words = self._family.thinking, self._words
+        if constraint is None or thinking is None or words is None:
             return constraint
         if prompt.segments and prompt.segments[-1].text == thinking.empty:
             return constraint
-        words = ThinkingWords(thinking.open, thinking.close)
         return after_reasoning(constraint, words, opened=prompt.opens_reasoning)
 
     # --- parts of a rendering ---------------------------------------------------------------------

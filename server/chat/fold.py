@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, assert_never
+
+import msgspec
 
 from server.chat.choice import ChoiceReader, finish_reason
 from server.chat.plan import ChatPlan
 from server.errors import ApiError
-from server.generation.answers import AnswerId, chat_logprobs, to_json, tool_call_id, usage_body
+from server.generation.answers import AnswerId, chat_logprobs, to_json, tool_call_id, usage_json
 from server.sse import Reply
 from server.usage import Tally
 from templates.format import (
@@ -22,23 +23,21 @@ from templates.format import (
 from workers.contract.messages import Finished, PromptScored, Token, TokenLogprob
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(msgspec.Struct):
     id: str
     name: str
-    arguments: list[str] = field(default_factory=list[str])
+    arguments: list[str] = []
 
     def function(self) -> dict[str, str]:
         return {"name": self.name, "arguments": "".join(self.arguments)}
 
 
-@dataclass(slots=True)
-class _Choice:
+class _Choice(msgspec.Struct):
     reader: ChoiceReader
-    content: list[str] = field(default_factory=list[str])
-    reasoning: list[str] = field(default_factory=list[str])
-    calls: list[_Call] = field(default_factory=list[_Call])
-    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    content: list[str] = []
+    reasoning: list[str] = []
+    calls: list[_Call] = []
+    logprobs: list[TokenLogprob] = []
     finish_reason: str = "stop"
 
     def take(self, deltas: Sequence[Delta]) -> None:
@@ -85,21 +84,21 @@ class ChatFold:
 
     def end(self, tally: Tally) -> None:
         tally.reasoning_tokens = sum(choice.reader.reasoning_tokens for choice in self._choices)
-        answer = self._answer
-        body: dict[str, Any] = {
-            "id": answer.id,
-            "object": "chat.completion",
-            "created": answer.created,
-            "model": answer.model,
-            "choices": [self._body(index, choice) for index, choice in enumerate(self._choices)],
-            "usage": usage_body(tally),
-            "service_tier": "default",
-            "system_fingerprint": answer.fingerprint,
-        }
-        if self._plan.request.metadata is not None:
-            body["metadata"] = self._plan.request.metadata
+        answer, metadata = self._answer, self._plan.request.metadata
+        body = (
+            b'{"id":"%b","object":"chat.completion","created":%d,"model":%b,"choices":%b,'
+            b'"usage":%b,"service_tier":"default","system_fingerprint":"%b"%b}'
+        ) % (
+            answer.id.encode(),
+            answer.created,
+            to_json(answer.model),
+            to_json([self._body(index, choice) for index, choice in enumerate(self._choices)]),
+            usage_json(tally),
+            answer.fingerprint.encode(),
+            b"" if metadata is None else b',"metadata":' + to_json(metadata),
+        )
         model = self._plan.served.model.id.encode("latin-1", "replace")
-        self._reply.answer(200, to_json(body), ((b"openai-model", model),))
+        self._reply.answer(200, body, ((b"openai-model", model),))
 
     def fail(self, error: ApiError) -> None:
         self._reply.refuse(error)

@@ -6,8 +6,9 @@ knows: the prompt's length in tokens, the adapter's files, whether a grammar com
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from server.auth import Principal
 from server.chat.conversation import read_messages
@@ -25,11 +26,10 @@ from server.generation.sampling import Guide, check_guide, plan_guide, plan_samp
 from server.models.catalog import Catalog, Served
 from templates.conversation import ChatMessage, Conversation, RenderOptions, Role
 from templates.format import ChatFormat, FormatError, OutputParser, Prompt
-from workers.contract.messages import Grammar, GrammarKind, Text
+from workers.contract.messages import Grammar, GrammarKind, PromptPart, Text
 
 
-@dataclass(frozen=True, slots=True)
-class ChatPlan:
+class ChatPlan(msgspec.Struct, frozen=True):
     request: ChatCompletionRequest
     served: Served
     chat_format: ChatFormat
@@ -107,12 +107,14 @@ def _works(
         stop_words=chat_format.stop_words,
         keeps_special_tokens=chat_format.keeps_special_tokens,
     )
-    parts = [Text(segment.text, segment.control, segment.joined) for segment in prompt.segments]
-    grammar = guide.grammar if guide is not None else None
-    return [
-        Work(list(parts), seeded(sampling, index), served.adapter, grammar)
-        for index in range(request.n or 1)
+    parts: list[PromptPart] = [
+        Text(segment.text, segment.control, segment.joined) for segment in prompt.segments
     ]
+    grammar = guide.grammar if guide is not None else None
+    adapter = served.adapter
+    if request.n is None or request.n == 1:
+        return [Work(parts, sampling, adapter, grammar)]
+    return [Work(parts, seeded(sampling, index), adapter, grammar) for index in range(request.n)]
 
 
 def _refuse_unsupported(request: ChatCompletionRequest) -> None:

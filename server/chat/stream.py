@@ -17,7 +17,7 @@ from server.generation.answers import (
     obfuscation,
     to_json,
     tool_call_id,
-    usage_body,
+    usage_json,
 )
 from server.sse import DONE, SSE_HEADERS, KeepAlive, Reply
 from server.usage import Tally
@@ -100,7 +100,7 @@ class ChatStream:
         self._keep_alive.remove(self._reply)
         last = DONE
         if self._includes_usage:
-            last = self._head + b'],"usage":' + to_json(usage_body(tally)) + b"}\n\n" + DONE
+            last = self._head + b'],"usage":' + usage_json(tally) + b"}\n\n" + DONE
         self._reply.end(last)
 
     def fail(self, error: ApiError) -> None:

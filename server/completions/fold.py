@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from server.completions.plan import CompletionPlan
 from server.completions.text import LegacyLogprobs
 from server.errors import ApiError
-from server.generation.answers import AnswerId, to_json, usage_body
+from server.generation.answers import AnswerId, to_json, usage_json
 from server.sse import Reply
 from server.usage import Tally
 from workers.contract.messages import Finished, PromptScored, Token
@@ -69,7 +71,7 @@ class CompletionFold:
             "created": answer.created,
             "model": answer.model,
             "choices": choices,
-            "usage": usage_body(tally),
+            "usage": msgspec.Raw(usage_json(tally)),
             "system_fingerprint": answer.fingerprint,
         }
         model = plan.served.model.id.encode("latin-1", "replace")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from server.completions.plan import CompletionPlan
 from server.completions.text import LegacyLogprobs
 from server.errors import ApiError
-from server.generation.answers import AnswerId, obfuscation, to_json, usage_body
+from server.generation.answers import AnswerId, obfuscation, to_json, usage_json
 from server.sse import DONE, SSE_HEADERS, KeepAlive, Reply
 from server.usage import Tally
 from workers.contract.messages import Finished, PromptScored, Token
@@ -68,7 +68,7 @@ class CompletionStream:
         self._keep_alive.remove(self._reply)
         last = DONE
         if self._includes_usage:
-            last = self._head + b'],"usage":' + to_json(usage_body(tally)) + b"}\n\n" + DONE
+            last = self._head + b'],"usage":' + usage_json(tally) + b"}\n\n" + DONE
         self._reply.end(last)
 
     def fail(self, error: ApiError) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
+
+import msgspec
 
 from workers.contract.codec import FrameError, FrameReader, decode_events, encode
 from workers.contract.messages import (
@@ -47,8 +48,7 @@ class EngineUnreachable(Exception):
     """The worker refused the connection, left it, or speaks another protocol."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """One sequence to generate; `Generate` without the id."""
 
     prompt: list[PromptPart]

@@ -45,6 +45,8 @@ class EnginePool:
         self._directory = directory
         self._max_requests = max_requests_per_model
         self._replicas: dict[str, _Replica] = {}
+        self._by_model: dict[str, list[EngineConnection]] = {}
+        """The replicas' connections, some of which may have closed since."""
         self._draining: list[EngineConnection] = []
         self._refresher: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
@@ -67,13 +69,9 @@ class EnginePool:
 
     def connections(self, model_id: str | None = None) -> list[EngineConnection]:
         """The open connections, of one engine model or of all."""
-        return [
-            replica.connection
-            for replica in self._replicas.values()
-            if replica.connection is not None
-            and not replica.connection.closed
-            and model_id in (None, replica.engine.model_id)
-        ]
+        if model_id is not None:
+            return [c for c in self._by_model.get(model_id, ()) if not c.closed]
+        return [c for connections in self._by_model.values() for c in connections if not c.closed]
 
     async def ready(self, model_id: str) -> EngineConnection:
         """Any open connection to an engine of the model. Raises Unavailable."""
@@ -101,8 +99,10 @@ class EnginePool:
             connections = [c for c in connections if c.engine_id not in avoid]
         if not connections:
             raise Unavailable("No engine is ready for the model. Please retry.", retry_after_s=2.0)
+        if len(connections) == 1:
+            return connections[0]
         idlest = min(connections, key=_load)
-        if affinity is not None and len(connections) > 1:
+        if affinity is not None:
             favourite = max(connections, key=lambda c: _weight(affinity, c.engine_id))
             if favourite.load <= idlest.load + AFFINITY_SLACK:
                 return favourite
@@ -110,7 +110,7 @@ class EnginePool:
 
     def check_room(self, model_id: str, requests: int) -> None:
         """Raises Unavailable when `requests` more would be too many for the model's engines."""
-        if sum(map(_load, self.connections(model_id))) + requests > self._max_requests:
+        if sum([c.load for c in self.connections(model_id)]) + requests > self._max_requests:
             raise Unavailable("The engines of this model are overloaded. Please retry later.")
 
     async def refresh(self) -> None:
@@ -125,7 +125,14 @@ class EnginePool:
                 replica.connection = None
             if replica.connection is None and replica.opening is None:
                 replica.opening = asyncio.create_task(self._open(replica))
+        self._index()
         self._sweep_drained()
+
+    def _index(self) -> None:
+        self._by_model = {}
+        for replica in self._replicas.values():
+            if replica.connection is not None:
+                self._by_model.setdefault(replica.engine.model_id, []).append(replica.connection)
 
     def _retire(self, replica: _Replica) -> None:
         """No new requests; the connection is closed once those under way have ended."""
@@ -146,6 +153,7 @@ class EnginePool:
                 replica.connection = await connect_engine(
                     engine.id, engine.model_id, engine.address, engine.token
                 )
+            self._index()
             logger.info("engine connected", extra={"engine": engine.id, "model": engine.model_id})
             if (difference := replica.connection.hello.template_difference) is not None:
                 logger.warning("%s: %s", engine.model_id, difference)

@@ -67,19 +67,19 @@ def _entry(token: TokenLogprob | TokenAlternative) -> dict[str, Any]:
     return {"token": token.token, "logprob": finite(token.logprob), "bytes": list(token.data)}
 
 
-def usage_body(tally: Tally) -> dict[str, Any]:
-    return {
-        "prompt_tokens": tally.prompt_tokens,
-        "completion_tokens": tally.completion_tokens,
-        "total_tokens": tally.prompt_tokens + tally.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": tally.cached_tokens, "audio_tokens": 0},
-        "completion_tokens_details": {
-            "reasoning_tokens": tally.reasoning_tokens,
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
-    }
+def usage_json(tally: Tally) -> bytes:
+    return (
+        b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
+        b'"prompt_tokens_details":{"cached_tokens":%d,"audio_tokens":0},'
+        b'"completion_tokens_details":{"reasoning_tokens":%d,"audio_tokens":0,'
+        b'"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}'
+    ) % (
+        tally.prompt_tokens,
+        tally.completion_tokens,
+        tally.prompt_tokens + tally.completion_tokens,
+        tally.cached_tokens,
+        tally.reasoning_tokens,
+    )
 
 
 def obfuscation(size: int) -> str:

@@ -20,6 +20,7 @@ _NEEDS: tuple[tuple[str, Capability], ...] = (
     ("repetition_penalty", Capability.REPETITION_PENALTY),
     ("min_tokens", Capability.MIN_TOKENS),
 )
+_SAMPLING_FIELDS = frozenset(SamplingFields.model_fields)
 _GRAMMAR_NEEDS = {
     GrammarKind.JSON_OBJECT: Capability.JSON_SCHEMA,
     GrammarKind.JSON_SCHEMA: Capability.JSON_SCHEMA,
@@ -48,6 +49,12 @@ def plan_sampling(
     keeps_special_tokens: bool = False,
 ) -> Sampling:
     """Raises InvalidRequest."""
+    if fields.model_fields_set.isdisjoint(_SAMPLING_FIELDS) and logprobs is None:
+        return Sampling(
+            max_tokens=max_tokens,
+            stop_words=list(stop_words),
+            skip_special_tokens=not keeps_special_tokens,
+        )
     for name, capability in _NEEDS:
         if getattr(fields, name) is not None:
             require(hello, capability, name)

@@ -8,8 +8,9 @@ be chatted with the moment it is registered.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from server.config import Config
 from server.engines.pool import EnginePool
@@ -27,8 +28,7 @@ class ModelDirectory(Protocol):
     async def find(self, model_id: str, project_id: str) -> Model | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(msgspec.Struct, frozen=True):
     """A model and what one of its engines said of itself."""
 
     model: Model
