@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= data
+ENGINES ?= vllm sglang
+MARKER := tuneyard-environment.json
 CONSTRAINTS := deploy/environments/hf/constraints.txt
 
 export HOST PORT DATA
@@ -29,7 +31,7 @@ $(BIN)/pytest: $(BIN)/tuneyard
 serve: $(BIN)/tuneyard ## Set up and start everything on one machine (HOST, PORT, DATA, API_KEY)
 	@exec $(BIN)/tuneyard serve
 
-test: check ## Set up, check and run all tests
+test: check envs ## Set up, check and run all tests (ENGINES= leaves vLLM and SGLang out)
 	$(BIN)/python -m pytest -q
 
 check: $(BIN)/pytest ## Format, lint, types and import rules
@@ -41,9 +43,11 @@ check: $(BIN)/pytest ## Format, lint, types and import rules
 bench: $(BIN)/pytest ## Measure the hot paths against peers, as ratios
 	$(BIN)/python -m tests.bench
 
-envs: $(BIN)/tuneyard ## Build the vLLM and SGLang environments
-	$(BIN)/tuneyard env create vllm
-	$(BIN)/tuneyard env create sglang
+envs: $(ENGINES:%=.envs/%/$(MARKER)) ## Build the environments of vLLM and SGLang
+
+.envs/%/$(MARKER): deploy/environments/%/cpu.txt deploy/environments/%/cuda.txt | $(BIN)/tuneyard
+	$(BIN)/tuneyard env create $*
+	@touch $@
 
 openapi: $(BIN)/tuneyard ## Write openapi.yaml from the app
 	$(BIN)/tuneyard openapi > openapi.yaml
