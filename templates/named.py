@@ -12,7 +12,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from templates.conversation import ChatMessage, Conversation, MediaPart, RenderOptions, Tool
+from templates.conversation import (
+    ChatMessage,
+    Conversation,
+    MediaPart,
+    RenderOptions,
+    TextPart,
+    Tool,
+)
 from templates.dialects import dialect
 from templates.dialects.base import declaration, to_json
 from templates.dialogue import BETWEEN_MESSAGES, Exchange, read_dialogue
@@ -172,9 +179,11 @@ class NamedFormat:
         return [*lead, *self._fill("user", content, index)]
 
     def _system(self, messages: Sequence[ChatMessage], tools: tuple[Tool, ...]) -> list[Segment]:
+        default = self._family.default_system
+        if not (messages or default or tools):
+            return []
         content = self._contents(messages)
         if not any(segment.text for segment in content):
-            default = self._family.default_system
             content = [Segment(default, control=True)] if default else []
         if tools:
             content = [*content, *self._tool_list(tools)]
@@ -311,7 +320,10 @@ class NamedFormat:
         return content
 
     def _content(self, message: ChatMessage) -> list[Segment]:
-        if not any(isinstance(part, MediaPart) for part in message.parts):
+        parts = message.parts
+        if len(parts) == 1 and isinstance(parts[0], TextPart):
+            return [Segment(parts[0].text, control=False)]
+        if not any(isinstance(part, MediaPart) for part in parts):
             return [Segment(message.text, control=False)]
         segments: list[Segment] = []
         for part in message.parts:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
+from typing import cast
 
 from tests.bench.gateway_relay import KEY
 
@@ -43,8 +44,8 @@ class _Caller(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        transport.write(self._request)
+        self.transport = cast(asyncio.WriteTransport, transport)
+        self.transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         if b"HTTP/1.1 " in data and b"HTTP/1.1 200" not in data:
