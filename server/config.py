@@ -10,10 +10,12 @@ import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from server.engine_aliases import plain_entry
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "deploy" / "model" / "tuneyard-mini"
 
@@ -33,7 +35,11 @@ class EngineKind(StrEnum):
     HF = "hf"
     VLLM = "vllm"
     SGLANG = "sglang"
+    ATTACHED = "attached"
     SCRIPTED = "scripted"
+
+
+_ATTACHED_ONLY = frozenset({"url", "api_key", "flavour", "served_model", "allow_adapters"})
 
 
 class ModelEntry(_Section):
@@ -57,7 +63,45 @@ class ModelEntry(_Section):
     replicas: int = Field(default=1, ge=1)
     owned_by: str = "tuneyard"
     settings: dict[str, Any] = {}
-    """Passed to the engine as they are (`gpu_memory_utilization`, ...)."""
+    """Passed to the engine as they are (`gpu_memory_utilization`, ...); the engine refuses to start
+    with one it does not know."""
+    trust_remote_code: bool = False
+    """Whether Python code in the model's directory may run, in the worker."""
+    url: str | None = None
+    """Of the server that an attached engine is, without `/v1`; `path` is then a local copy of its
+    tokenizer and config."""
+    api_key: str | None = Field(default=None, repr=False)
+    """Of the attached server."""
+    flavour: Literal["vllm"] = "vllm"
+    """What kind of server it is."""
+    served_model: str | None = None
+    """The model's name on the attached server; None where it serves only one."""
+    allow_adapters: bool = False
+    """Whether adapters may be loaded into the attached server."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_aliases(cls, entry: Any) -> Any:
+        return entry if not isinstance(entry, dict) else plain_entry(entry)
+
+    @model_validator(mode="after")
+    def _only_attached_engines_have_urls(self) -> ModelEntry:
+        if self.engine is EngineKind.ATTACHED:
+            if self.url is None:
+                raise ValueError("an attached engine needs a url")
+            return self
+        for name in sorted(_ATTACHED_ONLY):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is only for engine: attached")
+        return self
+
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """The engine's own settings, as its worker reads them."""
+        if self.engine is not EngineKind.ATTACHED:
+            return self.settings
+        own = {name: getattr(self, name) for name in sorted(_ATTACHED_ONLY)}
+        return {**own, **self.settings}
 
 
 class Training(_Section):

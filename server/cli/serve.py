@@ -96,6 +96,7 @@ async def _run(
 
 def _child_specs(config: Config, listening: socket.socket) -> list[ChildSpec]:
     resolved = config.run_dir / "config.json"
+    resolved.touch(mode=0o600)  # it may hold the keys of attached engines
     resolved.write_text(config.model_dump_json(exclude={"api_key"}))
     logs = config.data / "logs"
     listen_fd = listening.fileno()

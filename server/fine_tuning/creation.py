@@ -131,6 +131,7 @@ class JobFactory:
             raise unsupported_value(
                 f"{_WHERE}.mask_history", "It and 'train_on_prompt' exclude each other."
             )
+        check_attached(entry, wanted.finetuning_type)
         if wanted.finetuning_type is FinetuningKind.FULL:
             return _check_full(model, wanted)
         return _check_lora(model, entry, wanted)
@@ -152,6 +153,24 @@ def _not_available(model: Model) -> InvalidRequest:
         param="model",
         code="model_not_available",
     )
+
+
+def check_attached(entry: ModelEntry, kind: FinetuningKind) -> None:
+    """An attached engine serves what its operator started it with, and adapters where allowed.
+    Raises InvalidRequest."""
+    if entry.engine is not EngineKind.ATTACHED:
+        return
+    if not entry.allow_adapters:
+        raise InvalidRequest(
+            f"The model '{entry.id}' is served by an attached engine that takes no adapters.",
+            param="model",
+            code="model_not_available",
+        )
+    if kind is FinetuningKind.FULL:
+        raise unsupported_value(
+            f"{_WHERE}.finetuning_type",
+            f"'{entry.id}' is served by an attached engine, which takes only adapters.",
+        )
 
 
 def _check_full(model: Model, wanted: SupervisedHyperparameters) -> SupervisedHyperparameters:

@@ -113,6 +113,7 @@ class EngineSlot:
 
         def command(parent_fd: int) -> list[str]:
             spec = engine_spec(self.served, f"unix:{socket_path}", parent_fd)
+            spec_path.touch(mode=0o600)  # it may hold the key of an attached engine
             spec_path.write_bytes(msgspec.json.encode(spec))
             return [python, "-m", "workers.engine", "--spec", str(spec_path)]
 
@@ -201,6 +202,7 @@ def engine_spec(served: ServedModel, listen: str, parent_fd: int) -> dict[str, A
         "max_lora_rank": entry.max_lora_rank,
         "template": entry.template,
         "templates": [str(folder) for folder in served.templates],
-        "settings": entry.settings,
+        "trust_remote_code": entry.trust_remote_code,
+        "settings": entry.engine_settings,
         "parent_fd": parent_fd,
     }

@@ -12,6 +12,7 @@ _MODULES = {
     BackendName.HF: "workers.engine.hf.backend",
     BackendName.VLLM: "workers.engine.vllm.backend",
     BackendName.SGLANG: "workers.engine.sglang.backend",
+    BackendName.ATTACHED: "workers.engine.attached.backend",
     BackendName.SCRIPTED: "workers.engine.scripted.backend",
 }
 """Each has `create(spec: EngineSpec) -> tuple[Backend, Vocabulary]`, which reads the spec's

@@ -22,6 +22,7 @@ class BackendName(StrEnum):
     HF = "hf"
     VLLM = "vllm"
     SGLANG = "sglang"
+    ATTACHED = "attached"
     SCRIPTED = "scripted"
 
 

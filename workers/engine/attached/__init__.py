@@ -1,0 +1,1 @@
+"""Engines that an operator already runs, reached by URL."""

@@ -1,0 +1,26 @@
+"""The settings of an attached model entry."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class AttachedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    url: str
+    """The server's root, without `/v1`."""
+    api_key: str | None = None
+    flavour: Literal["vllm"] = "vllm"
+    served_model: str | None = None
+    """The base model's name on the server. None: the one it lists, if it is one."""
+    allow_adapters: bool = False
+    """Whether adapters may be loaded into the server; it must see the adapters' files under the
+    same paths, and have been started with VLLM_ALLOW_RUNTIME_LORA_UPDATING."""
+    connect_timeout_s: float = 5.0
+    silence_timeout_s: float = 300.0
+    """How long a request may wait for its next token."""
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError("url must begin with http:// or https://")
