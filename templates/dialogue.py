@@ -1,14 +1,17 @@
 """A conversation as the turns that named templates know: system, then (user | results) and
 (assistant | calls) by turns.
 
-OpenAI's message lists are freer than that. Neighbouring messages of one side are one turn: their
-texts are joined by a blank line, results of parallel calls by what the family writes between them.
-What no named template can say (a system message later on, an assistant's opening) is refused.
+OpenAI's message lists are freer than that. Neighbouring messages of one role are one text: joined
+by a blank line, results of parallel calls by what the family writes between them. Neighbours of
+several roles ahead of one answer (a user message after a tool's result, a system message later on)
+are told one after the other, where the family's data allow it (see `Family.opening`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from msgspec.structs import replace
 
 from templates.conversation import ChatMessage, Role, Value
 from templates.format import FormatError
@@ -16,11 +19,19 @@ from templates.format import FormatError
 BETWEEN_MESSAGES = "\n\n"
 
 
+class Told(Value, frozen=True):
+    """Neighbouring messages of one role: user, tool, or system (which developer messages are)."""
+
+    role: Role
+    messages: tuple[ChatMessage, ...]
+    place: str
+    """The request field of the first one."""
+
+
 class Exchange(Value, frozen=True):
     """What the model is told and what it answers; `answer` is empty in an open exchange."""
 
-    told: tuple[ChatMessage, ...]
-    """All of role user, or all of role tool."""
+    told: tuple[Told, ...]
     answer: tuple[ChatMessage, ...] = ()
 
 
@@ -34,12 +45,10 @@ def read_dialogue(messages: Sequence[ChatMessage]) -> Dialogue:
     while start < len(messages) and messages[start].role in (Role.SYSTEM, Role.DEVELOPER):
         start += 1
     exchanges: list[Exchange] = []
-    told: list[ChatMessage] = []
+    told: list[Told] = []
     answer: list[ChatMessage] = []
     for index, message in enumerate(messages[start:], start):
         place = f"messages.{index}.role"
-        if message.role in (Role.SYSTEM, Role.DEVELOPER):
-            raise FormatError("This chat format takes system messages at the start only.", place)
         if message.role is Role.ASSISTANT:
             if not told:
                 raise FormatError(
@@ -53,13 +62,13 @@ def read_dialogue(messages: Sequence[ChatMessage]) -> Dialogue:
         if answer:
             exchanges.append(Exchange(tuple(told), tuple(answer)))
             told, answer = [], []
-        elif told and told[0].role is not message.role:
-            raise FormatError(
-                "In this chat format an assistant message must stand between tool and user "
-                "messages.",
-                place,
-            )
-        told.append(message)
+        role = Role.SYSTEM if message.role is Role.DEVELOPER else message.role
+        if role is Role.TOOL and told and told[-1].role is not Role.TOOL:
+            raise FormatError("A tool message must answer an assistant's tool call.", place)
+        if told and told[-1].role is role:
+            told[-1] = replace(told[-1], messages=(*told[-1].messages, message))
+        else:
+            told.append(Told(role, (message,), place))
     if told:
         exchanges.append(Exchange(tuple(told), tuple(answer)))
     if not exchanges:

@@ -7,6 +7,7 @@ of one token. The loader is in `templates.family_file`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -52,6 +53,8 @@ class Element:
 
 Slot = tuple[Element, ...]
 
+_LONE_OPENING = re.compile(r"<[|｜]assistant[|｜]>\n?", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
@@ -90,6 +93,28 @@ class Family:
     media: dict[MediaKind, str] = field(default_factory=dict[MediaKind, str])
     """The placeholder token of each kind of media the models take."""
     note: str = ""
+
+    @property
+    def opening(self) -> str | None:
+        """What opens an answer, at the end of the user slot; None where the data do not show it. It
+        is what the slot has after the mark that ends other messages too (`<|im_end|>`), or all of
+        it where it is one mark that names the assistant."""
+        if len(self.user) != 1 or not self.user[0].before:
+            return None
+        after = self.user[0].after
+        ends = [slot[0].after for slot in (self.assistant, self.system) if len(slot) == 1]
+        end = next((end for end in ends if end and after.startswith(end)), "")
+        opening = after[len(end) :]
+        return opening if (end and opening) or _LONE_OPENING.fullmatch(opening) else None
+
+    @property
+    def tells_system_anywhere(self) -> bool:
+        """A system message is a message of its own, ended as a user's is."""
+        if self.opening is None or self.system_place is not SystemPlace.OWN_TURN:
+            return False
+        slot = self.system
+        ends_alike = slot[-1].after + self.opening == self.user[0].after
+        return len(slot) == 1 and bool(slot[0].before) and ends_alike
 
 
 def fill(

@@ -17,12 +17,13 @@ from templates.conversation import (
     Conversation,
     MediaPart,
     RenderOptions,
+    Role,
     TextPart,
     Tool,
 )
 from templates.dialects import dialect
 from templates.dialects.base import declaration, to_json
-from templates.dialogue import BETWEEN_MESSAGES, Exchange, read_dialogue
+from templates.dialogue import BETWEEN_MESSAGES, Exchange, Told, read_dialogue
 from templates.family import EosUse, Family, SystemPlace, fill, start_run
 from templates.format import (
     FormatError,
@@ -171,12 +172,45 @@ class NamedFormat:
         index: int,
     ) -> list[Segment]:
         lead = self._system(system, conversation.tools) if index == 0 else []
-        if exchange.told[0].tool_call_id is not None or exchange.told[0].role == "tool":
-            return [*lead, *self._results(exchange.told, index)]
-        content = self._contents(exchange.told)
+        for told in exchange.told:
+            if told.role is Role.SYSTEM and not self._family.tells_system_anywhere:
+                raise FormatError(
+                    f"The chat format {self.name} takes system messages at the start only.",
+                    told.place,
+                )
+        *before, last = exchange.told
+        segments: list[Segment] = []
+        for told in before:
+            segments += self._unopened(self._message(told, lead, index), told)
+            lead = []
+        if last.role is Role.SYSTEM:
+            opening = Segment(self._family.opening or "", control=True)
+            return [*segments, *self._message(last, lead, index), opening]
+        return [*segments, *self._message(last, lead, index)]
+
+    def _message(self, told: Told, lead: list[Segment], index: int) -> list[Segment]:
+        """`lead` is what the system slot gives, ahead of the first user message or inside it."""
+        if told.role is Role.TOOL:
+            return [*lead, *self._results(told.messages, index)]
+        content = self._contents(told.messages)
+        if told.role is Role.SYSTEM:
+            return self._fill("system", content, index)
         if lead and self._family.system_place is SystemPlace.FIRST_USER:
             return self._fill("user", [*map(_joined, lead), *content], index)
         return [*lead, *self._fill("user", content, index)]
+
+    def _unopened(self, message: list[Segment], told: Told) -> list[Segment]:
+        """The message without the opening of an answer, as another message follows."""
+        opening, last = self._family.opening, message[-1]
+        if told.role is Role.SYSTEM:
+            return message
+        if opening is None or not last.control or not last.text.endswith(opening):
+            raise FormatError(
+                f"In the chat format {self.name} an assistant message must follow this one.",
+                told.place,
+            )
+        cut = replace(last, text=last.text.removesuffix(opening))
+        return [*message[:-1], cut] if cut.text else message[:-1]
 
     def _system(self, messages: Sequence[ChatMessage], tools: tuple[Tool, ...]) -> list[Segment]:
         default = self._family.default_system

@@ -6,6 +6,7 @@ knows: the prompt's length in tokens, the adapter's files, whether a grammar com
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -217,7 +218,7 @@ def _only(guide: Guide | None, bound: Guide) -> Guide:
 
 
 def _from_format(error: FormatError) -> InvalidRequest:
-    param = error.param or "messages"
+    param = re.sub(r"^messages\.(\d+)", r"messages[\1]", error.param or "messages")
     if param == "enable_thinking":
         return unsupported_value("chat_template_kwargs.enable_thinking", str(error))
     if param in ("reasoning_effort", "documents", "chat_template_kwargs"):

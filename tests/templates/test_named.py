@@ -198,7 +198,6 @@ def test_developer_and_system_messages_are_one_system_text() -> None:
         ((), "messages"),
         ((says("system", "a"),), "messages"),
         ((says("assistant", "a"), says("user", "b")), "messages.0.role"),
-        ((says("user", "a"), says("system", "b")), "messages.1.role"),
         ((says("tool", "a"),), "messages.0.role"),
         ((says("user", "a"), says("tool", "b")), "messages.1.role"),
     ],
@@ -278,3 +277,65 @@ def test_thoughts_are_read_in_the_words_of_the_family(
     name: str, output: str, events: list[object]
 ) -> None:
     assert read(name, output) == events
+
+
+RESULT_THEN_USER = Conversation((ASKS, CALLS, RESULT, says("user", "And?")), (WEATHER,))
+LATER_SYSTEM = Conversation((ASKS, says("assistant", "Fine"), says("system", "Be brief."), ASKS))
+LAST_SYSTEM = Conversation((ASKS, says("developer", "Be brief.")))
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        (
+            "qwen3_nothink",
+            "\n</tool_response><|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n"
+            "<|im_start|>assistant\n",
+        ),
+        (
+            "llama3",
+            "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nAnd?<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        ("glm4", '{"temp": 21}<|user|>\nAnd?<|assistant|>'),
+        ("gemma3", "<end_of_turn>\n<start_of_turn>user\nAnd?<end_of_turn>\n<start_of_turn>model\n"),
+    ],
+)
+def test_a_user_message_may_follow_a_tool_result(name: str, end: str) -> None:
+    rendered = text(NamedFormat(built_in_families()[name], INFO).render(RESULT_THEN_USER).segments)
+    assert rendered.endswith(end)
+
+
+def test_later_system_messages_are_messages_of_their_own() -> None:
+    brief = "<|im_start|>system\nBe brief.<|im_end|>\n"
+    opening = "<|im_start|>assistant\n"
+    for conversation in (LATER_SYSTEM, LAST_SYSTEM):
+        rendered = text(FORMATS["qwen3_nothink"].render(conversation).segments)
+        asked = f"<|im_start|>user\n{ASKS.text}<|im_end|>\n"
+        tail = [brief, asked] if conversation is LATER_SYSTEM else [asked, brief]
+        assert rendered.endswith("".join([*tail, opening]))
+        assert rendered.count(opening) == 1 + (conversation is LATER_SYSTEM)
+
+
+@pytest.mark.parametrize(
+    ("name", "conversation", "param"),
+    [
+        ("llama2", LATER_SYSTEM, "messages.2.role"),
+        ("gemma", LAST_SYSTEM, "messages.1.role"),
+        ("vicuna", LAST_SYSTEM, "messages.1.role"),
+        ("mistral", RESULT_THEN_USER, "messages.2.role"),
+    ],
+)
+def test_where_the_data_do_not_show_how_it_is_refused(
+    name: str, conversation: Conversation, param: str
+) -> None:
+    with pytest.raises(FormatError) as caught:
+        NamedFormat(built_in_families()[name], INFO).render(conversation)
+    assert caught.value.param == param
+
+
+def test_what_is_told_in_several_messages_is_context_in_training() -> None:
+    answered = Conversation((*RESULT_THEN_USER.messages, says("assistant", "Warm")), (WEATHER,))
+    *_, last = FORMATS["qwen3_nothink"].render_training(answered)
+    assert text(last.response) == "Warm<|im_end|>\n"
+    assert text(last.prompt).count("<|im_start|>assistant") == 1
