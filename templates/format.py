@@ -163,3 +163,8 @@ class ChatFormat(Protocol):
         in this dialect, or that binds plain content to `schema`; None when nothing is to be
         enforced. Raises FormatError where the dialect cannot."""
         ...
+
+    def bind_content(self, prompt: Prompt, constraint: OutputConstraint) -> OutputConstraint:
+        """A caller's own grammar, made to bind the content and not the thinking before it. Raises
+        FormatError."""
+        ...

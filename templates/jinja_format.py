@@ -183,8 +183,18 @@ class JinjaFormat:
                 )
             dialect = self._probe.plain_dialect
         constraint = dialect.constrain(tools, choice, schema)
+        if constraint is None or dialect.reads_reasoning:
+            return constraint
+        return self._after_thought(prompt, constraint)
+
+    def bind_content(self, prompt: Prompt, constraint: OutputConstraint) -> OutputConstraint:
+        dialect = self.dialect or self._probe.plain_dialect
+        constraint = dialect.bind_content(constraint)
+        return constraint if dialect.reads_reasoning else self._after_thought(prompt, constraint)
+
+    def _after_thought(self, prompt: Prompt, constraint: OutputConstraint) -> OutputConstraint:
         words = self.thinking_words
-        if constraint is None or words is None or dialect.reads_reasoning:
+        if words is None:
             return constraint
         if not prompt.opens_reasoning and _text(prompt).rstrip().endswith(words.end.strip()):
             return constraint

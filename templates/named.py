@@ -139,8 +139,14 @@ class NamedFormat:
         schema: dict[str, Any] | None,
     ) -> OutputConstraint | None:
         constraint = self._reader.constrain(tools, choice, schema)
+        return None if constraint is None else self._after_thought(prompt, constraint)
+
+    def bind_content(self, prompt: Prompt, constraint: OutputConstraint) -> OutputConstraint:
+        return self._after_thought(prompt, self._reader.bind_content(constraint))
+
+    def _after_thought(self, prompt: Prompt, constraint: OutputConstraint) -> OutputConstraint:
         thinking, words = self._family.thinking, self._words
-        if constraint is None or thinking is None or words is None:
+        if thinking is None or words is None:
             return constraint
         if prompt.segments and prompt.segments[-1].text == thinking.empty:
             return constraint

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from templates.dialects.constraints import as_format
 from templates.dialects.reading import SPACE
 from templates.format import Delta, OutputConstraint, OutputParser, ReasoningDelta
 
@@ -147,29 +148,6 @@ def after_reasoning(
     thinking: dict[str, Any] = {"type": "sequence", "elements": [thought, gap]}
     if not opened:
         thinking = {"type": "optional", "content": thinking}
-    bound = {"type": "sequence", "elements": [thinking, _as_format(constraint)]}
+    bound = {"type": "sequence", "elements": [thinking, as_format(constraint)]}
     source = {"type": "structural_tag", "format": bound}
     return OutputConstraint("structural_tag", json.dumps(source, ensure_ascii=False))
-
-
-def _as_format(constraint: OutputConstraint) -> dict[str, Any]:
-    """The constraint as a part of a structural tag."""
-    source = constraint.source
-    match constraint.kind:
-        case "structural_tag":
-            inner: dict[str, Any] = json.loads(source)["format"]
-            return inner
-        case "json_schema":
-            return {"type": "json_schema", "json_schema": json.loads(source)}
-        case "json_object":
-            return {"type": "json_schema", "json_schema": {"type": "object"}}
-        case "regex":
-            return {"type": "regex", "pattern": source}
-        case "ebnf":
-            return {"type": "grammar", "grammar": source}
-        case "choice":
-            choices: list[str] = json.loads(source)
-            elements = [{"type": "const_string", "value": choice} for choice in choices]
-            return {"type": "or", "elements": elements}
-        case kind:
-            raise ValueError(f"unknown kind of constraint: {kind}")

@@ -26,8 +26,8 @@ from server.errors import (
 from server.generation.sampling import Guide, check_guide, plan_guide, plan_sampling, seeded
 from server.models.catalog import Catalog, Served
 from templates.conversation import ChatMessage, Conversation, RenderOptions, Role
-from templates.format import ChatFormat, FormatError, OutputParser, Prompt
-from workers.contract.messages import Grammar, GrammarKind, PromptPart, Text
+from templates.format import ChatFormat, FormatError, OutputConstraint, OutputParser, Prompt
+from workers.contract.messages import Grammar, GrammarKind, Hello, PromptPart, Text
 
 
 class ChatPlan(msgspec.Struct, frozen=True):
@@ -81,6 +81,8 @@ async def plan_chat(
         bound = Guide(grammar, _guide_param(request, tools))
         check_guide(bound, served.hello)
         guide = _only(guide, bound)
+    elif guide is not None:
+        guide = _for_content(guide, chat_format, prompt, served.hello)
     return ChatPlan(
         request=request,
         served=served,
@@ -209,6 +211,20 @@ def _guide_param(request: ChatCompletionRequest, tools: ToolPlan) -> str:
     if request.tool_choice is not None:
         return "tool_choice"
     return "parallel_tool_calls" if request.parallel_tool_calls is False else "tools"
+
+
+def _for_content(guide: Guide, chat_format: ChatFormat, prompt: Prompt, hello: Hello) -> Guide:
+    """The caller's grammar binds the answer, not the thinking before it."""
+    given = OutputConstraint(guide.grammar.kind, guide.grammar.source)
+    try:
+        bound = chat_format.bind_content(prompt, given)
+    except FormatError as error:
+        raise invalid_value(guide.param, str(error)) from error
+    if bound == given:
+        return guide
+    guide = Guide(Grammar(GrammarKind(bound.kind), bound.source), guide.param)
+    check_guide(guide, hello)
+    return guide
 
 
 def _only(guide: Guide | None, bound: Guide) -> Guide:

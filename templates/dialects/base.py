@@ -72,6 +72,10 @@ class Dialect:
         `schema`; None when nothing is to be enforced. Raises FormatError where it cannot."""
         return constraints.constrain(self.layout, tools, choice, schema)
 
+    def bind_content(self, constraint: OutputConstraint) -> OutputConstraint:
+        """`constraint` for the plain content of an output. Raises FormatError."""
+        return constraints.bind_content(self.layout, constraint)
+
     def _checked(self, calls: tuple[ToolCall, ...]) -> list[Call]:
         if len(calls) > 1 and not self.layout.parallel:
             raise FormatError(

@@ -107,6 +107,43 @@ def structural_tag(inner: Format) -> OutputConstraint:
     return OutputConstraint("structural_tag", json.dumps(source, ensure_ascii=False))
 
 
+def bind_content(layout: Layout, constraint: OutputConstraint) -> OutputConstraint:
+    """`constraint` for the plain content of an output. Raises FormatError."""
+    if not layout.preface and not layout.content_opening:
+        return constraint
+    content = _sequence(_const(layout.content_opening), as_format(constraint))
+    return structural_tag(_prefaced(layout, content))
+
+
+def as_format(constraint: OutputConstraint) -> Format:
+    """The constraint as a part of a structural tag. Raises FormatError where it cannot be one."""
+    try:
+        return _part(constraint.kind, constraint.source)
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"The {constraint.kind} constraint cannot be read: {error!r}") from error
+
+
+def _part(kind: str, source: str) -> Format:
+    match kind:
+        case "structural_tag":
+            inner: dict[str, Any] = json.loads(source)["format"]
+            return inner
+        case "json_schema":
+            return {"type": "json_schema", "json_schema": json.loads(source)}
+        case "json_object":
+            return {"type": "json_schema", "json_schema": {"type": "object"}}
+        case "regex":
+            return {"type": "regex", "pattern": source}
+        case "ebnf":
+            return {"type": "grammar", "grammar": source}
+        case "choice":
+            choices: list[str] = json.loads(source)
+            elements = [{"type": "const_string", "value": choice} for choice in choices]
+            return {"type": "or", "elements": elements}
+        case _:
+            raise ValueError(f"unknown kind of constraint: {kind}")
+
+
 def arguments_schema(tool: Tool) -> Schema:
     """The schema of the arguments object; a tool without parameters takes none."""
     return tool.parameters or NO_ARGUMENTS

@@ -70,10 +70,11 @@ REPLIES: list[dict[str, Any]] = [
     {"contains": "json object", "grammar": "structural_tag", "text": '{"ok": true}'},
     {
         "contains": "bad grammar",
-        "grammar": "regex",
+        "grammar": "structural_tag",
         "fail": {"kind": "invalid_grammar", "message": "Bad regex."},
     },
     {"contains": "pick one", "grammar": "choice", "text": "red"},
+    {"contains": "pick one", "grammar": "structural_tag", "text": "<think>\nhm\n</think>\n\nblue"},
 ]
 
 

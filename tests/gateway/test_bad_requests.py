@@ -103,6 +103,15 @@ BAD: list[tuple[str, Any, str, str | None]] = [
     ("picture", spoken({"role": "user", "content": [{"type": "text", "text": "a"},
      {"type": "image_url", "image_url": {"url": "data:,"}}]}), "unsupported_value",
      "messages[0].content[1].type"),
+    ("sound", spoken({"role": "user", "content": [
+     {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}]}),
+     "unsupported_value", "messages[0].content[0].type"),
+    ("file", spoken(*user("x"), {"role": "user", "content": [
+     {"type": "file", "file": {"file_id": "file-1"}}]}), "unsupported_value",
+     "messages[1].content[0].type"),
+    ("assistant first", spoken({"role": "assistant", "content": "x"}), "invalid_value",
+     "messages[0].role"),
+    ("bad guided schema", chat(guided_json="{"), "invalid_value", "guided_json"),
     ("message field", spoken({"role": "user", "content": "x", "weight": 1}),
      "unknown_parameter", "messages[0].weight"),
     ("empty assistant", spoken({"role": "assistant"}), "invalid_type", "messages[0].content"),

@@ -214,11 +214,37 @@ def test_json_object_needs_the_word_json(client: openai.OpenAI) -> None:
     assert caught.value.param == "messages"
 
 
-def test_guided_choice(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(
-        model=MODEL, messages=user("pick one"), extra_body={"guided_choice": ["red", "blue"]}
-    )
-    assert answer.choices[0].message.content == "red"
+@pytest.mark.parametrize(("thinking", "answer"), [(False, "red"), (True, "blue")])
+def test_a_guide_binds_what_follows_the_thinking(
+    client: openai.OpenAI, thinking: bool, answer: str
+) -> None:
+    extra = {
+        "guided_choice": ["red", "blue"],
+        "chat_template_kwargs": {"enable_thinking": thinking},
+    }
+    choice = client.chat.completions.create(
+        model=MODEL, messages=user("pick one"), extra_body=extra
+    ).choices[0]
+    assert choice.message.content == answer
+
+
+def test_later_system_messages_and_users_after_results_are_taken(client: openai.OpenAI) -> None:
+    function = {"name": "get_weather", "arguments": "{}"}
+    messages: list[Any] = [
+        {"role": "system", "content": "a"},
+        {"role": "developer", "content": "b"},
+        *user("weather?"),
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "c", "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": "21"},
+        {"role": "system", "content": "Be brief."},
+        *user("say"),
+        *user("say hello"),
+    ]
+    answer = client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER])
+    assert answer.choices[0].message.content == "Hello there, friend."
 
 
 def test_max_tokens_finishes_with_length(client: openai.OpenAI) -> None:
