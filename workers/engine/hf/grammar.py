@@ -112,7 +112,7 @@ class GrammarCompiler:
             case GrammarKind.EBNF:
                 return compiler.compile_grammar(source)
             case GrammarKind.STRUCTURAL_TAG:
-                return compiler.compile_structural_tag(source)
+                return compiler.compile_structural_tag(json.dumps(_bounded(json.loads(source))))
 
     def _compile_schema(self, source: str, *, strict: bool) -> Any:
         return self._compiler.compile_json_schema(
@@ -121,6 +121,17 @@ class GrammarCompiler:
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _bounded(tag: Any) -> Any:
+    """The structural tag with white space bounded in its JSON, as in that of a plain schema."""
+    if isinstance(tag, list):
+        return [_bounded(part) for part in tag]
+    if not isinstance(tag, dict):
+        return tag
+    if tag.get("type") == "json_schema" and "json_schema" in tag:
+        return {"max_whitespace_cnt": _MAX_BLANKS, **tag}
+    return {key: _bounded(part) for key, part in tag.items()}
 
 
 def _choice_grammar(source: str) -> str:
