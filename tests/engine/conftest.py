@@ -75,7 +75,14 @@ class WorkerClient:
         client = cls(reader, writer)
         if token is not None:
             client.send(Authenticate(token))
-        await asyncio.wait_for(client._greeted.wait(), START_TIMEOUT_S)
+        greeting = asyncio.create_task(client._greeted.wait())
+        await asyncio.wait(
+            {greeting, client._task}, timeout=START_TIMEOUT_S, return_when="FIRST_COMPLETED"
+        )
+        if not greeting.done():
+            greeting.cancel()
+            await client.close()
+            raise ConnectionRefusedError("the worker did not greet")
         return client
 
     def send(self, *messages: Any) -> None:

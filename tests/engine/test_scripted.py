@@ -235,6 +235,7 @@ async def test_a_stale_socket_of_a_killed_worker_is_replaced(scripted: Any, conn
     client = await connect(first)
     first.signal(signal.SIGKILL)
     await client.closed()
+    await first.exit_status()
     second = await connect(scripted(listen=first.address))
     assert (await second.generate("back")).text == "back"
 

@@ -133,7 +133,7 @@ class HfBackend:
         loaded.attention.cache = cache
         rows = Rows(cache, settings.prefix_rows)
         places = None
-        if loaded.lora_layers:
+        if spec.max_loras and loaded.lora_layers:
             width = spec.max_loras * spec.max_lora_rank
             places = AdapterPlaces(loaded.lora_layers, spec.max_loras, width)
         scheduler = Scheduler(

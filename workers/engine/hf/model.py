@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from workers.engine.hf.attention import (
     attention_function,
 )
 from workers.engine.hf.kv import LayerShape, SlotCache, token_bytes
-from workers.engine.hf.lora.layer import AdapterStep, LoraLinear, wrap_linears
+from workers.engine.hf.lora.layer import AdapterStep, LoraLinear
+from workers.engine.hf.lora.wrapping import wrap_linears
 from workers.engine.hf.settings import HfSettings
 from workers.engine.spec import EngineSpec, SpecError
 
@@ -62,15 +64,14 @@ def load_model(spec: EngineSpec, settings: HfSettings) -> LoadedModel:
     stock = _probe(model) if settings.verify else None
     model.set_attn_implementation(IMPLEMENTATION)
     attention = attach(model)
+    step = AdapterStep()
+    width = spec.max_loras * spec.max_lora_rank
+    layers = wrap_linears(model, width, step, partial(_probe, model))
     ours = _probe(model)
     if stock is not None:
         _compare(stock, ours, model.dtype)
     if not attention.seen or sorted(attention.seen) != list(range(len(attention.seen))):
         raise SpecError("the model's attention does not go through transformers' interface")
-    step = AdapterStep()
-    layers: dict[str, LoraLinear] = {}
-    if spec.max_loras:
-        layers = wrap_linears(model, spec.max_loras * spec.max_lora_rank, step)
     return LoadedModel(model, attention, step, layers, device, model.dtype, max_model_len)
 
 

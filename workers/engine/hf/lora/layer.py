@@ -1,18 +1,27 @@
-"""A linear layer that adds to each token its own adapter's part.
+"""Linear layers that add to each token its own adapter's part.
 
-All resident adapters of a layer lie side by side in two matrices, A [C, in] and B [C, out], where C
-counts ranks. A step takes the stretch of C that its adapters span, computes x A^T for all tokens at
-once, blanks in each token's row what is not its adapter's, and adds that times B: two matrix
-products in all, however many adapters there are.
+Layers that read the same input (query, key and value; gate and up) are computed as one product.
+All resident adapters lie side by side behind the weights: rows [W of each layer; A of each rank],
+so that the same product gives the layers' outputs and x A^T. A step takes the stretch of ranks
+that its adapters span, blanks in each token's row what is not its adapter's, and adds that times B:
+one large product and one small one per layer, however many adapters there are.
+
+Shape letters: T tokens, M layers of a group, C ranks of all adapters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_FEW_TOKENS = 16
+"""Up to here a product with B costs less in float32 than in bfloat16, on CPU."""
+_FEW_RANKS = 64
+"""So many ranks before the stretch are computed in vain rather than by another product."""
 
 
 @dataclass(slots=True)
@@ -31,79 +40,163 @@ class AdapterStep:
         self.foreign = None
 
 
-class LoraLinear(nn.Module):
-    """Stands in for an `nn.Linear`. A follows the layer's own weight in one tensor, so that one
-    product gives both the layer's output and x A^T."""
+class SharedInput:
+    """The linear layers that read one input, and the adapters of each.
 
-    def __init__(self, base: nn.Linear, width: int, step: AdapterStep) -> None:
-        super().__init__()
-        self.in_features = base.in_features
-        self.out_features = base.out_features
-        self._weight: Tensor = base.weight.data
-        self._bias: Tensor | None = getattr(base.bias, "data", None)
+    On CPU, B is kept in float32 whatever the model's dtype: a product over so few ranks costs less
+    in float32 than the setup of one in bfloat16."""
+
+    def __init__(self, linears: Sequence[nn.Linear], width: int, step: AdapterStep) -> None:
+        self.in_features = linears[0].in_features
+        self.sizes = [linear.out_features for linear in linears]
+        self._num_out = sum(self.sizes)
         self._width = width
         self._step = step
-        self._extended: Tensor | None = None
-        self._b: Tensor | None = None
+        alone = len(linears) == 1
+        weights = [linear.weight.data for linear in linears]
+        self._rows = weights[0] if alone else torch.cat(weights)
+        self._bias = self._join_biases(linears)
+        self._factor_dtype = self._rows.dtype
+        if self._rows.device.type == "cpu":
+            self._factor_dtype = torch.float32
+        self._a_CMI: Tensor | None = None
+        self._b: list[Tensor | None] = [None] * len(linears)
         self._span = (0, 0)
-        self._both_view = self._b_view = self._weight
+        self._first_rank_row = 0
+        self._span_rows = self._rows
+        self._span_bias: Tensor | None = None
+        self._span_a: Tensor | None = None
+        self._span_b: list[Tensor | None] = []
+        self._input: Tensor | None = None
+        self._outputs: tuple[Tensor, ...] = ()
+        self._num_taken = 0
+
+    def _join_biases(self, linears: Sequence[nn.Linear]) -> Tensor | None:
+        """Of the rows of A too, where it is zero."""
+        if all(linear.bias is None for linear in linears):  # pyright: ignore
+            return None
+        bias = self._rows.new_zeros(self._num_out + self._width * len(linears))
+        for part, linear in zip(bias[: self._num_out].split(self.sizes), linears, strict=True):
+            if linear.bias is not None:  # pyright: ignore
+                part.copy_(linear.bias.data)
+        return bias
+
+    def weight(self, member: int) -> Tensor:
+        return self._rows[: self._num_out].split(self.sizes)[member]
+
+    def bias(self, member: int) -> Tensor | None:
+        bias = self._bias
+        return None if bias is None else bias[: self._num_out].split(self.sizes)[member]
+
+    def install(self, member: int, first: int, a: Tensor, b: Tensor) -> None:
+        """Puts an adapter's factors at rank `first`. Memory is taken with the first adapter."""
+        self._span = (0, 0)
+        if self._a_CMI is None:
+            num_rows = self._num_out + self._width * len(self.sizes)
+            rows = self._rows.new_zeros(num_rows, self.in_features)
+            rows[: self._num_out].copy_(self._rows)
+            shape = (self._width, len(self.sizes), self.in_features)
+            self._rows = self._span_rows = rows
+            self._a_CMI = rows[self._num_out :].view(shape)
+        b_CO = self._b[member]
+        if b_CO is None:
+            b_CO = self._b[member] = self._rows.new_zeros(
+                (self._width, self.sizes[member]), dtype=self._factor_dtype
+            )
+        self._a_CMI[first : first + a.shape[0], member].copy_(a, non_blocking=True)
+        b_CO[first : first + b.shape[0]].copy_(b, non_blocking=True)
+
+    def blank(self, member: int, first: int, end: int) -> None:
+        if self._a_CMI is not None:
+            self._a_CMI[first:end, member].zero_()
+        b_CO = self._b[member]
+        if b_CO is not None:
+            b_CO[first:end].zero_()
+
+    def output(self, member: int, x: Tensor) -> Tensor:
+        """Layer `member` of `x`. The first layer asked computes for all, the last forgets: the
+        input is compared as an object, which none can replace while it is held here."""
+        if len(self.sizes) == 1:
+            return self._compute(x)[0]
+        if x is not self._input:
+            self._input, self._outputs, self._num_taken = x, self._compute(x), 0
+        found = self._outputs[member]
+        self._num_taken += 1
+        if self._num_taken == len(self.sizes):
+            self._input, self._outputs = None, ()
+        return found
+
+    def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
+        step, a_CMI, num_out = self._step, self._a_CMI, self._num_out
+        if step.end == step.first or a_CMI is None:
+            bias = None if self._bias is None else self._bias[:num_out]
+            return F.linear(x, self._rows[:num_out], bias).split(self.sizes, -1)
+        if self._span != (step.first, step.end):
+            self._select(step.first, step.end)
+        x_TI = x.reshape(-1, self.in_features)
+        y_TO = F.linear(x_TI, self._span_rows, self._span_bias)
+        h_TR = y_TO[:, self._first_rank_row :]
+        if self._span_a is not None:
+            h_TR = F.linear(x_TI, self._span_a)
+        h_MTC = self._own_ranks(h_TR.unflatten(-1, (-1, len(self.sizes))).permute(2, 0, 1))
+        outputs = y_TO[:, :num_out].split(self.sizes, -1)
+        for y_TO, h_TC, b_CO in zip(outputs, h_MTC, self._span_b, strict=True):
+            if b_CO is None:
+                continue
+            if h_TC.dtype == y_TO.dtype:
+                y_TO.addmm_(h_TC, b_CO.to(y_TO.dtype))
+            else:
+                y_TO += h_TC @ b_CO
+        return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in outputs)
+
+    def _select(self, first: int, end: int) -> None:
+        """Views of what ranks `first` to `end` need; the same while rows only decode."""
+        assert self._a_CMI is not None
+        num_members = len(self.sizes)
+        is_apart = first > _FEW_RANKS
+        num_rows = self._num_out + (0 if is_apart else end * num_members)
+        self._first_rank_row = self._num_out + (0 if is_apart else first * num_members)
+        self._span_rows = self._rows[:num_rows]
+        self._span_bias = None if self._bias is None else self._bias[:num_rows]
+        self._span_a = self._a_CMI[first:end].flatten(0, 1) if is_apart else None
+        self._span_b = [None if b is None else b[first:end] for b in self._b]
+        self._span = (first, end)
+
+    def _own_ranks(self, h_MTC: Tensor) -> Tensor:
+        """Contiguous, zero where not the token's own. Assigned, not multiplied: what another's
+        adapter makes of a token may be infinite."""
+        is_few = h_MTC.shape[1] <= _FEW_TOKENS
+        dtype = self._factor_dtype if is_few else h_MTC.dtype
+        own = torch.empty(h_MTC.shape, dtype=dtype, device=h_MTC.device).copy_(h_MTC)
+        return own if self._step.foreign is None else own.masked_fill_(self._step.foreign, 0.0)
+
+
+class LoraLinear(nn.Module):
+    """Stands in for an `nn.Linear`: one layer of a group."""
+
+    def __init__(self, group: SharedInput, member: int) -> None:
+        super().__init__()
+        self._group = group
+        self._member = member
+        self.in_features = group.in_features
+        self.out_features = group.sizes[member]
 
     @property
     def weight(self) -> Tensor:
-        return self._weight
+        return self._group.weight(self._member)
 
     @property
     def bias(self) -> Tensor | None:
-        return self._bias
+        return self._group.bias(self._member)
 
     def install(self, first: int, a: Tensor, b: Tensor) -> None:
-        """Puts an adapter's factors at column `first`. Memory is taken with the first adapter."""
-        if self._extended is None or self._b is None:
-            self._b = self._weight.new_zeros(self._width, self.out_features)
-            extended = self._weight.new_zeros(self.out_features + self._width, self.in_features)
-            extended[: self.out_features].copy_(self._weight)
-            self._extended, self._weight = extended, extended[: self.out_features]
-            self._span = (0, 0)
-        start = self.out_features + first
-        self._extended[start : start + a.shape[0]].copy_(a, non_blocking=True)
-        self._b[first : first + b.shape[0]].copy_(b, non_blocking=True)
+        self._group.install(self._member, first, a, b)
 
     def blank(self, first: int, end: int) -> None:
-        if self._extended is not None and self._b is not None:
-            self._extended[self.out_features + first : self.out_features + end].zero_()
-            self._b[first:end].zero_()
+        self._group.blank(self._member, first, end)
 
     def forward(self, x: Tensor) -> Tensor:
-        step, extended, b = self._step, self._extended, self._b
-        first, end = step.first, step.end
-        if end == first or extended is None or b is None:
-            return F.linear(x, self._weight, self._bias)
-        num_out = self.out_features
-        if self._span != (first, end):
-            self._span = (first, end)
-            self._both_view, self._b_view = extended[: num_out + end], b[first:end]
-        both = F.linear(x.reshape(-1, x.shape[-1]), self._both_view)
-        h = both[:, num_out + first :]
-        if step.foreign is not None:
-            h = h.masked_fill(step.foreign, 0.0)
-        y = torch.addmm(both[:, :num_out], h, self._b_view)
-        if self._bias is not None:
-            y += self._bias
-        return y.view(*x.shape[:-1], num_out)
-
-
-def wrap_linears(model: nn.Module, width: int, step: AdapterStep) -> dict[str, LoraLinear]:
-    """Replaces every linear layer but the output layer; gives them by name. The output layer sees
-    only the tokens that are sampled, so it cannot tell whose they are."""
-    output_layer = getattr(model, "get_output_embeddings", lambda: None)()
-    wrapped: dict[str, LoraLinear] = {}
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and module is not output_layer:
-            parent_name, _, child = name.rpartition(".")
-            layer = LoraLinear(module, width, step)
-            setattr(model.get_submodule(parent_name), child, layer)
-            wrapped[name] = layer
-    return wrapped
+        return self._group.output(self._member, x)
 
 
 def plan_adapters(

@@ -1,0 +1,69 @@
+"""Putting adapted layers into a stock model: which linear layers read the same input is seen by
+running the model once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from workers.engine.hf.lora.layer import AdapterStep, LoraLinear, SharedInput
+
+
+def wrap_linears(
+    model: nn.Module, width: int, step: AdapterStep, run: Callable[[], object]
+) -> dict[str, LoraLinear]:
+    """Replaces every linear layer but the output layer; gives them by name. `run` runs the model.
+    The output layer sees only the tokens that are sampled, so it cannot tell whose they are."""
+    output_layer = getattr(model, "get_output_embeddings", lambda: None)()
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and module is not output_layer
+    }
+    wrapped: dict[str, LoraLinear] = {}
+    for names in _find_groups(linears, run):
+        group = SharedInput([linears[name] for name in names], width, step)
+        for member, name in enumerate(names):
+            parent_name, _, child = name.rpartition(".")
+            wrapped[name] = LoraLinear(group, member)
+            setattr(model.get_submodule(parent_name), child, wrapped[name])
+            # Its weights are in the group's: two copies of a model need not fit.
+            del linears[name]
+    return {name: wrapped[name] for name in sorted(wrapped)}
+
+
+def _find_groups(linears: dict[str, nn.Linear], run: Callable[[], object]) -> list[list[str]]:
+    """Siblings called once each, one right after another, with the same tensor."""
+    calls: list[tuple[str, Tensor]] = []
+
+    def note(name: str) -> Callable[[nn.Module, Sequence[Any]], None]:
+        return lambda _, arguments: calls.append((name, arguments[0]))
+
+    hooks = [linear.register_forward_pre_hook(note(name)) for name, linear in linears.items()]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    called = [name for name, _ in calls]
+    groups: list[list[str]] = []
+    last: Tensor | None = None
+    for name, x in calls:
+        if called.count(name) > 1:
+            last = None
+            continue
+        if x is last and _are_alike(linears, groups[-1][-1], name):
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+        last = x
+    grouped = {name for group in groups for name in group}
+    return [*groups, *([name] for name in linears if name not in grouped)]
+
+
+def _are_alike(linears: dict[str, nn.Linear], one: str, other: str) -> bool:
+    a, b = linears[one].weight, linears[other].weight
+    is_sibling = one.rpartition(".")[0] == other.rpartition(".")[0]
+    return is_sibling and a.dtype == b.dtype and a.device == b.device
