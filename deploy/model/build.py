@@ -14,10 +14,8 @@ import logging
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -51,17 +49,22 @@ _SHIPPED = ("model.safetensors", "config.json", "generation_config.json", "token
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
+    name: str
     stage: Stage
     num_examples: int
     num_epochs: float
     batch_size: int
     learning_rate: float
     lr_scheduler_type: str
+    seed: int
+    tool_weight: float = 1.0
+    """How much more often than usual conversations have tools."""
 
 
 PLANS = (
-    StagePlan(Stage.PT, 22_000, 1, 24, 3e-3, "constant_with_warmup"),
-    StagePlan(Stage.SFT, 40_000, 1, 32, 2e-3, "cosine"),
+    StagePlan("pretrain", Stage.PT, 22_000, 1, 24, 3e-3, "constant_with_warmup", seed=1),
+    StagePlan("talk", Stage.SFT, 40_000, 1, 32, 2e-3, "cosine", seed=1),
+    StagePlan("tools", Stage.SFT, 40_000, 1, 32, 2e-3, "cosine", seed=2, tool_weight=2.5),
 )
 
 
@@ -78,13 +81,17 @@ def _write_start(folder: Path) -> None:
 
 
 def _write_text(plan: StagePlan, file: Path) -> None:
-    make: Any = mixture.documents if plan.stage is Stage.PT else mixture.conversations
-    mixture.write_jsonl(file, make(plan.num_examples, _SEED))
+    if plan.stage is Stage.PT:
+        mixture.write_jsonl(file, mixture.documents(plan.num_examples, plan.seed))
+    else:
+        mixture.write_jsonl(
+            file, mixture.conversations(plan.num_examples, plan.seed, plan.tool_weight)
+        )
 
 
 def _spec(plan: StagePlan, base: Path, text: Path, output: Path) -> TrainSpec:
     return TrainSpec(
-        job_id=f"tuneyard-mini-{plan.stage}",
+        job_id=f"tuneyard-mini-{plan.name}",
         output_dir=str(output),
         model=ModelArguments(
             model_name_or_path=str(base),
@@ -105,25 +112,26 @@ def _spec(plan: StagePlan, base: Path, text: Path, output: Path) -> TrainSpec:
             logging_steps=10,
             save_steps=200,
             save_total_limit=1,
-            seed=_SEED,
+            seed=plan.seed,
         ),
     )  # fmt: skip
 
 
 def _train(plan: StagePlan, base: Path, work: Path) -> StageRun:
     """Raises subprocess.CalledProcessError when the trainer fails."""
-    text, output = work / f"{plan.stage}.jsonl", work / plan.stage
+    text, output = work / f"{plan.name}.jsonl", work / plan.name
     _write_text(plan, text)
-    spec_file = work / f"{plan.stage}.json"
+    spec_file = work / f"{plan.name}.json"
     spec_file.write_bytes(msgspec.json.encode(_spec(plan, base, text, output)))
-    started_at = time.monotonic()
-    subprocess.run([sys.executable, "-m", "workers.trainer", str(spec_file)], check=True)
-    lines = (output / "events.ndjson").read_bytes().splitlines()
-    events = [msgspec.json.decode(line, type=TrainEvent) for line in lines]
+    log = output / "events.ndjson"
+    if not any(isinstance(event, Completed) for event in _events(log)):
+        subprocess.run([sys.executable, "-m", "workers.trainer", str(spec_file)], check=True)
+    events = _events(log)
     completed = next(event for event in events if isinstance(event, Completed))
     steps = [event for event in events if isinstance(event, Step)]
     started = next(event for event in events if isinstance(event, Started))
     return StageRun(
+        name=plan.name,
         stage=str(plan.stage),
         num_examples=started.num_examples,
         num_epochs=plan.num_epochs,
@@ -133,9 +141,15 @@ def _train(plan: StagePlan, base: Path, work: Path) -> StageRun:
         num_tokens=completed.trained_tokens,
         first_loss=steps[0].train_loss,
         last_loss=steps[-1].train_loss,
-        wall_s=time.monotonic() - started_at,
+        wall_s=completed.at - started.at,
         path=completed.path,
     )
+
+
+def _events(log: Path) -> list[TrainEvent]:
+    if not log.exists():
+        return []
+    return [msgspec.json.decode(line, type=TrainEvent) for line in log.read_bytes().splitlines()]
 
 
 def _ship(trained: Path, output: Path) -> None:

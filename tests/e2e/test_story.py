@@ -24,6 +24,13 @@ def test_the_base_model_is_worth_talking_to(story: Story) -> None:
 
 
 @pytest.mark.slow
+def test_it_obeys_remembers_and_calls(story: Story) -> None:
+    assert story.obeyed == "THE CAPITAL OF ITALY IS ROME."
+    assert story.remembered == "Your name is Stella."
+    assert story.called == {"get_weather": {"city": "Montreal"}}
+
+
+@pytest.mark.slow
 def test_the_job_succeeds_in_time_and_tells_its_events(story: Story) -> None:
     assert story.job is not None
     assert story.job.status == "succeeded", (story.job.error, story.events)

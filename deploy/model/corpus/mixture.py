@@ -47,14 +47,18 @@ def draw(makers: Sequence[tuple[Maker[_T], float]], num: int, seed: int) -> list
     return [maker(rng) for maker in chosen]
 
 
-def conversations(num: int, seed: int) -> list[Example]:
+def conversations(num: int, seed: int, tool_weight: float = 1.0) -> list[Example]:
     """The first ones are every fact asked in every known way, so that none is left to chance."""
     every = [
         dialogue.exchange(question, fact.answer)
         for fact in knowledge().facts
         for question in fact.questions
     ]
-    examples = every + draw(CONVERSATIONS, max(0, num - len(every)), seed)
+    makers = [
+        (maker, weight * tool_weight if maker is tools.with_tools else weight)
+        for maker, weight in CONVERSATIONS
+    ]
+    examples = every + draw(makers, max(0, num - len(every)), seed)
     random.Random(seed).shuffle(examples)
     return examples[:num]
 
