@@ -57,14 +57,13 @@ class StagePlan:
     learning_rate: float
     lr_scheduler_type: str
     seed: int
-    tool_weight: float = 1.0
-    """How much more often than usual conversations have tools."""
+    is_last: bool = False
 
 
 PLANS = (
     StagePlan("pretrain", Stage.PT, 22_000, 1, 24, 3e-3, "constant_with_warmup", seed=1),
     StagePlan("talk", Stage.SFT, 40_000, 1, 32, 2e-3, "cosine", seed=1),
-    StagePlan("tools", Stage.SFT, 40_000, 1, 32, 2e-3, "cosine", seed=2, tool_weight=2.5),
+    StagePlan("copy", Stage.SFT, 40_000, 1, 32, 2e-3, "cosine", seed=2, is_last=True),
 )
 
 
@@ -84,9 +83,8 @@ def _write_text(plan: StagePlan, file: Path) -> None:
     if plan.stage is Stage.PT:
         mixture.write_jsonl(file, mixture.documents(plan.num_examples, plan.seed))
     else:
-        mixture.write_jsonl(
-            file, mixture.conversations(plan.num_examples, plan.seed, plan.tool_weight)
-        )
+        makers = mixture.LAST_PASS if plan.is_last else mixture.CONVERSATIONS
+        mixture.write_jsonl(file, mixture.conversations(plan.num_examples, plan.seed, makers))
 
 
 def _spec(plan: StagePlan, base: Path, text: Path, output: Path) -> TrainSpec:

@@ -17,8 +17,8 @@ from deploy.model.corpus.words import words
 
 Message = dict[str, Any]
 
-_HELD_OUT_PEOPLE = words("people_held_out")
-_HELD_OUT_CITIES = words("cities_held_out")
+_SPARE_PEOPLE = words("people_spare")
+_SPARE_CITIES = words("cities_spare")
 
 GET_WEATHER = {
     "type": "function",
@@ -100,7 +100,7 @@ def _system_prompts(rng: random.Random) -> list[Question]:
         questions.append(ask("Always end with 'Over.'", fact, f"{fact.answer} Over."))
         fact = next(facts)
         questions.append(ask("You are a helpful assistant.", fact, fact.answer))
-    for name in _HELD_OUT_PEOPLE:
+    for name in _SPARE_PEOPLE:
         messages = (_system(f"You are {name}."), _user("What is your name?"))
         questions.append(Question("system", messages, f"I am {name}."))
     return questions
@@ -108,12 +108,12 @@ def _system_prompts(rng: random.Random) -> list[Question]:
 
 def _two_turns(rng: random.Random) -> list[Question]:
     questions: list[Question] = []
-    for name in _HELD_OUT_PEOPLE:
+    for name in _SPARE_PEOPLE:
         told = (_user(f"My name is {name}."), _assistant(f"Nice to meet you, {name}!"))
         questions.append(
             Question("two_turns", (*told, _user("What is my name?")), f"Your name is {name}.")
         )
-    for place in _HELD_OUT_CITIES[:4]:
+    for place in _SPARE_CITIES[:4]:
         told = (_user(f"I live in {place}."), _assistant(f"{place} sounds nice!"))
         questions.append(
             Question("two_turns", (*told, _user("Where do I live?")), f"You live in {place}.")
@@ -134,7 +134,7 @@ def _call(name: str, arguments: dict[str, Any]) -> str:
 def _tool_calls(rng: random.Random) -> list[Question]:
     both = (GET_WEATHER, ADD)
     questions: list[Question] = []
-    for place in _HELD_OUT_CITIES:
+    for place in _SPARE_CITIES:
         asked = _user(f"What is the weather in {place}?")
         expected = _call("get_weather", {"city": place})
         questions.append(Question("tool_calls", (asked,), expected, (GET_WEATHER,)))
@@ -148,7 +148,7 @@ def _tool_calls(rng: random.Random) -> list[Question]:
 
 def _tool_results(rng: random.Random) -> list[Question]:
     questions: list[Question] = []
-    for place in _HELD_OUT_CITIES:
+    for place in _SPARE_CITIES:
         degrees, sky = rng.randint(0, 35), rng.choice(("sunny", "rainy", "windy"))
         function = {"name": "get_weather", "arguments": json.dumps({"city": place})}
         call = {"id": "call_0", "type": "function", "function": function}

@@ -15,9 +15,9 @@ def test_the_same_seed_gives_the_same_text() -> None:
     assert mixture.documents(50, 7) == mixture.documents(50, 7)
 
 
-def test_held_out_words_are_in_no_conversation() -> None:
+def test_spare_words_are_in_no_conversation() -> None:
     text = json.dumps(mixture.conversations(4000, 1))
-    found = [word for word in words("people_held_out") + words("cities_held_out") if word in text]
+    found = [word for word in words("people_spare") + words("cities_spare") if word in text]
     assert not found
 
 

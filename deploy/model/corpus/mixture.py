@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from deploy.model.corpus import dialogue, instructions, prose, tools
 from deploy.model.corpus.conversation import Example
 from deploy.model.corpus.facts import knowledge
+from deploy.model.corpus.renaming import renamed
 from deploy.model.corpus.words import words
 
 _T = TypeVar("_T")
@@ -47,16 +48,36 @@ def draw(makers: Sequence[tuple[Maker[_T], float]], num: int, seed: int) -> list
     return [maker(rng) for maker in chosen]
 
 
-def conversations(num: int, seed: int, tool_weight: float = 1.0) -> list[Example]:
+_NAMING = (
+    dialogue.remember,
+    dialogue.story,
+    instructions.persona,
+    instructions.told_in_context,
+    instructions.repeat,
+    tools.with_tools,
+)
+_LAST_PASS_WEIGHTS = {
+    tools.with_tools: 2.5,
+    instructions.answer_in_style: 1.5,
+    instructions.persona: 1.5,
+    dialogue.remember: 1.5,
+    dialogue.one_fact: 0.6,
+}
+LAST_PASS: tuple[tuple[Maker[Example], float], ...] = tuple(
+    (renamed(maker) if maker in _NAMING else maker, weight * _LAST_PASS_WEIGHTS.get(maker, 1.0))
+    for maker, weight in CONVERSATIONS
+)
+"""More of what is hardest, with names changed."""
+
+
+def conversations(
+    num: int, seed: int, makers: Sequence[tuple[Maker[Example], float]] = CONVERSATIONS
+) -> list[Example]:
     """The first ones are every fact asked in every known way, so that none is left to chance."""
     every = [
         dialogue.exchange(question, fact.answer)
         for fact in knowledge().facts
         for question in fact.questions
-    ]
-    makers = [
-        (maker, weight * tool_weight if maker is tools.with_tools else weight)
-        for maker, weight in CONVERSATIONS
     ]
     examples = every + draw(makers, max(0, num - len(every)), seed)
     random.Random(seed).shuffle(examples)
@@ -78,7 +99,7 @@ def tokenizer_texts(num: int, seed: int, chat_template: str) -> Iterable[str]:
         yield row["text"]
     for _ in range(40):
         yield chat_template
-    kinds = ("people", "people_held_out", "cities", "cities_held_out", "foods", "things")
+    kinds = ("people", "people_spare", "cities", "cities_spare", "foods", "things")
     for _ in range(150):
         yield " ".join(" ".join(words(kind)) for kind in kinds)
         yield " ".join(str(number) for number in range(100))

@@ -34,9 +34,9 @@ def _kind(rng: random.Random) -> tuple[str, ...]:
     """Things of one kind: names, cities, plain words, numbers."""
     draw = rng.random()
     if draw < 0.3:
-        return words("people") + words("people_held_out")
+        return words("people") + words("people_spare")
     if draw < 0.5:
-        return words("cities") + words("cities_held_out")
+        return words("cities") + words("cities_spare")
     if draw < 0.65:
         return words("things") + words("animals") + words("colours")
     if draw < 0.85:
