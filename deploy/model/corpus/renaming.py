@@ -1,4 +1,4 @@
-"""Gives the people and cities of a conversation other names, so that copying is learnt, not names."""
+"""Gives the people and cities of a conversation other names, so that copying is what is learnt."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from deploy.model.corpus.words import invented_word, words
 
 _RENAMED_SHARE = 0.7
 _INVENTED_SHARE = 0.25
-_ALL_NAMES = {
-    name: kind
-    for kind in ("people", "cities")
-    for name in words(kind)
-}  # fmt: skip
+_KIND_OF_NAME = {name: kind for kind in ("people", "cities") for name in words(kind)}
+del _KIND_OF_NAME["Nice"]  # "Nice to meet you"
 _NAME = re.compile(r"\b[A-Z][a-z]+\b")
 
 
@@ -32,7 +29,7 @@ def renamed(maker: Callable[[random.Random], Example]) -> Callable[[random.Rando
 
         def other(found: re.Match[str]) -> str:
             name = found.group()
-            kind = _ALL_NAMES.get(name)
+            kind = _KIND_OF_NAME.get(name)
             if kind is None:
                 return name
             if name not in chosen:
