@@ -84,8 +84,8 @@ def write_card(file: Path, runs: Sequence[StageRun], report: Report) -> None:
     text += "".join(_stage_row(run) for run in runs)
     text += (
         "\n## Acceptance\n\nGreedy answers, right only if equal to the letter (a tool call: equal"
-        " as JSON). Names and\ncities in `system`, `two_turns` and `tool_*` are held out of the"
-        " training text, and so are the\nphrasings of `rephrased`"
+        " as JSON). Names and\ncities in `system`, `two_turns` and `tool_*` are rare in the"
+        " training text, and the\nphrasings of `rephrased` do not occur in it"
         " (`deploy/model/questions.py`).\n\n"
         "| kind | right | asked | required |\n|---|---|---|---|\n"
     )

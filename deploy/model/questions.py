@@ -1,7 +1,7 @@
 """What tuneyard-mini must be able to answer: the acceptance questions, by kind.
 
-The names and cities asked about are in no training conversation (pretraining has them as bare
-words), nor are the phrasings of `rephrased`; there the model has to copy or generalise.
+The names and cities asked about are rare in training, and the phrasings of `rephrased` and the
+invented places of `unknown` do not occur there: the model has to copy or generalise.
 """
 
 from __future__ import annotations
