@@ -8,6 +8,8 @@ import json
 import logging
 import sys
 
+from setproctitle import setproctitle
+
 from workers.engine.process import serve
 from workers.engine.spec import SpecError, read_spec
 
@@ -41,19 +43,11 @@ def main() -> int:
     logging.captureWarnings(True)
     try:
         spec = read_spec(arguments.spec)
-        _name_process(spec.model_id)
+        setproctitle(f"tuneyard engine {spec.model_id}")
         return asyncio.run(serve(spec))
     except SpecError as error:
         logging.getLogger("workers.engine").error("cannot start", extra={"reason": str(error)})
         return _BAD_SPEC_STATUS
-
-
-def _name_process(model_id: str) -> None:
-    try:
-        import setproctitle
-    except ImportError:
-        return
-    setproctitle.setproctitle(f"tuneyard engine {model_id}")
 
 
 if __name__ == "__main__":
