@@ -20,6 +20,8 @@ class ProcessSpec:
     same lock does not start before they are gone, whoever started them."""
     env: dict[str, str] = field(default_factory=dict[str, str])
     """Added to this process's environment."""
+    stdin: int | None = None
+    """A descriptor of the caller's for the process's standard input; None is nothing."""
 
 
 class LockHeldError(Exception):

@@ -59,7 +59,7 @@ class LocalLauncher:
         with ExitStack() as stack:
             inherited: list[int] = []
             if spec.lock is not None:
-                lock = _lock(spec.lock)
+                lock = take_lock(spec.lock)
                 stack.callback(os.close, lock)
                 inherited.append(lock)
             read_end, write_end = os.pipe()
@@ -69,7 +69,7 @@ class LocalLauncher:
             try:
                 process = await asyncio.create_subprocess_exec(
                     *spec.command(read_end),
-                    stdin=DEVNULL,
+                    stdin=DEVNULL if spec.stdin is None else spec.stdin,
                     stdout=log,
                     stderr=log,
                     pass_fds=inherited,
@@ -82,7 +82,8 @@ class LocalLauncher:
         return LocalProcess(process, write_end)
 
 
-def _lock(path: os.PathLike[str]) -> int:
+def take_lock(path: os.PathLike[str]) -> int:
+    """A descriptor that holds the lock until its last copy is closed. Raises LockHeldError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

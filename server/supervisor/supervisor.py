@@ -19,6 +19,7 @@ from server.supervisor.engine_keeper import EngineKeeper
 from server.supervisor.engine_slot import Workplace
 from server.supervisor.janitor import Janitor
 from server.supervisor.training import Training, Workshop
+from server.supervisor.warm_trainer import WarmTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,11 @@ class Supervisor:
         launcher = LocalLauncher()
         workplace = Workplace(self.id, store, launcher, config.run_dir, config.data / "logs")
         self._engines = EngineKeeper(config, workplace)
-        self._workshop = Workshop(self.id, config, store, blobs, launcher, self._engines)
+        logs_dir = config.data / "logs"
+        self._warm_trainer = WarmTrainer(launcher, config.training, logs_dir)
+        self._workshop = Workshop(
+            self.id, config, store, blobs, launcher, self._engines, self._warm_trainer
+        )
         self._trainings: dict[str, tuple[Training, asyncio.Task[None]]] = {}
         self._check: asyncio.Task[None] | None = None
 
@@ -52,6 +57,7 @@ class Supervisor:
         await self._register_models()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._engines.run())
+            group.create_task(self._warm_trainer.run())
             group.create_task(Janitor(self._config, self._store, self._blobs).run())
             group.create_task(self._renew_leases())
             group.create_task(self._work())

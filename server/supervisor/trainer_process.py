@@ -15,6 +15,7 @@ import psutil
 from server.launchers import Launcher, Process, ProcessSpec
 from server.launchers.launcher import LockHeldError
 from server.supervisor.run_log import RunLogReader
+from server.supervisor.warm_trainer import WarmTrainer
 from workers.contract.training import TrainEvent, TrainSpec
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,11 @@ Take = Callable[[Sequence[TrainEvent], bool], Awaitable[bool]]
 
 
 class TrainerProcess:
-    def __init__(self, launcher: Launcher, python: str | None, output_dir: Path) -> None:
+    def __init__(
+        self, launcher: Launcher, spares: WarmTrainer, python: str | None, output_dir: Path
+    ) -> None:
         self._launcher = launcher
+        self._spares = spares
         self._python = python or sys.executable
         self._output_dir = output_dir
 
@@ -67,13 +71,13 @@ class TrainerProcess:
                 str(parent_fd),
             ]
 
-        start = ProcessSpec(
-            command, self._output_dir / "trainer.log", lock=self._output_dir / "lock"
-        )
+        log, lock = self._output_dir / "trainer.log", self._output_dir / "lock"
+        start = ProcessSpec(command, log, lock=lock)
         deadline = time.monotonic() + LEAVING_LIMIT_S
         while True:
             try:
-                return await self._launcher.start(start)
+                warm = self._spares.take(spec_path, log, lock)
+                return warm or await self._launcher.start(start)
             except LockHeldError:
                 if time.monotonic() > deadline:
                     self._end_stray()

@@ -41,6 +41,7 @@ from server.supervisor.run_log import (
 from server.supervisor.train_spec import build_train_spec, makes_adapter, resulting_model
 from server.supervisor.trained_models import install
 from server.supervisor.trainer_process import TrainerProcess
+from server.supervisor.warm_trainer import WarmTrainer
 from workers.contract.messages import AdapterRef
 from workers.contract.training import CheckpointSaved, Step, TrainEvent
 
@@ -61,6 +62,7 @@ class Workshop:
     blobs: Blobs
     launcher: Launcher
     engines: EngineKeeper
+    warm_trainer: WarmTrainer
 
 
 class JobFailedError(Exception):
@@ -123,7 +125,9 @@ class Training:
             raise JobFailedError(JobError("internal_error", message))
         settings = self._workshop.config.training
         spec = build_train_spec(self.job, settings, entry.template, self._dir)
-        trainer = TrainerProcess(self._workshop.launcher, settings.python, self._dir)
+        trainer = TrainerProcess(
+            self._workshop.launcher, self._workshop.warm_trainer, settings.python, self._dir
+        )
         await self._catch_up()
         while self.status is JobStatus.RUNNING:
             if self._has_ended():

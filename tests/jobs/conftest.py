@@ -47,7 +47,7 @@ def settings_for(model: Path, **training: object) -> dict[str, object]:
     return {"models": [entry], "training": {"device": "cpu", **training}}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Generator[Service]:
     folder = tmp_path_factory.mktemp("service")
     with (

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import yaml
 from openai import OpenAI
 
@@ -128,6 +129,29 @@ def running_supervisor(folder: Path) -> Generator[subprocess.Popen[bytes]]:
             process.kill()
             process.wait()
             raise
+
+
+def trainers_in(data: Path) -> list[psutil.Process]:
+    """Living trainers of the jobs of a data directory."""
+    found: list[psutil.Process] = []
+    for note in data.glob("jobs/*/pid"):
+        pid, started = note.read_text().split()
+        with suppress(psutil.Error):
+            process = psutil.Process(int(pid))
+            same = f"{process.create_time():.2f}" == started
+            if same and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def warm_trainers_of(supervisor: int) -> list[psutil.Process]:
+    """Trainers that were started ahead of their job, at work or not."""
+    found: list[psutil.Process] = []
+    for process in psutil.Process(supervisor).children():
+        with suppress(psutil.Error):
+            if "--wait" in process.cmdline():
+                found.append(process)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

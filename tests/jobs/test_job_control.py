@@ -6,12 +6,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 import openai
-import psutil
 import pytest
 from openai import OpenAI
 
 from tests.jobs.conftest import settings_for
-from tests.jobs.live import Service, running_gateway, running_supervisor, wait_until
+from tests.jobs.live import Service, running_gateway, running_supervisor, trainers_in, wait_until
 from tests.jobs.stories import create, lines, messages, rows, say, upload, wait_for
 
 LONG = {"n_epochs": 50, "batch_size": 1}
@@ -20,19 +19,6 @@ LONG = {"n_epochs": 50, "batch_size": 1}
 @pytest.fixture(scope="module")
 def client(service: Service) -> OpenAI:
     return service.gateway.client(strict=False)
-
-
-def trainers_of(service: Service) -> list[int]:
-    """Living processes of training jobs."""
-    children = psutil.Process(service.supervisor.pid).children(recursive=True)
-    return [child.pid for child in children if "workers.trainer" in _command(child)]
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 def steps_of(client: OpenAI, job_id: str) -> list[int]:
@@ -52,7 +38,7 @@ def test_a_running_job_is_cancelled_within_a_step(service: Service, client: Open
     assert running.status == "running"
     assert (running.estimated_finish or 0) > running.created_at
     assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
-    wait_until(lambda: not trainers_of(service), 10)
+    wait_until(lambda: not trainers_in(service.gateway.data), 10)
     after = len(messages(client, job.id))
     done = client.fine_tuning.jobs.retrieve(job.id)
     assert (done.status, done.fine_tuned_model) == ("cancelled", None)
@@ -72,7 +58,7 @@ def test_a_paused_job_frees_its_place_and_goes_on_with_the_same_curve(
     wait_for_step(client, job.id)
     assert client.fine_tuning.jobs.pause(job.id).status == "paused"
     assert client.fine_tuning.jobs.pause(job.id).status == "paused"
-    wait_until(lambda: not trainers_of(service), 30)
+    wait_until(lambda: not trainers_in(service.gateway.data), 30)
     other = wait_for(client, create(client).id)
     assert other.status == "succeeded"
     assert client.fine_tuning.jobs.retrieve(job.id).status == "paused"
@@ -91,7 +77,7 @@ def test_a_paused_job_can_be_cancelled(service: Service, client: OpenAI) -> None
     wait_for_step(client, job.id)
     client.fine_tuning.jobs.pause(job.id)
     assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
-    wait_until(lambda: not trainers_of(service), 30)
+    wait_until(lambda: not trainers_in(service.gateway.data), 30)
 
 
 def test_only_the_newest_checkpoints_stay(client: OpenAI) -> None:

@@ -20,6 +20,7 @@ from tests.jobs.live import (
     Service,
     running_gateway,
     running_supervisor,
+    trainers_in,
     wait_until,
 )
 from tests.jobs.stories import create, messages, say, upload, wait_for
@@ -69,21 +70,6 @@ def wait_for_steps(client: OpenAI, job_id: str, count: int) -> None:
     wait_until(lambda: num_steps_told(client, job_id) >= count, 60, 0.05)
 
 
-def trainers_in(folder: Path) -> list[psutil.Process]:
-    """Living trainers of jobs whose data is in `folder`."""
-    found: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        try:
-            command = process.cmdline()
-            living = process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            continue
-        mine = any(argument.startswith(str(folder)) for argument in command)
-        if "workers.trainer" in command and mine and living:
-            found.append(process)
-    return found
-
-
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
@@ -93,6 +79,7 @@ class Stack:
 
     def __init__(self, folder: Path, model: Path, exits: ExitStack, **training: object) -> None:
         self.folder = folder
+        self.data = folder / "data"
         self._settings = settings_for(model, **training)
         self._exits = exits
         self.gateway = self.start_gateway()
@@ -111,7 +98,7 @@ class Stack:
 def stack(tmp_path: Path, tiny_model: Path) -> Generator[Stack]:
     with ExitStack() as exits:
         yield Stack(tmp_path, tiny_model, exits)
-    wait_until(lambda: not trainers_in(tmp_path), 15)
+    wait_until(lambda: not trainers_in(tmp_path / "data"), 15)
 
 
 def test_a_job_made_while_no_supervisor_runs_waits_for_one(stack: Stack, table: str) -> None:
@@ -145,7 +132,7 @@ def test_a_paused_job_outlives_its_supervisor(stack: Stack, table: str) -> None:
     wait_for_steps(stack.client, job_id, 5)
     stack.client.fine_tuning.jobs.pause(job_id)
     kill(pid)
-    wait_until(lambda: not trainers_in(stack.folder), 30)
+    wait_until(lambda: not trainers_in(stack.data), 30)
     stack.start_supervisor()
     assert stack.client.fine_tuning.jobs.resume(job_id).status == "queued"
     check_success(stack.client, job_id, table, num_starts=2)
@@ -156,7 +143,7 @@ def test_a_supervisor_that_is_asked_to_leave_hands_its_job_over(stack: Stack, ta
     job_id = start(stack.client)
     wait_for_steps(stack.client, job_id, 5)
     os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not trainers_in(stack.folder), 10)
+    wait_until(lambda: not trainers_in(stack.data), 10)
     stack.start_supervisor()
     check_success(stack.client, job_id, table)
 
@@ -179,7 +166,7 @@ def test_a_killed_trainer_is_started_again(
     stack.start_supervisor()
     job_id = start(stack.client)
     moment(stack, job_id)
-    for process in trainers_in(stack.folder):
+    for process in trainers_in(stack.data):
         process.kill()
     check_success(stack.client, job_id, table)
 
@@ -193,7 +180,7 @@ def test_a_trainer_that_keeps_dying_fails_its_job(tmp_path: Path, tiny_model: Pa
 
         def keep_killing() -> None:
             while not stop.wait(0.2):
-                for process in trainers_in(tmp_path):
+                for process in trainers_in(tmp_path / "data"):
                     process.kill()
 
         killer = threading.Thread(target=keep_killing)

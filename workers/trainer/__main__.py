@@ -1,4 +1,5 @@
-"""`python -m workers.trainer SPEC.json [--parent-fd N]`: one run, then the process ends.
+"""`python -m workers.trainer SPEC.json [--parent-fd N]`: one run, then the process ends. With
+`--wait` in the spec's place, the run is told later.
 
 Status 0: completed or stopped as asked; 1: failed, and the event file says why; 2: the spec
 cannot be read, so there is no event file to say it in.
@@ -16,22 +17,28 @@ import msgspec
 from workers.contract.training import TrainSpec
 from workers.trainer.run import run
 from workers.trainer.stopping import StopRequest
+from workers.trainer.waiting import await_spec
 
 _log = logging.getLogger(__name__)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m workers.trainer", description=__doc__)
-    parser.add_argument("spec", type=Path, help="JSON file of a TrainSpec")
+    told = parser.add_mutually_exclusive_group(required=True)
+    told.add_argument("spec", type=Path, nargs="?", help="JSON file of a TrainSpec")
+    told.add_argument("--wait", action="store_true", help="import, then be told on standard input")
     parser.add_argument("--parent-fd", type=int, help="pipe whose end means: checkpoint and leave")
     options = parser.parse_args()
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
+    path: Path | None = await_spec(options.parent_fd) if options.wait else options.spec
+    if path is None:
+        return 0
     stop = StopRequest()
     stop.listen(options.parent_fd)
     try:
-        spec = msgspec.json.decode(options.spec.read_bytes(), type=TrainSpec)
+        spec = msgspec.json.decode(path.read_bytes(), type=TrainSpec)
     except (OSError, msgspec.MsgspecError) as error:
         _log.error("cannot read the spec: %s", error)
         return 2
