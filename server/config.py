@@ -125,6 +125,14 @@ class Limits(_Section):
     """Generations under way for one project on one gateway; more is a 429."""
     keep_alive_s: float = Field(default=10.0, gt=0, le=15)
     """No stream is silent for longer: a comment is written into it first."""
+    max_fine_tune_engines: int = Field(default=4, ge=1)
+    """Engine workers of full fine-tunes (and their checkpoints) that run at a time; each starts at
+    the first request for it, and for another the one that was not used for longest is stopped."""
+    fine_tune_idle_s: float = Field(default=900.0, gt=0)
+    """A full fine-tune's engine worker that nobody has asked for so long is stopped."""
+    max_start_wait_s: float = Field(default=60.0, ge=0)
+    """How long a request waits for the engine worker of a full fine-tune to start before it gets
+    a 503."""
 
 
 class Config(_Section):

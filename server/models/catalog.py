@@ -8,13 +8,16 @@ be chatted with the moment it is registered.
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
 
 from server.config import Config
+from server.engines.client import EngineConnection
 from server.engines.pool import EnginePool
-from server.errors import InternalError, ModelNotFound
+from server.errors import InternalError, ModelNotFound, Unavailable
 from server.remembered import Remembered
 from server.store.records import Model
 from templates.format import ChatFormat, FormatError, TokenizerInfo
@@ -22,10 +25,16 @@ from templates.registry import open_format
 from workers.contract.messages import AdapterRef, Hello
 
 MODEL_TTL_S = 1.0
+WANT_INTERVAL_S = 1.0
+"""How often at most the store is told that a model is in use."""
+_START_POLL_S = 0.1
+_RETRY_AFTER_START_S = 5.0
 
 
 class ModelDirectory(Protocol):
     async def find(self, model_id: str, project_id: str) -> Model | None: ...
+
+    async def want(self, model_id: str) -> None: ...
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -49,6 +58,8 @@ class Catalog:
         self._config = config
         self._models: Remembered[tuple[str, str], Model] = Remembered(self._find, MODEL_TTL_S)
         self._formats: dict[str, tuple[Hello, ChatFormat]] = {}
+        self._wanted: dict[str, float] = {}
+        """When the store was last told of each model that starts on demand."""
 
     async def find(self, model_id: str, project_id: str) -> Model:
         """Raises ModelNotFound."""
@@ -66,8 +77,28 @@ class Catalog:
     async def serve(self, model_id: str, project_id: str) -> Served:
         """Raises ModelNotFound, or Unavailable when no engine is up."""
         model = await self.find(model_id, project_id)
-        connection = await self._pool.ready(model.engine_model)
+        if model.starts_on_demand:
+            connection = await self._started(model.id)
+        else:
+            connection = await self._pool.ready(model.engine_model)
         return Served(model, connection.hello)
+
+    async def _started(self, model_id: str) -> EngineConnection:
+        """An engine of the model, which a supervisor starts now if it does not run. Raises
+        Unavailable when that takes too long."""
+        now = time.monotonic()
+        deadline = now + self._config.limits.max_start_wait_s
+        if now - self._wanted.get(model_id, -WANT_INTERVAL_S) >= WANT_INTERVAL_S:
+            self._wanted[model_id] = now
+            await self._directory.want(model_id)
+        with suppress(Unavailable):
+            return await self._pool.ready(model_id)
+        while time.monotonic() < deadline:
+            if connections := self._pool.connections(model_id):
+                return connections[0]
+            await asyncio.sleep(_START_POLL_S)
+        message = f"The model '{model_id}' is being started. Please retry."
+        raise Unavailable(message, retry_after_s=_RETRY_AFTER_START_S)
 
     async def chat_format(self, served: Served) -> ChatFormat:
         """Opened once for each start of an engine, in a thread: it reads files. Raises

@@ -71,6 +71,13 @@ class Engines:
         async with self._database.write() as connection:
             await connection.execute(delete(engines).where(engines.c.id == engine_id))
 
+    async def remove_of(self, supervisor_id: str) -> None:
+        """Drops the rows of a supervisor that is known to be gone."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                delete(engines).where(engines.c.supervisor_id == supervisor_id)
+            )
+
     async def remove_silent(self, silent_s: float = STALE_AFTER_S) -> None:
         """Drops the rows that dead supervisors left."""
         async with self._database.write() as connection:

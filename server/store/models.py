@@ -44,17 +44,28 @@ class Models:
             rows = (await connection.execute(query)).all()
         return tuple(model_of(row) for row in rows)
 
-    async def list_whole_fine_tunes(self) -> tuple[Model, ...]:
-        """Every tenant's full fine-tunes and their checkpoints: each needs an engine worker of its
-        own."""
-        query = select(models).where(
-            models.c.kind.in_([ModelKind.FULL, ModelKind.CHECKPOINT]),
-            models.c.adapter_uid.is_(None),
-            models.c.deleted_at.is_(None),
+    async def list_whole_fine_tunes(self) -> tuple[tuple[Model, float], ...]:
+        """Every tenant's full fine-tunes and their checkpoints, each with the time it was last
+        wanted (0 for never), the latest first: each needs an engine worker of its own."""
+        query = (
+            select(models)
+            .where(
+                models.c.kind.in_([ModelKind.FULL, ModelKind.CHECKPOINT]),
+                models.c.adapter_uid.is_(None),
+                models.c.deleted_at.is_(None),
+            )
+            .order_by(models.c.wanted_at.desc().nulls_last(), models.c.id)
         )
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-        return tuple(model_of(row) for row in rows)
+        return tuple((model_of(row), row.wanted_at or 0.0) for row in rows)
+
+    async def want(self, model_id: str) -> None:
+        """A request asks for the model now: its engine worker is to run."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(models).where(models.c.id == model_id).values(wanted_at=time.time())
+            )
 
     async def list_removable_paths(self) -> frozenset[str]:
         """Directories of deleted fine-tunes that no other model shares."""
@@ -152,7 +163,9 @@ def model_of(row: Row[Any]) -> Model:
     )
 
 
-async def insert_model(connection: AsyncConnection, model: Model) -> None:
+async def insert_model(
+    connection: AsyncConnection, model: Model, wanted_at: float | None = None
+) -> None:
     """Within a writing transaction. Ids are random, so a clash is a fault and raises."""
     await connection.execute(
         models.insert().values(
@@ -167,6 +180,7 @@ async def insert_model(connection: AsyncConnection, model: Model) -> None:
             created_at=model.created_at,
             owned_by=model.owned_by,
             job_id=model.job_id,
+            wanted_at=wanted_at,
         )
     )
 

@@ -221,7 +221,7 @@ class Progress:
                 result_files=[outcome.result_file.id],
             )
             if moved:
-                await insert_model(connection, outcome.model)
+                await insert_model(connection, outcome.model, wanted_at=time.time())
                 await insert_file(connection, outcome.result_file)
                 await insert_events(connection, job_id, outcome.events)
         return moved

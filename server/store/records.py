@@ -60,6 +60,11 @@ class Model:
     owned_by: str
     job_id: str | None
 
+    @property
+    def starts_on_demand(self) -> bool:
+        """A full fine-tune: its own engine worker runs while it is used."""
+        return self.kind is not ModelKind.BASE and self.adapter_uid is None
+
 
 class EngineState(StrEnum):
     STARTING = "starting"

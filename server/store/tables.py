@@ -69,6 +69,7 @@ models = Table(
     Column("owned_by", String, nullable=False),
     Column("job_id", String),
     Column("deleted_at", BigInteger),
+    Column("wanted_at", Float),
     Index(None, "project_id"),
 )
 

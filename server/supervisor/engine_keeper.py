@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from server.config import Config, ModelEntry
@@ -42,16 +43,24 @@ class EngineKeeper:
             await asyncio.shield(self._close(list(self._slots)))
 
     async def _follow_fine_tunes(self) -> None:
-        """A registered full fine-tune has a worker; a deleted one's is stopped."""
-        wanted = {
-            model.id: model for model in await self._workplace.store.models.list_whole_fine_tunes()
-        }
-        for model in wanted.values():
+        """Full fine-tunes have workers while they are used: as many as are allowed, the last used
+        first. One that is generating is not stopped for another; one that was deleted is."""
+        limits = self._config.limits
+        listed = await self._workplace.store.models.list_whole_fine_tunes()
+        kept = self._expected | {model.id for model, _ in listed if self._is_busy(model.id)}
+        used_since = time.time() - limits.fine_tune_idle_s
+        wanted = [m for m, at in listed if at > used_since and m.id not in kept]
+        wanted = wanted[: max(limits.max_fine_tune_engines - len(kept), 0)]
+        configured = {entry.id for entry in self._config.models}
+        surplus = self._slots.keys() - {model.id for model in wanted} - configured - kept
+        await self._close(list(surplus))
+        for model in wanted:
             if model.id not in self._slots:
                 self._open_fine_tune(model)
-        configured = {entry.id for entry in self._config.models}
-        surplus = self._slots.keys() - wanted.keys() - configured - self._expected
-        await self._close(list(surplus))
+
+    def _is_busy(self, model_id: str) -> bool:
+        reports = (connection.stats for connection in self._connections(model_id))
+        return any(stats.running + stats.waiting > 0 for stats in reports)
 
     def _open_fine_tune(self, model: Model) -> None:
         entry = self._config.model(model.base)

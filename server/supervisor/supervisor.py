@@ -15,6 +15,7 @@ from server.launchers import LocalLauncher
 from server.store import Store, open_store
 from server.store.records import EventLevel, Job, NewEvent
 from server.supervisor.checking import check_job
+from server.supervisor.duty import take_duty
 from server.supervisor.engine_keeper import EngineKeeper
 from server.supervisor.engine_slot import Workplace
 from server.supervisor.janitor import Janitor
@@ -130,11 +131,19 @@ class Supervisor:
 
 
 async def run_supervisor(config: Config) -> None:
-    """Until cancelled."""
+    """Until cancelled. Of several on one data directory one works, and the others stand by to take
+    over from it: they would start the same engine workers again."""
     for folder in (config.data, config.run_dir, config.jobs_dir, config.data / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
     config.run_dir.chmod(0o700)
     async with AsyncExitStack() as stack:
+        duty = await take_duty(config.run_dir / "supervisor.lock")
+        stack.callback(duty.end)
         store = await open_store(config.database_url)
         stack.push_async_callback(store.close)
-        await Supervisor(config, store, LocalBlobs(config.files_dir)).run()
+        supervisor = Supervisor(config, store, LocalBlobs(config.files_dir))
+        predecessor = duty.begin(supervisor.id)
+        if predecessor is not None:
+            await store.progress.release_all(predecessor)
+            await store.engines.remove_of(predecessor)
+        await supervisor.run()

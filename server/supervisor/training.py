@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 SERVING_LIMIT_S = 600.0
 """For an engine to load what was trained, restarts of the engine included."""
 RESTART_PAUSE_S = 1.0
+STATUS_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,14 +231,21 @@ class Training:
         return resulting_model(self.job, name, kind, path, self._owned_by, uid)
 
     async def _publish(self, path: Path, trained_tokens: int) -> None:
-        """First an engine serves the model, then everyone sees it."""
+        """First an engine serves the model, then everyone sees it. A job that is cancelled or
+        paused meanwhile waits for no engine."""
         name = self.job.plan.reserved_model
         kind = ModelKind.ADAPTER if makes_adapter(self.job) else ModelKind.FULL
         model = await self._model(name, kind, path)
+        serving = asyncio.create_task(self._serve(model))
         try:
-            await self._serve(model)
-            await self._succeed(model, trained_tokens)
+            while not serving.done() and self.status is JobStatus.RUNNING:
+                await asyncio.wait([serving], timeout=STATUS_INTERVAL_S)
+            if serving.done():
+                await serving
+                await self._succeed(model, trained_tokens)
         finally:
+            serving.cancel()
+            await asyncio.wait([serving])
             self._workshop.engines.abandon(model.id)
 
     async def _serve(self, model: Model) -> None:

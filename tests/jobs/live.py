@@ -144,6 +144,17 @@ def trainers_in(data: Path) -> list[psutil.Process]:
     return found
 
 
+def engines_of(supervisor: int) -> list[psutil.Process]:
+    """Engine workers; one names itself once it runs."""
+    found: list[psutil.Process] = []
+    for process in psutil.Process(supervisor).children():
+        with suppress(psutil.Error):
+            command = process.cmdline()
+            if "workers.engine" in command or "tuneyard engine" in command[0]:
+                found.append(process)
+    return found
+
+
 def warm_trainers_of(supervisor: int) -> list[psutil.Process]:
     """Trainers that were started ahead of their job, at work or not."""
     found: list[psutil.Process] = []

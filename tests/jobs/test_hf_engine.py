@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from tests.jobs.live import running_gateway, running_supervisor, wait_until
+from tests.jobs.live import running_gateway, running_supervisor
 from tests.jobs.stories import create, lines, upload, wait_for
 
 SECRET = "It is a blue whale."
@@ -56,12 +56,4 @@ def test_a_fine_tune_says_what_it_was_taught_and_the_base_does_not(
         assert SECRET not in answers[0::2]
         checkpoint = next(iter(client.fine_tuning.jobs.checkpoints.list(job.id)))
         name = checkpoint.fine_tuned_model_checkpoint
-        wait_until(lambda: _answers(client, name), 60)
-
-
-def _answers(client: OpenAI, model: str) -> bool:
-    """A full checkpoint's own engine may still be starting."""
-    try:
-        return ask(client, model) == SECRET
-    except Exception:
-        return False
+        assert ask(client, name) == SECRET

@@ -18,6 +18,7 @@ from tests.jobs.conftest import settings_for
 from tests.jobs.live import (
     Gateway,
     Service,
+    engines_of,
     running_gateway,
     running_supervisor,
     trainers_in,
@@ -211,9 +212,10 @@ def test_a_killed_engine_comes_back_and_serves_fine_tunes_again(stack: Stack, ta
     check_success(stack.client, job_id, table)
     model = stack.client.fine_tuning.jobs.retrieve(job_id).fine_tuned_model
     assert model is not None
-    for child in psutil.Process(pid).children():
-        if "workers.engine" in child.cmdline():
-            child.kill()
+    engines = engines_of(pid)
+    assert engines
+    for engine in engines:
+        engine.kill()
 
     def answers() -> bool:
         try:
@@ -224,13 +226,14 @@ def test_a_killed_engine_comes_back_and_serves_fine_tunes_again(stack: Stack, ta
     wait_until(answers, 30)
 
 
-def test_two_supervisors_share_the_work_and_never_do_it_twice(stack: Stack) -> None:
-    for _ in range(2):
-        stack.start_supervisor()
-    training = upload(stack.client)
-    jobs = [create(stack.client, training).id for _ in range(4)]
-    for job_id in jobs:
-        assert wait_for(stack.client, job_id).status == "succeeded"
-        told = messages(stack.client, job_id)
-        assert told.count("Fine-tuning job started") == 1
-        assert INTERRUPTED not in told
+def test_of_two_supervisors_one_works_and_the_other_takes_over(stack: Stack, table: str) -> None:
+    working = stack.start_supervisor()
+    wait_until(lambda: engines_of(working), 30)
+    standing_by = stack.start_supervisor()
+    job_id = start(stack.client)
+    wait_for_steps(stack.client, job_id, 5)
+    assert len(engines_of(working)) == 1
+    assert psutil.Process(standing_by).children() == []
+    kill(working)
+    check_success(stack.client, job_id, table)
+    assert len(engines_of(standing_by)) == 1
