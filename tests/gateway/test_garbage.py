@@ -31,4 +31,5 @@ def test_a_finished_request_leaves_nothing_to_collect(
     ):
         pass
     wait_for(lambda: gateway.num_under_way == 0)
-    wait_for(lambda: not any(isinstance(each, Exchange) for each in gc.get_objects()))
+    # Not `isinstance`: it asks each object for its class, and some of torch warn when asked.
+    wait_for(lambda: not any(type(each) is Exchange for each in gc.get_objects()))
