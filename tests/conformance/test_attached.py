@@ -164,11 +164,14 @@ async def test_what_the_server_cannot_do_is_refused_and_an_abort_ends_its_work(
     missing = AdapterRef("missing", 9, "/nowhere/at/all")
     refused = await client.generate("a", adapter=missing, max_tokens=2)
     assert refused.end.kind in (FailureKind.ADAPTER_NOT_FOUND, FailureKind.ADAPTER_INVALID)
-    request = client.start("a", max_tokens=400, ignore_eos=True)
-    while not client.queues[request].qsize() > 3:
-        await asyncio.sleep(0.01)
-    client.send(Abort(request))
-    assert (await client.finish(request)).end.reason is FinishReason.ABORT
+    # Several, so that none is through before its abort arrives.
+    requests = [client.start("a", max_tokens=400, ignore_eos=True) for _ in range(8)]
+    while any(client.queues[request].qsize() < 2 for request in requests):
+        await asyncio.sleep(0)
+    for request in requests:
+        client.send(Abort(request))
+    for request in requests:
+        assert (await client.finish(request)).end.reason is FinishReason.ABORT
     headers = {"authorization": f"Bearer {KEY}"}
     async with asyncio.timeout(10), httpx.AsyncClient(headers=headers) as http:
         while "num_requests_running" in (text := (await http.get(f"{server.url}/metrics")).text):
