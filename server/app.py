@@ -138,11 +138,6 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     return app
 
 
-def services_of(request: Request) -> Services:
-    app: GatewayApp = request.app
-    return app.services
-
-
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     assert isinstance(app, GatewayApp)

@@ -15,7 +15,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from workers.contract.messages import AdapterRef, FailureKind
+import msgspec
+
+from workers.contract.messages import AdapterRef, FailureKind, Stats
 from workers.engine.backend import RefusedError
 
 
@@ -164,3 +166,16 @@ class AdapterPool:
                 "new name and id.",
                 "model",
             )
+
+
+def with_adapters(stats: Stats, pool: AdapterPool | None) -> Stats:
+    """`stats` with what the pool has counted; an engine without one has no adapters."""
+    if pool is None:
+        return stats
+    return msgspec.structs.replace(
+        stats,
+        adapters=pool.names,
+        adapter_hits=pool.hits,
+        adapter_loads=pool.loads,
+        adapter_evictions=pool.evictions,
+    )

@@ -34,7 +34,7 @@ from workers.engine.backend import (
     RefusedError,
     Work,
 )
-from workers.engine.residency import AdapterPool
+from workers.engine.residency import AdapterPool, with_adapters
 from workers.engine.spec import EngineSpec, SpecError, read_settings
 from workers.engine.text.pretrained import PretrainedVocabulary, load_vocabulary
 
@@ -256,18 +256,14 @@ class AttachedBackend:
         return None
 
     def stats(self) -> Stats:
-        pool = self._pool
-        return Stats(
+        stats = Stats(
             running=len(self._tasks),
             waiting=0,
             kv_usage=0.0,
-            adapters=[] if pool is None else pool.names,
-            adapter_hits=0 if pool is None else pool.hits,
-            adapter_loads=0 if pool is None else pool.loads,
-            adapter_evictions=0 if pool is None else pool.evictions,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
         )
+        return with_adapters(stats, self._pool)
 
     async def close(self) -> None:
         tasks = [*self._tasks.values(), *([self._health] if self._health is not None else [])]

@@ -34,7 +34,7 @@ from workers.engine.backend import (
     Score,
     Work,
 )
-from workers.engine.residency import AdapterPool
+from workers.engine.residency import AdapterPool, with_adapters
 from workers.engine.sglang.settings import (
     SglangSettings,
     adapter_places,
@@ -302,21 +302,17 @@ class SglangBackend:
         return None
 
     def stats(self) -> Stats:
-        pool = self._pool
         started = [job for job in self._jobs.values() if job.num_output]
         held = sum(len(job.work.prompt_ids) + job.num_output for job in started)
-        return Stats(
+        stats = Stats(
             running=len(started),
             waiting=len(self._jobs) - len(started),
             kv_usage=min(1.0, held / self._kv_places),
-            adapters=[] if pool is None else pool.names,
-            adapter_hits=0 if pool is None else pool.hits,
-            adapter_loads=0 if pool is None else pool.loads,
-            adapter_evictions=0 if pool is None else pool.evictions,
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,
         )
+        return with_adapters(stats, self._pool)
 
     async def close(self) -> None:
         if self._reading is not None:

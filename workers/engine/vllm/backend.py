@@ -36,7 +36,7 @@ from workers.engine.backend import (
     Score,
     Work,
 )
-from workers.engine.residency import AdapterPool
+from workers.engine.residency import AdapterPool, with_adapters
 from workers.engine.spec import EngineSpec, read_settings
 from workers.engine.text.vocabulary import Vocabulary
 from workers.engine.vllm.settings import (
@@ -265,19 +265,16 @@ class VllmBackend:
         return None
 
     def stats(self) -> Stats:
-        pool, scheduler = self._pool, self._scheduler
-        return Stats(
+        scheduler = self._scheduler
+        stats = Stats(
             running=0 if scheduler is None else scheduler.num_running_reqs,
             waiting=0 if scheduler is None else scheduler.num_waiting_reqs,
             kv_usage=0.0 if scheduler is None else scheduler.kv_cache_usage,
-            adapters=[] if pool is None else pool.names,
-            adapter_hits=0 if pool is None else pool.hits,
-            adapter_loads=0 if pool is None else pool.loads,
-            adapter_evictions=0 if pool is None else pool.evictions,
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
             generated_tokens=self._generated_tokens,
         )
+        return with_adapters(stats, self._pool)
 
     async def close(self) -> None:
         if self._steps is not None:
