@@ -10,8 +10,6 @@ ENGINES ?= vllm sglang
 MARKER := tuneyard-environment.json
 CONSTRAINTS := deploy/environments/hf/constraints.txt
 
-export HOST PORT DATA
-
 .PHONY: help serve test check bench envs openapi model lock clean
 
 help: ## Show this list
@@ -28,6 +26,9 @@ $(BIN)/pytest: $(BIN)/tuneyard
 	@$(BIN)/python -m pip install -q -e '.[hf,dev]' -c $(CONSTRAINTS)
 	@touch $@
 
+serve: export HOST := $(HOST)
+serve: export PORT := $(PORT)
+serve: export DATA := $(DATA)
 serve: $(BIN)/tuneyard ## Set up and start everything on one machine (HOST, PORT, DATA, API_KEY)
 	@exec $(BIN)/tuneyard serve
 

@@ -181,14 +181,17 @@ async def test_an_id_outside_the_vocabulary_is_refused(client: WorkerClient) -> 
 
 
 async def test_abort_in_mid_stream_frees_the_engine(client: WorkerClient, settled: None) -> None:
-    request = client.start(PROMPT, **GREEDY, max_tokens=1900)
-    queue = client.queues[request]
+    """Eight streams, so that the fastest engine has work for seconds when the word comes."""
+    requests = [client.start(PROMPT, **GREEDY, max_tokens=1900) for _ in range(8)]
+    queue = client.queues[requests[0]]
     seen = [await asyncio.wait_for(queue.get(), 20) for _ in range(4)]
     assert any(isinstance(event, Token) for event in seen)
-    client.send(Abort(request))
-    answer = await client.finish(request)
-    assert answer.end.reason is FinishReason.ABORT
-    assert len(answer.ids) < 1900
+    for request in requests:
+        client.send(Abort(request))
+    for request in requests:
+        answer = await client.finish(request)
+        assert answer.end.reason is FinishReason.ABORT
+        assert len(answer.ids) < 1900
 
 
 async def test_abort_while_queued_ends_at_once(client: WorkerClient, settled: None) -> None:

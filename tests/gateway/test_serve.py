@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -49,7 +48,6 @@ class Service:
                 [sys.executable, "-m", "server.cli", "serve", "-c", str(folder / "tuneyard.yaml")],
                 stdout=out,
                 stderr=out,
-                env={k: v for k, v in os.environ.items() if k not in ("PORT", "DATA", "API_KEY")},
                 start_new_session=True,
             )
         wait_for(lambda: "Ready: " in self.output.read_text(), deadline_s=60)

@@ -83,8 +83,6 @@ def running_gateway(
     path = folder / "tuneyard.yaml"
     path.write_text(yaml.safe_dump(config))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
-    for name in ("HOST", "PORT", "DATA", "API_KEY"):
-        env.pop(name, None)
     command = [*prefix, sys.executable, "-c", _SERVE, str(path), KEY, OTHER_KEY]
     process = subprocess.Popen(command, env=env)
     try:
