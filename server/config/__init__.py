@@ -1,0 +1,17 @@
+"""`tuneyard.yaml`: what the operator sets, with every default in one place."""
+
+from server.config.entry import EngineKind, ModelEntry
+from server.config.loading import BUNDLED_MODEL, SETTING_VARIABLES, ConfigError, load_config
+from server.config.service import Config, Limits, Training
+
+__all__ = [
+    "BUNDLED_MODEL",
+    "SETTING_VARIABLES",
+    "Config",
+    "ConfigError",
+    "EngineKind",
+    "Limits",
+    "ModelEntry",
+    "Training",
+    "load_config",
+]

@@ -1,0 +1,84 @@
+"""A model entry: one base model, and the engine workers that serve it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from server.config.aliases import plain_entry
+from server.config.section import Section
+
+
+class EngineKind(StrEnum):
+    HF = "hf"
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    ATTACHED = "attached"
+    SCRIPTED = "scripted"
+
+
+_ATTACHED_ONLY = frozenset({"url", "api_key", "flavour", "served_model", "allow_adapters"})
+
+
+class ModelEntry(Section):
+    """One base model and the engine workers that serve it."""
+
+    id: str = Field(min_length=1)
+    path: str
+    """A local directory, or a hub id that the worker's libraries resolve."""
+    engine: EngineKind = EngineKind.HF
+    python: str | None = None
+    """Interpreter of the worker's environment. None is the one that runs Tuneyard, and for vllm and
+    sglang the one that `tuneyard env create` made."""
+    template: str | None = None
+    """Name of a chat format; None is the model's own Jinja template."""
+    dtype: str = "auto"
+    device: str = "auto"
+    max_model_len: int | None = Field(default=None, ge=1)
+    max_num_seqs: int = Field(default=32, ge=1)
+    max_loras: int = Field(default=8, ge=0)
+    max_lora_rank: int = Field(default=64, ge=1)
+    replicas: int = Field(default=1, ge=1)
+    owned_by: str = "tuneyard"
+    settings: dict[str, Any] = {}
+    """Passed to the engine as they are (`gpu_memory_utilization`, ...); the engine refuses to start
+    with one it does not know."""
+    trust_remote_code: bool = False
+    """Whether Python code in the model's directory may run, in the worker."""
+    url: str | None = None
+    """Of the server that an attached engine is, without `/v1`; `path` is then a local copy of its
+    tokenizer and config."""
+    api_key: str | None = Field(default=None, repr=False)
+    """Of the attached server."""
+    flavour: Literal["vllm"] = "vllm"
+    """What kind of server it is."""
+    served_model: str | None = None
+    """The model's name on the attached server; None where it serves only one."""
+    allow_adapters: bool = False
+    """Whether adapters may be loaded into the attached server."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_aliases(cls, entry: Any) -> Any:
+        return entry if not isinstance(entry, dict) else plain_entry(entry)
+
+    @model_validator(mode="after")
+    def _only_attached_engines_have_urls(self) -> ModelEntry:
+        if self.engine is EngineKind.ATTACHED:
+            if self.url is None:
+                raise ValueError("an attached engine needs a url")
+            return self
+        for name in sorted(_ATTACHED_ONLY):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is only for engine: attached")
+        return self
+
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """The engine's own settings, as its worker reads them."""
+        if self.engine is not EngineKind.ATTACHED:
+            return self.settings
+        own = {name: getattr(self, name) for name in sorted(_ATTACHED_ONLY)}
+        return {**own, **self.settings}

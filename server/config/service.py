@@ -1,0 +1,91 @@
+"""The service's own sections: training, limits, and the whole that holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from server.config.entry import ModelEntry
+from server.config.section import Section
+
+
+class Training(Section):
+    max_concurrent_jobs: int = Field(default=1, ge=1)
+    python: str | None = None
+    device: str = "auto"
+    compute_dtype: str = "float32"
+    max_restarts: int = Field(default=3, ge=0)
+    """How often a trainer that died is started again before its job fails."""
+    warm_trainers: int = Field(default=1, ge=0, le=1)
+    """Trainer processes that have imported their libraries and wait for a job: it starts seconds
+    sooner, for about 0.5 GB of memory."""
+
+
+class Limits(Section):
+    max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1)
+    max_file_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
+    max_requests_per_model: int = Field(default=2048, ge=1)
+    """Generations under way or waiting on one gateway for one engine model; more is a 503."""
+    max_requests_per_project: int = Field(default=2048, ge=1)
+    """Generations under way for one project on one gateway; more is a 429."""
+    keep_alive_s: float = Field(default=10.0, gt=0, le=15)
+    """No stream is silent for longer: a comment is written into it first."""
+    max_fine_tune_engines: int = Field(default=4, ge=1)
+    """Engine workers of full fine-tunes (and their checkpoints) that run at a time; each starts at
+    the first request for it, and for another the one that was not used for longest is stopped."""
+    fine_tune_idle_s: float = Field(default=900.0, gt=0)
+    """A full fine-tune's engine worker that nobody has asked for so long is stopped."""
+    max_start_wait_s: float = Field(default=60.0, ge=0)
+    """How long a request waits for the engine worker of a full fine-tune to start before it gets
+    a 503."""
+
+
+class Config(Section):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    data: Path = Path("data")
+    api_key: str | None = None
+    """The first key; None makes one on the first start."""
+    database: str | None = None
+    """SQLAlchemy URL; None is SQLite in the data directory."""
+    models: tuple[ModelEntry, ...] = ()
+    templates: tuple[Path, ...] = ()
+    """Folders with chat formats of the operator's own."""
+    training: Training = Training()
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _model_ids_are_unique(self) -> Config:
+        ids = [entry.id for entry in self.models]
+        doubles = sorted({entry for entry in ids if ids.count(entry) > 1})
+        if doubles:
+            raise ValueError(f"model ids appear twice: {', '.join(doubles)}")
+        return self
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite+aiosqlite:///{self.data / 'tuneyard.db'}"
+
+    @property
+    def files_dir(self) -> Path:
+        """Uploaded and produced files, and what jobs pinned of them."""
+        return self.data / "files"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """One directory per job, its trainer's own; finished models end up in `adapters_dir`."""
+        return self.data / "jobs"
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Trained models by content; never changed once there."""
+        return self.data / "adapters"
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets and spec files of running processes."""
+        return self.data / "run"
+
+    def model(self, model_id: str) -> ModelEntry | None:
+        return next((entry for entry in self.models if entry.id == model_id), None)
