@@ -197,6 +197,10 @@ def from_failure(failed: Failed) -> ApiError:
             return InvalidRequest(
                 failed.message, param=failed.param or "response_format", code="invalid_json_schema"
             )
+        case FailureKind.INVALID_MEDIA:
+            return InvalidRequest(
+                failed.message, param=failed.param or "messages", code="media_parse_error"
+            )
         case FailureKind.UNSUPPORTED:
             return InvalidRequest(failed.message, param=failed.param, code="unsupported_parameter")
         case FailureKind.ADAPTER_NOT_FOUND:

@@ -37,6 +37,8 @@ class MediaPart(Value, frozen=True):
     url: str
     """A data URL, or a URL the gateway has allowed and fetched."""
     detail: str | None = None
+    place: str | None = None
+    """The request's field, for errors (`messages[0].content[1]`)."""
 
 
 Part = TextPart | MediaPart

@@ -91,7 +91,8 @@ class Family:
     thinking: Thinking | None = None
     thought_words: tuple[str, str] = ("<think>\n", "\n</think>\n\n")
     media: dict[MediaKind, str] = field(default_factory=dict[MediaKind, str])
-    """The placeholder token of each kind of media the models take."""
+    """What stands for each kind of media the models take: the placeholder token, and the marks that
+    the family writes around it."""
     note: str = ""
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Protocol
 
-from templates.conversation import Conversation, MediaPart, Tool, Value
+from templates.conversation import Conversation, MediaKind, MediaPart, Tool, Value
 
 
 class FormatError(Exception):
@@ -29,6 +29,8 @@ class TokenizerInfo(Value, frozen=True):
     eos_token: str | None = None
     special_tokens: frozenset[str] = frozenset()
     chat_templates: dict[str, str] = {}
+    media: dict[MediaKind, str] = {}
+    """The kinds of media the model takes, and what its own template writes for each."""
 
 
 class Segment(Value, frozen=True):
@@ -39,6 +41,8 @@ class Segment(Value, frozen=True):
     joined: bool = True
     """Tokenised as one run with the segment before it; False starts a new run."""
     media: MediaPart | None = None
+    """`text` stands for this: the placeholder that the model's processor expands, with the family's
+    marks around it."""
 
 
 class Prompt(Value, frozen=True):

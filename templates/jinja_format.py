@@ -5,7 +5,8 @@ the template runs and put in afterwards as content (see `templates.shield`). Whe
 looks at such a word and would have rendered otherwise, the guarded rendering stands: a user's text
 cannot act as control.
 
-Media are refused: no part of the contract carries them to a template yet.
+A picture, clip or sound stands where the template wrote its placeholder. Training examples with
+media are refused.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from templates.jinja_environment import (
     TemplateRefusal,
     compile_template,
 )
+from templates.jinja_media import media_parts, place_media
 from templates.jinja_messages import (
     MessageStyle,
     ToText,
@@ -74,7 +76,7 @@ class JinjaFormat:
     def __init__(self, name: str, templates: dict[str, str], tokenizer: TokenizerInfo) -> None:
         self._name = name
         self._tokenizer = tokenizer
-        self._shield = shield_for(tokenizer.special_tokens)
+        self._shield = shield_for(tokenizer.special_tokens.union(tokenizer.media.values()))
         self._plain = self.check(default_template(templates), name)
         tool_source = templates.get(TOOL_TEMPLATE)
         self._with_tools = self.check(tool_source, name) if tool_source else self._plain
@@ -145,6 +147,8 @@ class JinjaFormat:
             segments = self._continued(conversation)
         else:
             segments = self._render(conversation, generate=True).segments
+        if media := media_parts(messages):
+            segments = place_media(segments, media, self._tokenizer.media)
         return Prompt(segments, self._opens_reasoning(segments))
 
     def render_training(
@@ -154,6 +158,8 @@ class JinjaFormat:
             raise FormatError(
                 "A training conversation must end with an assistant message.", "messages"
             )
+        if media_parts(conversation.messages):
+            raise FormatError("A model's own chat template is trained on text only.", "messages")
         if self._template(conversation).marks_generation and not last_turn_only:
             return turns_by_marks(conversation, self._text, self._guard(conversation))
         return turns_by_prefixes(

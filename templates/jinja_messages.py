@@ -1,8 +1,9 @@
 """Messages, tools and options as the variables that a model's chat template reads.
 
-Templates differ in what they expect: content as a text or as a list of parts, arguments of past
-calls as an object or as JSON text, a developer role or none. What one expects is found by
-`templates.jinja_probe`, not by its name.
+Templates differ in what they expect: content as a text or as a list of parts (always a list where
+there are media, which stand in it as `{"type": "image"}`), arguments of past calls as an object or
+as JSON text, a developer role or none. What one expects is found by `templates.jinja_probe`, not by
+its name.
 """
 
 from __future__ import annotations
@@ -49,20 +50,18 @@ def message_variables(
 def _message(
     message: ChatMessage, style: MessageStyle, to_text: ToText, to_answer: ToText
 ) -> dict[str, Any]:
-    if any(isinstance(part, MediaPart) for part in message.parts):
-        raise FormatError(
-            "This model's chat template is rendered for text only; it takes no images, video or "
-            "audio.",
-            "messages",
-        )
     role = message.role
     if role is Role.DEVELOPER and not style.developer_role:
         role = Role.SYSTEM
     variables: dict[str, Any] = {"role": str(role)}
     to_content = to_answer if role is Role.ASSISTANT else to_text
-    if style.content_parts:
-        texts = (part.text for part in message.parts if not isinstance(part, MediaPart))
-        variables["content"] = [{"type": "text", "text": to_content(text)} for text in texts]
+    if style.content_parts or any(isinstance(part, MediaPart) for part in message.parts):
+        variables["content"] = [
+            {"type": str(part.kind)}
+            if isinstance(part, MediaPart)
+            else {"type": "text", "text": to_content(part.text)}
+            for part in message.parts
+        ]
     else:
         variables["content"] = to_content(message.text)
     if message.name is not None:

@@ -371,7 +371,8 @@ class NamedFormat:
                 token = self._family.media.get(part.kind)
                 if token is None:
                     raise FormatError(
-                        f"The chat format {self.name} takes no {part.kind} input.", "messages"
+                        f"The chat format {self.name} takes no {part.kind} input.",
+                        part.place or "messages",
                     )
                 segments.append(Segment(token, control=True, media=part))
             else:

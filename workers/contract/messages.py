@@ -46,6 +46,28 @@ class Tokens(Message, tag=1, frozen=True):
 PromptPart = Text | Tokens
 
 
+class MediaKind(StrEnum):
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+
+
+class Media(Message, tag=2, frozen=True):
+    """A picture, clip or sound in its place in the prompt, as the file's own bytes; the engine's
+    processor turns it into tokens and features."""
+
+    kind: MediaKind
+    text: str
+    """What the chat format writes for it: the placeholder that `Hello.media` names, with the
+    format's own marks around it. Control text."""
+    data: bytes
+    param: str
+    """The request's field, for errors."""
+    joined: bool = True
+    detail: str | None = None
+    """OpenAI's `low`, `high` or `auto`."""
+
+
 class AdapterRef(Message, frozen=True):
     """One immutable LoRA version. `name` and `uid` are never reused for other weights."""
 
@@ -106,7 +128,7 @@ class Sampling(Message, frozen=True):
 
 class Generate(Message, tag=1, frozen=True):
     id: int
-    prompt: list[PromptPart]
+    prompt: list[PromptPart | Media]
     sampling: Sampling
     adapter: AdapterRef | None = None
     """None is the base model. An adapter that is not resident is loaded first."""
@@ -223,6 +245,9 @@ class Hello(Message, tag=100, frozen=True):
     """The model's own Jinja templates by name; `default` is the usual one."""
     template_difference: str | None = None
     """Where the chat format that the operator named differs from the model's own, in words."""
+    media: dict[MediaKind, str] = {}
+    """The kinds of media that a prompt may hold, and what the model's own template writes for
+    each."""
 
 
 class TokenLogprob(Message, frozen=True):
@@ -286,6 +311,7 @@ class FailureKind(StrEnum):
     INVALID_REQUEST = "invalid_request"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     INVALID_GRAMMAR = "invalid_grammar"
+    INVALID_MEDIA = "invalid_media"
     UNSUPPORTED = "unsupported"
     ADAPTER_NOT_FOUND = "adapter_not_found"
     ADAPTER_INVALID = "adapter_invalid"
