@@ -74,8 +74,9 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for name, entry in header.items()}
 
 
-def check_adapter(adapter: AdapterRef, base: Shapes, rules: AdapterRules) -> AdapterFacts:
-    """Raises RefusedError. `base` as `base_shapes` gives it."""
+def check_adapter(adapter: AdapterRef, base: Shapes | None, rules: AdapterRules) -> AdapterFacts:
+    """Raises RefusedError. `base` as `base_shapes` gives it; None where the base model's weights
+    are not at hand."""
     config, shapes = _read(adapter)
     _check_kind(adapter, config, rules)
     factors = _factors(adapter, shapes)
@@ -152,7 +153,7 @@ def _check_module(
     module: str,
     sides: dict[str, tuple[int, ...]],
     config: dict[str, Any],
-    base: Shapes,
+    base: Shapes | None,
     rules: AdapterRules,
 ) -> int:
     if sides.keys() != {"A", "B"}:
@@ -163,6 +164,8 @@ def _check_module(
         raise _invalid(adapter, f"{module} has rank {rank}, its configuration says {expected}")
     if rank > rules.max_rank:
         raise _invalid(adapter, f"its rank {rank} is over this engine's limit of {rules.max_rank}")
+    if base is None:
+        return rank
     weight = base.get(f"{module}.weight")
     if weight is None:
         raise _invalid(adapter, f"the base model has no layer {module}")

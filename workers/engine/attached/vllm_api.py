@@ -6,23 +6,116 @@ included), `return_tokens_as_token_ids` spells tokens in logprobs as `token_id:N
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from workers.contract.messages import FailureKind, FinishReason, Grammar, GrammarKind
+from workers.contract.messages import (
+    AdapterRef,
+    Capability,
+    FailureKind,
+    FinishReason,
+    Grammar,
+    GrammarKind,
+)
+from workers.engine.adapter_files import AdapterRules
+from workers.engine.attached.connection import Connection, record_error
+from workers.engine.attached.listing import find_base, holds
+from workers.engine.attached.server import Call, Served
+from workers.engine.attached.settings import AttachedSettings
 from workers.engine.backend import Ended, Output, RefusedError, Score, Work
+from workers.engine.grammars import choices, json_schema, structural_tag
+from workers.engine.spec import EngineSpec
 
 _SEED_RANGE = 2**63
 _TOKEN_PREFIX = "token_id:"
-_STRUCTURED = {
-    GrammarKind.JSON_SCHEMA: "json",
-    GrammarKind.REGEX: "regex",
-    GrammarKind.EBNF: "grammar",
-    GrammarKind.STRUCTURAL_TAG: "structural_tag",
-}
+# Log-probabilities of a prompt are not streamed.
+_NOT_SERVED = {Capability.EMBED, Capability.SCORE, Capability.PROMPT_LOGPROBS}
 
 
-def completion_body(work: Work, model: str, eos_ids: frozenset[int]) -> dict[str, Any]:
+class VllmServer:
+    health_path = "/health"
+    load_path = "/v1/load_lora_adapter"
+    unload_path = "/v1/unload_lora_adapter"
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        settings: AttachedSettings,
+        connection: Connection,
+        eos_ids: frozenset[int],
+    ) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._connection = connection
+        self._eos_ids = eos_ids
+        self._base = ""
+
+    async def describe(self) -> Served:
+        self._base, length = await find_base(self._connection, self._settings.served_model)
+        version = (await self._connection.read("/version")).get("version", "unknown")
+        return Served(
+            version=str(version),
+            max_model_len=length,
+            capabilities=frozenset(Capability) - _NOT_SERVED,
+            adapter_rules=AdapterRules(max_rank=self._spec.max_lora_rank),
+        )
+
+    def call(self, work: Work) -> Call:
+        model = self._base if work.adapter is None else work.adapter.name
+        return _VllmCall(work, _body(work, model, self._eos_ids))
+
+    async def abort(self, key: int) -> None:
+        """Closing the connection makes vLLM stop at once."""
+
+    async def loaded(self, adapter: AdapterRef) -> bool:
+        return await holds(self._connection, adapter)
+
+
+class _VllmCall:
+    path = "/v1/completions"
+    stops_here = False
+
+    def __init__(self, work: Work, body: dict[str, Any]) -> None:
+        self._work = work
+        self.body = body
+        # vLLM compiles a grammar only after its headers are out.
+        self.refuses_late = work.grammar is not None
+        self._ended: Output | None = None
+
+    def read(self, record: dict[str, Any]) -> Output | None:
+        """The end is held back for the usage, which comes in a record of its own after it."""
+        work = self._work
+        error = record_error(work, record)
+        if error is not None:
+            return Output(work.key, ended=error)
+        if self._ended is not None:
+            return self._end(_cached_tokens(record))
+        choices = record.get("choices")
+        if not choices:
+            return None
+        output = _output(work, choices[0])
+        if output.ended is not None:
+            self._ended = output
+            return None
+        return output if output.token_ids else None
+
+    def finish(self) -> Output | None:
+        return self._end(0)
+
+    def _end(self, cached_tokens: int) -> Output | None:
+        output, self._ended = self._ended, None
+        if output is not None and isinstance(output.ended, Ended):
+            ended = output.ended
+            output.ended = Ended(ended.reason, ended.stop_id, cached_tokens)
+        return output
+
+
+def _cached_tokens(record: dict[str, Any]) -> int:
+    """Told only by a server with `--enable-prompt-tokens-details`."""
+    details = (record.get("usage") or {}).get("prompt_tokens_details") or {}
+    return details.get("cached_tokens") or 0
+
+
+def _body(work: Work, model: str, eos_ids: frozenset[int]) -> dict[str, Any]:
     """Raises RefusedError."""
     sampling = work.sampling
     # What a grammar has come to its end with is an end of sequence, whatever the request ignores.
@@ -31,6 +124,7 @@ def completion_body(work: Work, model: str, eos_ids: frozenset[int]) -> dict[str
         "model": model,
         "prompt": work.prompt_ids,
         "stream": True,
+        "stream_options": {"include_usage": True},
         "add_special_tokens": False,
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
@@ -59,33 +153,20 @@ def completion_body(work: Work, model: str, eos_ids: frozenset[int]) -> dict[str
 
 
 def _structured(grammar: Grammar) -> dict[str, Any]:
-    if grammar.kind is GrammarKind.JSON_OBJECT:
-        return {"json": {"type": "object"}}
-    if grammar.kind is not GrammarKind.CHOICE:
-        return {_STRUCTURED[grammar.kind]: grammar.source}
-    try:
-        choices = json.loads(grammar.source)
-    except ValueError as error:
-        raise _bad_choices() from error
-    if not isinstance(choices, list) or not choices or not all(choices):
-        raise _bad_choices()
-    return {"choice": choices}
+    match grammar.kind:
+        case GrammarKind.JSON_OBJECT | GrammarKind.JSON_SCHEMA:
+            return {"json": json_schema(grammar)}
+        case GrammarKind.REGEX:
+            return {"regex": grammar.source}
+        case GrammarKind.CHOICE:
+            return {"choice": choices(grammar)}
+        case GrammarKind.EBNF:
+            return {"grammar": grammar.source}
+        case GrammarKind.STRUCTURAL_TAG:
+            return {"structural_tag": structural_tag(grammar)}
 
 
-def _bad_choices() -> RefusedError:
-    message = "The choices must be a list of strings that are not empty, with at least one member."
-    return RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format")
-
-
-def read_chunk(work: Work, chunk: dict[str, Any]) -> Output | None:
-    """One server-sent record as our output; None where it brings nothing."""
-    error = chunk_error(work, chunk)
-    if error is not None:
-        return Output(work.key, ended=error)
-    choices = chunk.get("choices")
-    if not choices:
-        return None
-    choice = choices[0]
+def _output(work: Work, choice: dict[str, Any]) -> Output:
     output = Output(work.key)
     token_ids: list[int] = choice.get("token_ids") or []
     finish, stop = choice.get("finish_reason"), choice.get("stop_reason")
@@ -97,7 +178,7 @@ def read_chunk(work: Work, chunk: dict[str, Any]) -> Output | None:
     output.token_ids = token_ids
     if scores is not None and token_ids:
         output.scores = scores[: len(token_ids)]
-    return output if token_ids or output.ended is not None else None
+    return output
 
 
 def _ended(finish: str, stop: Any) -> Ended | RefusedError:
@@ -127,35 +208,3 @@ def _scores(choice: dict[str, Any], work: Work) -> list[Score] | None:
 
 def _token_id(name: str) -> int:
     return int(name.removeprefix(_TOKEN_PREFIX))
-
-
-def chunk_error(work: Work, chunk: dict[str, Any]) -> RefusedError | None:
-    """vLLM answers 200 before it has looked at a grammar, and refuses in the stream."""
-    if "error" not in chunk:
-        return None
-    code = chunk["error"].get("code")
-    return refusal(code if isinstance(code, int) else 500, json.dumps(chunk).encode(), work)
-
-
-def refusal(status: int, body: bytes, work: Work | None = None) -> RefusedError:
-    """What the server refused, in our words."""
-    message = _message(body)
-    if status in (429, 503):
-        return RefusedError(FailureKind.OVERLOADED, "The attached engine is overloaded.")
-    if status in (400, 422):
-        if work is not None and work.grammar is not None:
-            return RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format")
-        return RefusedError(FailureKind.INVALID_REQUEST, message)
-    if status == 404:
-        message = "The attached engine does not know the model."
-        return RefusedError(FailureKind.ADAPTER_NOT_FOUND, message, "model")
-    return RefusedError(FailureKind.INTERNAL, f"The attached engine answered with {status}.")
-
-
-def _message(body: bytes) -> str:
-    try:
-        error = json.loads(body)
-        error = error.get("error", error)
-        return str(error.get("message") or "The attached engine refused the request.")
-    except (ValueError, AttributeError):
-        return "The attached engine refused the request."

@@ -20,12 +20,10 @@ from torch import Tensor
 
 from workers.contract.messages import FailureKind, Grammar, GrammarKind
 from workers.engine.backend import RefusedError
+from workers.engine.grammars import MAX_BLANKS, choice_grammar, structural_tag
 
 _CACHE_BYTES = 256 * 1024 * 1024
 _CONTROL = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f]")
-_MAX_BLANKS = 64
-"""White space in a row that JSON output may hold: room for indentation, not for a model that has
-lost its way and would fill its tokens with it."""
 
 
 @dataclass(slots=True)
@@ -108,37 +106,16 @@ class GrammarCompiler:
             case GrammarKind.REGEX:
                 return compiler.compile_regex(source)
             case GrammarKind.CHOICE:
-                return compiler.compile_grammar(_choice_grammar(source))
+                return compiler.compile_grammar(choice_grammar(grammar))
             case GrammarKind.EBNF:
                 return compiler.compile_grammar(source)
             case GrammarKind.STRUCTURAL_TAG:
-                return compiler.compile_structural_tag(json.dumps(_bounded(json.loads(source))))
+                return compiler.compile_structural_tag(structural_tag(grammar))
 
     def _compile_schema(self, source: str, *, strict: bool) -> Any:
         return self._compiler.compile_json_schema(
-            source, strict_mode=strict, max_whitespace_cnt=_MAX_BLANKS
+            source, strict_mode=strict, max_whitespace_cnt=MAX_BLANKS
         )
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-
-def _bounded(tag: Any) -> Any:
-    """The structural tag with white space bounded in its JSON, as in that of a plain schema."""
-    if isinstance(tag, list):
-        return [_bounded(part) for part in tag]
-    if not isinstance(tag, dict):
-        return tag
-    if tag.get("type") == "json_schema" and "json_schema" in tag:
-        return {"max_whitespace_cnt": _MAX_BLANKS, **tag}
-    return {key: _bounded(part) for key, part in tag.items()}
-
-
-def _choice_grammar(source: str) -> str:
-    choices = json.loads(source)
-    if not isinstance(choices, list) or not choices:
-        raise ValueError("choices must be a list of strings")
-    if not all(isinstance(choice, str) and choice for choice in choices):
-        raise ValueError("every choice must be a string that is not empty")
-    # Escaped as ASCII, characters beyond the first plane would be two surrogates each.
-    return "root ::= " + " | ".join(json.dumps(c, ensure_ascii=False) for c in choices)

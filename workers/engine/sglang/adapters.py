@@ -10,8 +10,9 @@ import logging
 from typing import Any
 
 from workers.contract.messages import AdapterRef, FailureKind
-from workers.engine.adapter_files import AdapterRules, base_shapes, check_adapter
+from workers.engine.adapter_files import base_shapes, check_adapter
 from workers.engine.backend import RefusedError
+from workers.engine.sglang.limits import adapter_rules
 from workers.engine.spec import EngineSpec
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 class SglangAdapters:
     def __init__(self, spec: EngineSpec, engine: Any) -> None:
-        self._rules = AdapterRules(max_rank=spec.max_lora_rank, rslora=False, patterns=False)
+        self._rules = adapter_rules(spec.max_lora_rank)
         self._base = base_shapes(spec.model_path or "")
         self._engine = engine
 

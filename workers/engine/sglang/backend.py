@@ -18,23 +18,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import signal
 from collections.abc import Callable
 from typing import Any
 
-from workers.contract.messages import AdapterRef, Capability, FailureKind, FinishReason, Stats
+from workers.contract.messages import AdapterRef, Capability, FailureKind, Stats
 from workers.engine.backend import (
     AdapterHost,
     Description,
-    Ended,
     Output,
     Receiver,
     RefusedError,
-    Score,
     Work,
 )
 from workers.engine.residency import AdapterPool, with_adapters
+from workers.engine.sglang.answers import Answer
+from workers.engine.sglang.limits import CAPABILITIES, MAX_LOGPROBS, RESERVED_TOKENS
 from workers.engine.sglang.settings import (
     SglangSettings,
     adapter_places,
@@ -45,13 +44,6 @@ from workers.engine.spec import EngineSpec, read_settings
 from workers.engine.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
-
-MAX_LOGPROBS = 20
-_RESERVED = 8
-"""SGLang's scheduler takes no prompt that leaves less than this of the context or of its memory."""
-_NEVER = frozenset({Capability.EMBED, Capability.SCORE, Capability.LORA, Capability.SEED})
-# SGLang's penalty looks at the output only, Hugging Face's and vLLM's at the prompt too.
-_CAPABILITIES = frozenset(Capability) - _NEVER - {Capability.REPETITION_PENALTY}
 
 
 def create(spec: EngineSpec) -> tuple[SglangBackend, Vocabulary]:
@@ -69,14 +61,12 @@ def create(spec: EngineSpec) -> tuple[SglangBackend, Vocabulary]:
 class _Job:
     """A sequence in the engine."""
 
-    __slots__ = ("engine_stops", "num_output", "prompt_scored", "rid", "state", "work")
+    __slots__ = ("answer", "rid", "state", "work")
 
     def __init__(self, work: Work, *, engine_stops: bool) -> None:
         self.work = work
         self.rid = str(work.key)
-        self.engine_stops = engine_stops
-        self.num_output = 0
-        self.prompt_scored = False
+        self.answer = Answer(work, engine_stops=engine_stops)
         self.state: Any = None
 
 
@@ -119,7 +109,7 @@ class SglangBackend:
         self._eos_ids = _engine_eos_ids(manager)
         info = self._engine._scheduler_init_result.scheduler_infos[0]
         self._kv_places = max(1, info["max_total_num_tokens"])
-        capabilities = _CAPABILITIES
+        capabilities = CAPABILITIES
         if self._settings.enable_deterministic_inference:
             capabilities |= {Capability.SEED}
         if self._spec.max_loras:
@@ -131,7 +121,7 @@ class SglangBackend:
             capabilities |= {Capability.LORA}
         return Description(
             engine=f"sglang/{version}",
-            max_model_len=min(manager.model_config.context_len, self._kv_places) - _RESERVED,
+            max_model_len=min(manager.model_config.context_len, self._kv_places) - RESERVED_TOKENS,
             capabilities=capabilities,
             max_logprobs=MAX_LOGPROBS,
             max_loras=self._spec.max_loras,
@@ -206,7 +196,7 @@ class SglangBackend:
         return GenerateReqInput(
             rid=job.rid,
             input_ids=list(work.prompt_ids),
-            sampling_params=sampling_params(work, engine_stops=job.engine_stops),
+            sampling_params=sampling_params(work, engine_stops=job.answer.engine_stops),
             lora_path=None if work.adapter is None else work.adapter.name,
             return_logprob=bool(asked),
             top_logprobs_num=max(asked, default=0),
@@ -248,47 +238,17 @@ class SglangBackend:
         self._receiver.deliver(outputs)
 
     def _output(self, job: _Job, chunk: dict[str, Any]) -> Output:
-        work, meta = job.work, chunk["meta_info"]
-        token_ids: list[int] = chunk.get("output_ids", [])
-        output = Output(work.key)
-        if work.sampling.prompt_logprobs is not None and not job.prompt_scored:
-            job.prompt_scored = True
-            output.prompt_scores = _prompt_scores(meta, work.sampling.prompt_logprobs)
-        if not job.num_output:
-            self._cached_tokens += meta.get("cached_tokens", 0)
-        self._generated_tokens += len(token_ids)
-        kept, output.ended = self._end(job, token_ids, meta)
-        job.num_output += len(token_ids)
+        answer = job.answer
+        is_first, before = not answer.num_output, answer.num_output
+        output = answer.read(chunk)
+        if is_first:
+            self._cached_tokens += answer.cached_tokens
+        self._generated_tokens += answer.num_output - before
+        if answer.stops_here:
+            self._manager.abort_request(job.rid)
         if output.ended is not None:
             self._forget(job)
-        if work.max_tokens and not isinstance(output.ended, RefusedError):
-            output.token_ids = token_ids[:kept]
-            if work.sampling.logprobs is not None and kept:
-                output.scores = _scores(meta, work.sampling.logprobs)[:kept]
         return output
-
-    def _end(
-        self, job: _Job, token_ids: list[int], meta: dict[str, Any]
-    ) -> tuple[int, Ended | RefusedError | None]:
-        """How many of the tokens are output, and whether the sequence is over."""
-        cached: int = meta.get("cached_tokens", 0)
-        if not job.engine_stops:
-            for index, token_id in enumerate(token_ids):
-                if token_id in job.work.stop_ids:
-                    self._manager.abort_request(job.rid)
-                    return index, Ended(FinishReason.STOP, token_id, cached)
-        finish = meta["finish_reason"]
-        if finish is None:
-            return len(token_ids), None
-        if finish["type"] == "abort":
-            return 0, _aborted(finish, cached)
-        if finish["type"] == "length":
-            return len(token_ids), Ended(FinishReason.LENGTH, None, cached)
-        matched = finish.get("matched")
-        if isinstance(matched, int) and token_ids and token_ids[-1] == matched:
-            stop_id = matched if job.work.max_tokens else None
-            return len(token_ids) - 1, Ended(FinishReason.STOP, stop_id, cached)
-        return len(token_ids), Ended(FinishReason.STOP, None, cached)
 
     # --- the rest ---------------------------------------------------------------------------------
 
@@ -302,8 +262,8 @@ class SglangBackend:
         return None
 
     def stats(self) -> Stats:
-        started = [job for job in self._jobs.values() if job.num_output]
-        held = sum(len(job.work.prompt_ids) + job.num_output for job in started)
+        started = [job for job in self._jobs.values() if job.answer.num_output]
+        held = sum(len(job.work.prompt_ids) + job.answer.num_output for job in started)
         stats = Stats(
             running=len(started),
             waiting=len(self._jobs) - len(started),
@@ -329,31 +289,3 @@ def _engine_eos_ids(manager: Any) -> frozenset[int]:
     if tokenizer is not None and tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
     return frozenset(ids)
-
-
-def _scores(meta: dict[str, Any], num_top: int) -> list[Score]:
-    own = meta["output_token_logprobs"]
-    tops = meta.get("output_top_logprobs") or [None] * len(own)
-    return [_score(entry, top, num_top) for entry, top in zip(own, tops, strict=True)]
-
-
-def _prompt_scores(meta: dict[str, Any], num_top: int) -> list[Score]:
-    own = meta["input_token_logprobs"]
-    tops = meta.get("input_top_logprobs") or [None] * len(own)
-    scores = [_score(entry, top, num_top) for entry, top in zip(own, tops, strict=True)]
-    return [Score(math.nan, []), *scores[1:]]
-
-
-def _score(entry: Any, top: Any, num_top: int) -> Score:
-    value = math.nan if entry[0] is None else entry[0]
-    return Score(value, [(other[1], other[0]) for other in (top or [])[:num_top]])
-
-
-def _aborted(finish: dict[str, Any], cached: int) -> Ended | RefusedError:
-    status = finish.get("status_code")
-    if status is None:
-        return Ended(FinishReason.ABORT, None, cached)
-    kind = {400: FailureKind.INVALID_REQUEST, 503: FailureKind.OVERLOADED}.get(int(status))
-    if kind is None:
-        return RefusedError(FailureKind.INTERNAL, "The engine could not go on with this request.")
-    return RefusedError(kind, str(finish.get("message")))

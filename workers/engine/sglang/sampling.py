@@ -1,8 +1,5 @@
 """Our sampling parameters as SGLang's, and what it cannot honour."""
 
-# SGLang is installed in its own environment, not in the one that type-checks.
-# pyright: reportMissingImports=false
-
 from __future__ import annotations
 
 import json
@@ -12,9 +9,9 @@ import xgrammar
 
 from workers.contract.messages import FailureKind, Grammar, GrammarKind
 from workers.engine.backend import RefusedError, Work
+from workers.engine.grammars import choice_grammar, json_schema, structural_tag
 
 _SEED_RANGE = 2**31
-_JSON_OBJECT = '{"type": "object"}'
 
 
 def check_served(work: Work) -> None:
@@ -87,35 +84,14 @@ def check_grammar(grammar: Grammar) -> None:
 
 
 def _constraint(grammar: Grammar) -> dict[str, str]:
-    source = grammar.source
     match grammar.kind:
-        case GrammarKind.JSON_OBJECT:
-            return {"json_schema": _JSON_OBJECT}
-        case GrammarKind.JSON_SCHEMA:
-            return {"json_schema": source}
+        case GrammarKind.JSON_OBJECT | GrammarKind.JSON_SCHEMA:
+            return {"json_schema": json.dumps(json_schema(grammar))}
         case GrammarKind.REGEX:
-            return {"regex": source}
+            return {"regex": grammar.source}
         case GrammarKind.CHOICE:
-            return {"ebnf": _choice_grammar(source)}
+            return {"ebnf": choice_grammar(grammar)}
         case GrammarKind.EBNF:
-            return {"ebnf": source}
+            return {"ebnf": grammar.source}
         case GrammarKind.STRUCTURAL_TAG:
-            return {"structural_tag": source}
-
-
-def _choice_grammar(source: str) -> str:
-    try:
-        choices = json.loads(source)
-    except ValueError as error:
-        raise _bad_choices() from error
-    if not isinstance(choices, list) or not choices:
-        raise _bad_choices()
-    if not all(isinstance(choice, str) and choice for choice in choices):
-        raise _bad_choices()
-    # A JSON string's escapes are those of an EBNF literal.
-    return "root ::= " + " | ".join(json.dumps(c, ensure_ascii=False) for c in choices)
-
-
-def _bad_choices() -> RefusedError:
-    message = "The choices must be a list of strings that are not empty, with at least one member."
-    return RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format")
+            return {"structural_tag": structural_tag(grammar)}

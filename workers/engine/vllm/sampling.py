@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
 from workers.contract.messages import FailureKind, Grammar, GrammarKind
 from workers.engine.backend import RefusedError, Work
+from workers.engine.grammars import choices, json_schema, structural_tag
 
 _SEED_RANGE = 2**63
-_JSON_OBJECT = '{"type": "object"}'
 
 
 def sampling_params(work: Work, eos_ids: frozenset[int]) -> SamplingParams:
@@ -51,31 +52,22 @@ def _structured(grammar: Grammar) -> StructuredOutputsParams:
     source = grammar.source
     match grammar.kind:
         case GrammarKind.JSON_OBJECT:
-            return StructuredOutputsParams(json=_JSON_OBJECT)
+            return StructuredOutputsParams(structural_tag=structural_tag(grammar))
         case GrammarKind.JSON_SCHEMA:
-            return StructuredOutputsParams(json=source)
+            _check_schema(json_schema(grammar))
+            return StructuredOutputsParams(structural_tag=structural_tag(grammar))
         case GrammarKind.REGEX:
             return StructuredOutputsParams(regex=source)
         case GrammarKind.CHOICE:
-            return StructuredOutputsParams(choice=_choices(source))
+            return StructuredOutputsParams(choice=choices(grammar))
         case GrammarKind.EBNF:
             return StructuredOutputsParams(grammar=source)
         case GrammarKind.STRUCTURAL_TAG:
-            return StructuredOutputsParams(structural_tag=source)
+            return StructuredOutputsParams(structural_tag=structural_tag(grammar))
 
 
-def _choices(source: str) -> list[str]:
-    try:
-        choices = json.loads(source)
-    except ValueError as error:
-        raise _bad_choices() from error
-    if not isinstance(choices, list) or not choices:
-        raise _bad_choices()
-    if not all(isinstance(choice, str) and choice for choice in choices):
-        raise _bad_choices()
-    return choices
-
-
-def _bad_choices() -> RefusedError:
-    message = "The choices must be a list of strings that are not empty, with at least one member."
-    return RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format")
+def _check_schema(schema: Any) -> None:
+    """As vLLM does it for a plain schema: what xgrammar would ignore is refused."""
+    if isinstance(schema, dict) and has_xgrammar_unsupported_json_features(schema):
+        message = "The JSON schema holds keywords that cannot be enforced together or at all."
+        raise RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format")

@@ -1,0 +1,73 @@
+"""What the attached backend asks of a kind of server: one module implements it for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from workers.contract.messages import AdapterRef, Capability
+from workers.engine.adapter_files import AdapterRules
+from workers.engine.backend import Output, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a server says of itself."""
+
+    version: str
+    max_model_len: int | None
+    """None: it does not say."""
+    capabilities: frozenset[Capability]
+    """`LORA` if it could load adapters, as far as it tells."""
+    adapter_rules: AdapterRules
+
+
+class Call(Protocol):
+    """One sequence at the server: the request, and its stream read record by record."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def body(self) -> dict[str, Any]: ...
+
+    @property
+    def refuses_late(self) -> bool:
+        """The server may refuse in the stream's first record: the sequence counts as accepted only
+        after it."""
+        ...
+
+    @property
+    def stops_here(self) -> bool:
+        """The sequence has ended here while the server goes on."""
+        ...
+
+    def read(self, record: dict[str, Any]) -> Output | None:
+        """None where the record brings nothing."""
+        ...
+
+    def finish(self) -> Output | None:
+        """The stream has ended: what was held back."""
+        ...
+
+
+class Server(Protocol):
+    health_path: str
+    load_path: str
+    unload_path: str
+
+    async def describe(self) -> Served:
+        """Raises SpecError."""
+        ...
+
+    def call(self, work: Work) -> Call:
+        """Raises RefusedError."""
+        ...
+
+    async def abort(self, key: int) -> None:
+        """Beyond closing the connection, at which every server stops in the end."""
+        ...
+
+    async def loaded(self, adapter: AdapterRef) -> bool:
+        """Whether the server holds the adapter, from the same files. Raises SpecError."""
+        ...
