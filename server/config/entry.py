@@ -52,8 +52,8 @@ class ModelEntry(Section):
     tokenizer and config."""
     api_key: str | None = Field(default=None, repr=False)
     """Of the attached server."""
-    flavour: Literal["vllm"] = "vllm"
-    """What kind of server it is."""
+    flavour: Literal["vllm", "sglang"] | None = None
+    """What kind of server it is; null: it is asked."""
     served_model: str | None = None
     """The model's name on the attached server; None where it serves only one."""
     allow_adapters: bool = False

@@ -1,208 +1,254 @@
-"""A worker in front of a real vLLM server that somebody else runs: a subset of the suite."""
+"""A worker in front of real servers that somebody else runs: a subset of the suite for each."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import time
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
 
 from tests.conformance.engines import KINDS
+from tests.conformance.servers import KEY, Server, start_server
 from tests.engine import models
 from tests.engine.conftest import WorkerClient, WorkerProcess
 from workers.contract.messages import (
     Abort,
     AdapterRef,
     Capability,
+    Done,
     FailureKind,
     FinishReason,
     Grammar,
     GrammarKind,
     LoadAdapter,
+    PromptScored,
+    UnloadAdapter,
 )
 
 pytestmark = pytest.mark.engine_env
-KEY = "sekret"
-START_TIMEOUT_S = 240.0
-GREEDY = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True}
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True}
+RESERVED_TOKENS = {"vllm": 0, "sglang": 8}
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    url: str
+class Attached:
+    server: Server
     model: Path
     adapter: AdapterRef
+    worker: WorkerProcess
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    python = KINDS["vllm"].python
-    if python is None:
-        pytest.skip("no environment for vllm: `tuneyard env create vllm`")
-    folder = tmp_path_factory.mktemp("attached")
-    model = models.make_model(folder / "model")
-    adapter = models.make_adapter(model, folder / "style", 1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = f"-m vllm.entrypoints.openai.api_server --model {model} --served-model-name remote"
-    command += (
-        f" --dtype float32 --max-model-len 512 --host 127.0.0.1 --port {port} --block-size 32"
-    )
-    command += f" --api-key {KEY} --enable-lora --max-loras 2 --max-lora-rank 16 --max-num-seqs 8"
-    environment = {
-        "OMP_NUM_THREADS": "1",
-        "TORCHDYNAMO_DISABLE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-    }
-    log = folder / "server.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [str(python), *command.split()],
-            cwd=folder,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_ready(url, process, log)
-        yield Server(url, model, adapter)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/health").status_code == 200:
-                return
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(log.read_text(errors="replace")[-4000:])
-        time.sleep(0.3)
-
-
-def attach(server: Server, folder: Path, **settings: object) -> WorkerProcess:
+def attach(server: Server, model: Path, folder: Path, **changes: Any) -> WorkerProcess:
+    settings = {"url": server.url, "api_key": KEY, "allow_adapters": True}
     return WorkerProcess(
         folder,
         backend="attached",
-        model_path=str(server.model),
+        model_path=str(model),
         max_loras=2,
-        settings={"url": server.url, "api_key": KEY, "allow_adapters": True, **settings},
+        max_lora_rank=16,
+        settings={**settings, **changes},
     )
 
 
-@pytest.fixture(scope="module")
-def worker(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    process = attach(server, tmp_path_factory.mktemp("worker"))
-    yield process
-    process.end()
+@pytest.fixture(scope="module", params=["vllm", "sglang"])
+def attached(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Attached]:
+    flavour: str = request.param
+    python = KINDS[flavour].python
+    if python is None:
+        pytest.skip(f"no environment for {flavour}: `tuneyard env create {flavour}`")
+    folder = tmp_path_factory.mktemp(f"attached-{flavour}")
+    model = models.make_model(folder / "model")
+    adapter = models.make_adapter(model, folder / "style", 1)
+    with start_server(flavour, python, model, folder) as server:
+        worker = attach(server, model, folder / "worker")
+        yield Attached(server, model, adapter, worker)
+        worker.end()
 
 
 @pytest.fixture
-async def client(worker: WorkerProcess) -> AsyncIterator[WorkerClient]:
-    client = await worker.client()
+async def client(attached: Attached) -> AsyncIterator[WorkerClient]:
+    client = await attached.worker.client()
     yield client
     await client.close()
 
 
 async def test_base_and_adapter_give_transformers_greedy_tokens_side_by_side(
-    client: WorkerClient, server: Server
+    client: WorkerClient, attached: Attached
 ) -> None:
-    assert client.hello.engine.startswith("attached-vllm/")
-    assert client.hello.max_model_len == 512
-    assert (await client.ask(LoadAdapter, server.adapter)) is not None
+    flavour = attached.server.flavour
+    assert client.hello.engine.startswith(f"attached-{flavour}/")
+    assert client.hello.max_model_len == 512 - RESERVED_TOKENS[flavour]
+    assert isinstance(await client.ask(LoadAdapter, attached.adapter), Done)
     prompts = ["The quick brown fox", "0123456789 + -"]
     running = [
         (prompt, adapter, client.start(prompt, adapter=adapter, **GREEDY))
         for prompt in prompts
-        for adapter in (None, server.adapter)
+        for adapter in (None, attached.adapter)
     ]
-    base, tuned = models.load(server.model), models.merged(server.model, server.adapter)
+    base, tuned = models.load(attached.model), models.merged(attached.model, attached.adapter)
     for prompt, adapter, request in running:
         answer = await client.finish(request)
         assert answer.end.reason is FinishReason.LENGTH, answer.end
         assert answer.ids == models.greedy(tuned if adapter else base, prompt, 12)
 
 
-async def test_logprobs_stop_ids_seeds_and_grammars(client: WorkerClient, server: Server) -> None:
+async def test_logprobs_stop_ids_and_cached_tokens(client: WorkerClient) -> None:
     plain = await client.generate("The quick", logprobs=2, **GREEDY)
     assert [entry.token_id for entry in plain.logprobs] == plain.ids
     assert all(len(e.top) == 2 and e.top[0].token_id == e.token_id for e in plain.logprobs)
     stop = plain.ids[3]
-    stopped = await client.generate("The quick", stop_token_ids=[stop], **GREEDY)
-    assert stopped.ids == plain.ids[: plain.ids.index(stop)]
-    assert (stopped.end.reason, stopped.end.stop) == (FinishReason.STOP, stop)
-    seeded = [await client.generate("a", seed=5, max_tokens=8, ignore_eos=True) for _ in "ab"]
-    assert seeded[0].ids == seeded[1].ids
-    choice = Grammar(GrammarKind.CHOICE, '["red", "blue"]')
-    assert (await client.generate("a", grammar=choice, max_tokens=8)).text in ("red", "blue")
-    bad = await client.generate("a", grammar=Grammar(GrammarKind.REGEX, "(("), max_tokens=8)
-    assert bad.end.kind is FailureKind.INVALID_GRAMMAR
+    for ignore_eos in (True, False):
+        options = {**GREEDY, "ignore_eos": ignore_eos, "stop_token_ids": [stop]}
+        stopped = await client.generate("The quick", **options)
+        assert stopped.ids == plain.ids[: plain.ids.index(stop)]
+        assert (stopped.end.reason, stopped.end.stop) == (FinishReason.STOP, stop)
+    long = "The quick brown fox jumps over the lazy dog. " * 8
+    first = await client.generate(long, **GREEDY)
+    again = await client.generate(long, **GREEDY)
+    assert again.ids == first.ids
+    assert again.end.cached_tokens >= 64 > first.end.cached_tokens
 
 
-async def test_what_the_server_cannot_do_is_refused_and_an_abort_ends_its_work(
-    client: WorkerClient, server: Server
+@pytest.mark.parametrize(
+    ("kind", "source", "outputs"),
+    [
+        (GrammarKind.CHOICE, '["red", "blue"]', ("red", "blue")),
+        (GrammarKind.REGEX, "(ab){2}", ("abab",)),
+        (GrammarKind.JSON_SCHEMA, '{"const": 7}', ("7",)),
+        (
+            GrammarKind.STRUCTURAL_TAG,
+            '{"type":"structural_tag","format":{"type":"const_string","value":"hi"}}',
+            ("hi",),
+        ),
+    ],
+    ids=str,
+)
+async def test_grammars_hold_and_bad_ones_are_refused_before_admission(
+    client: WorkerClient, kind: GrammarKind, source: str, outputs: tuple[str, ...]
 ) -> None:
-    assert Capability.PROMPT_LOGPROBS not in client.hello.capabilities
-    missing = AdapterRef("missing", 9, "/nowhere/at/all")
-    refused = await client.generate("a", adapter=missing, max_tokens=2)
-    assert refused.end.kind in (FailureKind.ADAPTER_NOT_FOUND, FailureKind.ADAPTER_INVALID)
-    # Several, so that none is through before its abort arrives.
-    requests = [client.start("a", max_tokens=400, ignore_eos=True) for _ in range(8)]
-    while any(client.queues[request].qsize() < 2 for request in requests):
-        await asyncio.sleep(0)
+    answer = await client.generate("a", grammar=Grammar(kind, source), max_tokens=8)
+    assert answer.text in outputs
+    assert answer.end.reason is FinishReason.STOP
+    bad = await client.generate("a", grammar=Grammar(kind, source[:-2]), max_tokens=8)
+    assert bad.end.kind is FailureKind.INVALID_GRAMMAR
+    assert len(bad.events) == 1
+
+
+async def test_what_only_one_of_them_can_do_is_refused_by_the_other(
+    client: WorkerClient, attached: Attached
+) -> None:
+    has_seed = attached.server.flavour == "vllm"
+    can = client.hello.capabilities
+    assert (Capability.SEED in can) is has_seed
+    assert (Capability.REPETITION_PENALTY in can) is has_seed
+    assert (Capability.PROMPT_LOGPROBS in can) is not has_seed
+    options = {"max_tokens": 8, "ignore_eos": True}
+    if has_seed:
+        seeded = [await client.generate("a", seed=5, **options) for _ in "ab"]
+        assert seeded[0].ids == seeded[1].ids
+        refused = await client.generate("a", prompt_logprobs=1, **options)
+        assert refused.end.param == "prompt_logprobs"
+        return
+    refused = await client.generate("a", seed=5, **options)
+    assert (refused.end.kind, refused.end.param) == (FailureKind.UNSUPPORTED, "seed")
+    refused = await client.generate("a", logprobs=1, temperature=0.5, **options)
+    assert (refused.end.kind, refused.end.param) == (FailureKind.UNSUPPORTED, "logprobs")
+    scored = await client.generate("abc", temperature=0.0, max_tokens=0, prompt_logprobs=1)
+    (scores,) = [event for event in scored.events if isinstance(event, PromptScored)]
+    assert len(scores.tokens) == scored.end.prompt_tokens
+    assert scored.ids == []
+
+
+async def test_an_id_outside_the_vocabulary_never_reaches_the_server(client: WorkerClient) -> None:
+    refused = await client.generate("a", logit_bias={client.hello.vocab_size: 1.0})
+    assert (refused.end.kind, refused.end.param) == (FailureKind.INVALID_REQUEST, "logit_bias")
+
+
+async def test_aborted_streams_end_at_the_server_too(
+    client: WorkerClient, attached: Attached
+) -> None:
+    # Eight run and one waits; a bias keeps them from an early end.
+    requests = [client.start("a", max_tokens=450, ignore_eos=True) for _ in range(9)]
+    async with asyncio.timeout(30):
+        while not any(client.queues[request].qsize() > 2 for request in requests):
+            await asyncio.sleep(0)
     for request in requests:
         client.send(Abort(request))
     for request in requests:
         assert (await client.finish(request)).end.reason is FinishReason.ABORT
-    headers = {"authorization": f"Bearer {KEY}"}
-    async with asyncio.timeout(10), httpx.AsyncClient(headers=headers) as http:
-        while "num_requests_running" in (text := (await http.get(f"{server.url}/metrics")).text):
-            counts = [ln for ln in text.splitlines() if ln.startswith("vllm:num_requests_running")]
-            if all(float(line.rpartition(" ")[2]) == 0 for line in counts):
-                break
+    async with asyncio.timeout(10):
+        while await asyncio.to_thread(attached.server.num_running):
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"served_model": "other"}, "served_model must be one of remote"),
-        ({"api_key": "wrong"}, "answers /v1/models with 401"),
-        ({"url": "http://127.0.0.1:9"}, "cannot be reached"),
-        ({"typo": 1}, "typo"),
-    ],
-)
-async def test_a_wrong_attachment_is_refused_at_start(
-    server: Server, tmp_path: Path, settings: dict[str, object], message: str
+async def test_adapters_are_checked_here_and_loaded_once(
+    client: WorkerClient, attached: Attached, tmp_path: Path
 ) -> None:
-    worker = attach(server, tmp_path, **settings)
-    assert await worker.exit_status(90) == 2
-    assert message in worker.log_path.read_text()
+    missing = AdapterRef("missing", 9, "/nowhere/at/all")
+    refused = await client.generate("a", adapter=missing, max_tokens=2)
+    assert refused.end.kind is FailureKind.ADAPTER_NOT_FOUND
+    big = models.make_adapter(attached.model, tmp_path / "big", 10, r=32)
+    refused = await client.generate("a", adapter=big, max_tokens=2)
+    assert refused.end.kind is FailureKind.ADAPTER_INVALID
+    assert "32" in refused.end.message
+    cut = tmp_path / "cut"
+    shutil.copytree(attached.adapter.path, cut)
+    weights = cut / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused = await client.generate("a", adapter=AdapterRef("cut", 11, str(cut)), max_tokens=2)
+    assert refused.end.kind is FailureKind.ADAPTER_INVALID
+    # Three adapters over two places, and back to the first: unloaded, and loaded anew.
+    others = [models.make_adapter(attached.model, tmp_path / f"n{n}", 20 + n) for n in range(2)]
+    before = await client.generate("The quick", adapter=attached.adapter, **GREEDY)
+    for other in others:
+        assert (await client.generate("a", adapter=other, **GREEDY)).ids
+    after = await client.generate("The quick", adapter=attached.adapter, **GREEDY)
+    assert after.ids == before.ids
+    assert (await client.next_stats()).adapter_evictions >= 2
+    assert isinstance(await client.ask(UnloadAdapter, others[0].name), Done)
 
 
-async def test_adapters_are_not_declared_unless_allowed(server: Server, tmp_path: Path) -> None:
-    worker = attach(server, tmp_path, allow_adapters=False)
+async def test_a_second_worker_finds_what_the_first_has_loaded(
+    client: WorkerClient, attached: Attached, tmp_path: Path
+) -> None:
+    expected = await client.generate("The quick", adapter=attached.adapter, **GREEDY)
+    worker = attach(attached.server, attached.model, tmp_path, flavour=attached.server.flavour)
+    other = await worker.client()
+    answer = await other.generate("The quick", adapter=attached.adapter, **GREEDY)
+    assert answer.ids == expected.ids
+    await other.close()
+    worker.end()
+
+
+async def test_a_wrong_attachment_is_refused_at_start(attached: Attached, tmp_path: Path) -> None:
+    cases = {
+        "served_model must be one of remote": {"served_model": "other"},
+        "answers /v1/models with 401": {"api_key": "wrong"},
+        "cannot be reached": {"url": "http://127.0.0.1:9"},
+        "typo": {"typo": 1},
+        "Invalid enum value": {"flavour": "ollama"},
+    }
+    workers = [
+        (message, attach(attached.server, attached.model, tmp_path / str(n), **settings))
+        for n, (message, settings) in enumerate(cases.items())
+    ]
+    for message, worker in workers:
+        assert await worker.exit_status(90) == 2
+        assert message in worker.log_path.read_text()
+        worker.end()
+
+
+async def test_adapters_are_not_declared_unless_allowed(attached: Attached, tmp_path: Path) -> None:
+    worker = attach(attached.server, attached.model, tmp_path, allow_adapters=False)
     client = await worker.client()
     assert Capability.LORA not in client.hello.capabilities
-    refused = await client.generate("a", adapter=server.adapter)
+    refused = await client.generate("a", adapter=attached.adapter)
     assert refused.end.kind is FailureKind.UNSUPPORTED
     await client.close()
     worker.end()

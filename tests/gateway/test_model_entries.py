@@ -46,7 +46,7 @@ def test_the_names_of_llama_factory_are_understood() -> None:
         ({"quantization_bit": 4}, "quantization_bit"),
         ({"engine": "attached"}, "needs a url"),
         ({"url": "http://x"}, "url is only for engine: attached"),
-        ({"engine": "attached", "url": "http://x", "flavour": "sglang"}, "'vllm'"),
+        ({"engine": "attached", "url": "http://x", "flavour": "ollama"}, "'vllm'"),
     ],
 )
 def test_what_an_entry_cannot_have_is_refused(settings: dict[str, Any], message: str) -> None:
