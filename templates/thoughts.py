@@ -64,18 +64,21 @@ def split_thought(
     family: Family, message: ChatMessage, dropped: bool = False
 ) -> tuple[str | None, ChatMessage]:
     """The thought of an assistant message, and the message without it. A text that begins with a
-    thought in the family's words has it there: datasets and many clients write it so. Where the
-    thought is dropped, so are the line breaks that parted it from the answer."""
+    thought in the family's words has it there: datasets and many clients write it so. A family that
+    drops thoughts drops the line breaks ahead of the answer with them, thought or not."""
     if message.reasoning is not None:
         return message.reasoning, message
     if not message.parts or not isinstance(message.parts[0], TextPart):
         return None, message
     pattern = _thought_pattern(family.thought_words, lenient=family.thinking is not None)
-    found = pattern.match(message.parts[0].text)
-    if found is None:
-        return None, message
-    text = found["rest"].lstrip("\n") if dropped else found["rest"]
-    return found["thought"], replace(message, parts=(TextPart(text), *message.parts[1:]))
+    given = message.parts[0].text
+    found = pattern.match(given)
+    said = given if found is None else found["rest"]
+    if dropped and family.thinking is not None:
+        said = said.lstrip("\n")
+    if said != given:
+        message = replace(message, parts=(TextPart(said), *message.parts[1:]))
+    return None if found is None else found["thought"], message
 
 
 @lru_cache(maxsize=64)
