@@ -81,6 +81,8 @@ class RenderOptions(Value, frozen=True):
     enable_thinking: bool | None = None
     """None: as the model does by default."""
     reasoning_effort: str | None = None
+    thinking_budget: int | None = None
+    """Most tokens of thinking. None: as many as the model likes."""
     preserve_thinking: bool | None = None
     """Keep the thoughts of earlier turns in the prompt. None: as the family does."""
     keep_given_thoughts: bool = False

@@ -67,6 +67,16 @@ class Thinking:
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """Levels of reasoning effort that the models themselves know."""
+
+    levels: tuple[str, ...]
+    before: str
+    """With the level and `after`, stands at the end of the system text."""
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """One named template."""
 
@@ -89,6 +99,8 @@ class Family:
     """Stands between the results of parallel calls; None repeats the whole slot."""
     system_place: SystemPlace = SystemPlace.OWN_TURN
     thinking: Thinking | None = None
+    effort: Effort | None = None
+    """None: the models think or do not."""
     thought_words: tuple[str, str] = ("<think>\n", "\n</think>\n\n")
     media: dict[MediaKind, str] = field(default_factory=dict[MediaKind, str])
     """What stands for each kind of media the models take: the placeholder token, and the marks that

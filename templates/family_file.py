@@ -21,6 +21,7 @@ hold more. Fields of a definition (all optional but `user` and `assistant`, whic
       system_place: own_turn        # or first_user
       thinking: {open: "<think>\\n", close: "\\n</think>\\n\\n", empty: "..."}
       thought_words: ["<think>", "</think>"]
+      effort: {levels: [low, high], text: "\\nReasoning: {{content}}"}  # ends the system text
       media: {image: "<image>"}
       note: "shown in the list of templates"
 """
@@ -36,8 +37,10 @@ import yaml
 
 from templates.conversation import MediaKind
 from templates.dialects import DIALECTS
+from templates.effort import EFFORTS
 from templates.family import (
     CONTENT,
+    Effort,
     Element,
     EosUse,
     Family,
@@ -104,6 +107,7 @@ class _Reader:
             "system_place": lambda node: self.choice(node, SystemPlace),
             "thinking": self.thinking,
             "thought_words": self.pair,
+            "effort": self.effort,
             "media": self.media,
             "note": self.text,
         }
@@ -230,6 +234,19 @@ class _Reader:
             raise self.error(node, "thinking takes open, close and perhaps empty")
         empty = values.get("empty", values["open"] + values["close"])
         return Thinking(values["open"], values["close"], empty)
+
+    def effort(self, node: yaml.Node) -> Effort:
+        values = {key.value: value for key, value in self.items(node, "effort")}
+        if values.keys() != {"levels", "text"}:
+            raise self.error(node, "effort takes levels and text")
+        levels = self.texts(values["levels"])
+        for level, item in zip(levels, values["levels"].value, strict=True):
+            if level not in EFFORTS:
+                raise self.error(item, f"must be one of: {', '.join(EFFORTS)}")
+        before, found, after = self.text(values["text"]).partition(CONTENT)
+        if not found:
+            raise self.error(values["text"], f"lacks {CONTENT}")
+        return Effort(levels, before, after)
 
     def media(self, node: yaml.Node) -> dict[MediaKind, str]:
         tokens: dict[MediaKind, str] = {}

@@ -51,6 +51,19 @@ class Prompt(Value, frozen=True):
     segments: tuple[Segment, ...]
     opens_reasoning: bool = False
     """The prompt ends inside the thinking words, so the output starts as reasoning."""
+    thought_over: bool = False
+    """The prompt ends behind a thought, so the output is the answer."""
+
+
+class ThinkingBudget(Value, frozen=True):
+    max_tokens: int
+    ending: str
+    """Control text that ends the thinking once the budget is spent."""
+
+    def spent(self, prompt: Prompt) -> Prompt:
+        """`prompt`, some thinking, and its end: the answer follows."""
+        ending = Segment(self.ending, control=True, joined=False)
+        return Prompt((*prompt.segments, ending), thought_over=True)
 
 
 class TrainingTurn(Value, frozen=True):
@@ -150,6 +163,10 @@ class ChatFormat(Protocol):
     ) -> tuple[TrainingTurn, ...]:
         """The whole conversation as turns. With `last_turn_only`, all but the last are context, as
         `render` gives it for that turn. Raises FormatError."""
+        ...
+
+    def thinking_budget(self, conversation: Conversation) -> ThinkingBudget | None:
+        """What `render`'s output may think, where the options limit it. Raises FormatError."""
         ...
 
     def parser(self, prompt: Prompt, tools: tuple[Tool, ...]) -> OutputParser:

@@ -19,13 +19,16 @@ import jinja2
 from msgspec.structs import replace
 
 from templates.conversation import ChatMessage, Conversation, Role, TextPart, Tool
+from templates.dialects import binding_dialect
 from templates.dialects.base import Dialect
+from templates.effort import thinking_budget
 from templates.format import (
     FormatError,
     OutputConstraint,
     OutputParser,
     Prompt,
     Segment,
+    ThinkingBudget,
     TokenizerInfo,
     ToolChoice,
     TrainingTurn,
@@ -38,6 +41,7 @@ from templates.jinja_environment import (
 )
 from templates.jinja_media import media_parts, place_media
 from templates.jinja_messages import (
+    EFFORT_VARIABLE,
     MessageStyle,
     ToText,
     message_variables,
@@ -56,6 +60,8 @@ THINKING_WORDS = (
     ThinkingWords("[THINK]", "[/THINK]"),
     ThinkingWords("◁think▷", "◁/think▷"),
 )
+CHANNEL_EFFORTS = ("low", "medium", "high")
+"""What models with a reasoning channel (gpt-oss) know; a template writes any word it is given."""
 TOOL_TEMPLATE = "tool_use"
 
 
@@ -134,6 +140,10 @@ class JinjaFormat:
         )
 
     @property
+    def _reads_reasoning(self) -> bool:
+        return self.dialect is not None and self.dialect.reads_reasoning
+
+    @property
     def dialect(self) -> Dialect | None:
         """The tool-call dialect whose parser reads back a call that the template wrote."""
         return self._probe.dialect
@@ -143,13 +153,20 @@ class JinjaFormat:
         messages = conversation.messages
         if not messages:
             raise FormatError("There are no messages.", "messages")
+        effort = options.reasoning_effort
+        if effort is not None and self._reads_reasoning and effort not in CHANNEL_EFFORTS:
+            raise FormatError(
+                f"The model's chat template cannot honour reasoning_effort '{effort}'; it takes: "
+                f"{', '.join(CHANNEL_EFFORTS)}.",
+                "reasoning_effort",
+            )
         if options.continue_final_message:
             segments = self._continued(conversation)
         else:
             segments = self._render(conversation, generate=True).segments
         if media := media_parts(messages):
             segments = place_media(segments, media, self._tokenizer.media)
-        return Prompt(segments, self._opens_reasoning(segments))
+        return Prompt(segments, self._opens_reasoning(segments), self._ends_thought(segments))
 
     def render_training(
         self, conversation: Conversation, last_turn_only: bool = False
@@ -165,6 +182,21 @@ class JinjaFormat:
         return turns_by_prefixes(
             conversation, self._text, self._guard(conversation), last_turn_only
         )
+
+    def thinking_budget(self, conversation: Conversation) -> ThinkingBudget | None:
+        variables = self._template(conversation).variables
+        ending = None
+        if self._writes_thoughts or self._reads_reasoning:
+            ending = self._probe.thought_ending or (self.thinking_words and self.thinking_words.end)
+        budget = thinking_budget(
+            conversation.options, ending, own_levels=EFFORT_VARIABLE in variables
+        )
+        if budget is not None and self._reads_reasoning and conversation.tools:
+            raise FormatError(
+                "This model's chat format cannot combine a thinking budget with tools.",
+                "thinking_budget",
+            )
+        return budget
 
     def parser(self, prompt: Prompt, tools: tuple[Tool, ...]) -> OutputParser:
         dialect = self.dialect
@@ -188,21 +220,20 @@ class JinjaFormat:
                     "The tool calls of this model's chat template are of no known dialect.", "tools"
                 )
             dialect = self._probe.plain_dialect
+        dialect = binding_dialect(dialect, prompt, tools)
         constraint = dialect.constrain(tools, choice, schema)
         if constraint is None or dialect.reads_reasoning:
             return constraint
         return self._after_thought(prompt, constraint)
 
     def bind_content(self, prompt: Prompt, constraint: OutputConstraint) -> OutputConstraint:
-        dialect = self.dialect or self._probe.plain_dialect
+        dialect = binding_dialect(self.dialect or self._probe.plain_dialect, prompt, ())
         constraint = dialect.bind_content(constraint)
         return constraint if dialect.reads_reasoning else self._after_thought(prompt, constraint)
 
     def _after_thought(self, prompt: Prompt, constraint: OutputConstraint) -> OutputConstraint:
         words = self.thinking_words
-        if words is None:
-            return constraint
-        if not prompt.opens_reasoning and _text(prompt).rstrip().endswith(words.end.strip()):
+        if words is None or prompt.thought_over:
             return constraint
         return after_reasoning(constraint, words, opened=prompt.opens_reasoning)
 
@@ -296,6 +327,12 @@ class JinjaFormat:
         shielded = _cut(self._text(cut, generate=False, shielding=shielding), word)
         return split_checked(shielding, shielded, plain).segments
 
+    def _ends_thought(self, segments: Sequence[Segment]) -> bool:
+        words = self.thinking_words
+        if words is None or not segments:
+            return False
+        return segments[-1].text.rstrip().endswith(words.end.strip())
+
     def _opens_reasoning(self, segments: Sequence[Segment]) -> bool:
         words = self.thinking_words
         if words is None or not segments or not segments[-1].control:
@@ -371,7 +408,3 @@ def _as_is(text: str) -> str:
 
 def _call_texts(call: Any) -> list[str]:
     return [call.name, call.arguments, call.id or ""]
-
-
-def _text(prompt: Prompt) -> str:
-    return "".join(segment.text for segment in prompt.segments)

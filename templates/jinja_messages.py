@@ -15,20 +15,13 @@ from typing import Any
 
 from templates.conversation import ChatMessage, MediaPart, RenderOptions, Role, Tool, ToolCall
 from templates.dialects.base import wrapped_declaration
+from templates.effort import wants_thinking
 from templates.format import FormatError
+
+EFFORT_VARIABLE = "reasoning_effort"
 
 ToText = Callable[[str], str]
 """What is done to a text of the caller before the template sees it."""
-
-EFFORT_TO_THINKING = {
-    "none": False,
-    "minimal": False,
-    "medium": True,
-    "high": True,
-    "xhigh": True,
-    "max": True,
-}
-"""For templates that only know thinking on or off; `low` cannot be honoured by those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,18 +154,16 @@ def option_variables(
 
 def _thinking(options: RenderOptions, known: frozenset[str], can_think: bool) -> dict[str, Any]:
     variables: dict[str, Any] = {}
+    if options.thinking_budget is not None and "thinking_budget" in known:
+        variables["thinking_budget"] = options.thinking_budget
     enabled, effort = options.enable_thinking, options.reasoning_effort
-    if effort is not None and "reasoning_effort" in known:
-        variables["reasoning_effort"] = effort
-    elif effort is not None:
-        wanted = EFFORT_TO_THINKING.get(effort)
-        if wanted is None or (enabled is not None and enabled is not wanted):
-            raise FormatError(
-                f"The model's chat template cannot honour reasoning_effort '{effort}'.",
-                "reasoning_effort",
-            )
-        enabled = wanted
     switch = next((name for name in ("enable_thinking", "thinking") if name in known), None)
+    if effort is None or EFFORT_VARIABLE not in known:
+        enabled = wants_thinking(options)
+    else:
+        variables[EFFORT_VARIABLE] = effort
+        if switch is not None and wants_thinking(options) is False:
+            enabled = False
     if enabled is not None and switch is not None:
         variables[switch] = enabled
     elif enabled is not None and enabled is not can_think:

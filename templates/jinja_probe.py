@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 
+from msgspec.structs import replace as replace_struct
+
 from templates.conversation import ChatMessage, Conversation, Role, TextPart, Tool, ToolCall
 from templates.dialects import DIALECTS, detect
 from templates.dialects.base import Dialect
@@ -20,6 +22,7 @@ from templates.jinja_messages import MessageStyle
 Render = Callable[[Conversation, MessageStyle, bool], str]
 
 ASKED = "tuneyardasks"
+THOUGHT = "tuneyardthinks"
 ANSWERED = "tuneyardanswers"
 PLAIN_DIALECT = "default"
 _ARGUMENTS = {"city": "tuneyardville", "days": 2}
@@ -90,6 +93,15 @@ class Probe:
     def plain_dialect(self) -> Dialect:
         """For output without tool calls."""
         return DIALECTS[PLAIN_DIALECT]
+
+    @cached_property
+    def thought_ending(self) -> str | None:
+        """What the template writes between the thought of an answer and its text."""
+        answer = _says(Role.ASSISTANT, ANSWERED)
+        text = self._try((_ASK, replace_struct(answer, reasoning=THOUGHT)), self.style)
+        _, found, after = text.rpartition(THOUGHT)
+        ending, answered, _ = after.partition(ANSWERED)
+        return ending if found and answered and ending.strip() else None
 
     def end_words(self, control_words: frozenset[str]) -> tuple[str, ...]:
         text = self._try((_ASK, _says(Role.ASSISTANT, ANSWERED)), self.style)

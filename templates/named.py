@@ -21,9 +21,10 @@ from templates.conversation import (
     TextPart,
     Tool,
 )
-from templates.dialects import dialect
-from templates.dialects.base import declaration, to_json
+from templates.dialects import binding_dialect, dialect
+from templates.dialects.base import Dialect, declaration, to_json
 from templates.dialogue import BETWEEN_MESSAGES, Exchange, Told, read_dialogue
+from templates.effort import thinking_budget
 from templates.family import EosUse, Family, SystemPlace, fill, start_run
 from templates.format import (
     FormatError,
@@ -31,6 +32,7 @@ from templates.format import (
     OutputParser,
     Prompt,
     Segment,
+    ThinkingBudget,
     TokenizerInfo,
     ToolChoice,
     TrainingTurn,
@@ -80,7 +82,7 @@ class NamedFormat:
         thoughts = thinks(self._family, options)
         dialogue = read_dialogue(conversation.messages)
         segments = self._opening()
-        opens_reasoning = False
+        opens_reasoning = thought_over = False
         last = len(dialogue.exchanges) - 1
         for index, exchange in enumerate(dialogue.exchanges):
             segments += self._told(exchange, conversation, dialogue.system, index)
@@ -92,12 +94,13 @@ class NamedFormat:
                 segments += continued[0]
             else:
                 segments += self._unsaid_thought(thoughts)
+                thought_over = thoughts.empty_in_prompt
         if not dialogue.exchanges[-1].answer and options.continue_final_message:
             raise FormatError(
                 "continue_final_message needs a conversation that ends with an assistant message.",
                 "continue_final_message",
             )
-        return Prompt(tuple(segments), opens_reasoning)
+        return Prompt(tuple(segments), opens_reasoning, thought_over)
 
     def render_training(
         self, conversation: Conversation, last_turn_only: bool = False
@@ -125,6 +128,18 @@ class NamedFormat:
             turns.append(TrainingTurn(tuple(prompt), tuple(response), trained))
         return tuple(turns)
 
+    def thinking_budget(self, conversation: Conversation) -> ThinkingBudget | None:
+        options, thinking = conversation.options, self._family.thinking
+        own_levels = self._family.effort is not None
+        ending = None if thinking is None else thinking.close
+        budget = thinking_budget(options, ending, own_levels=own_levels)
+        if budget is not None and self._reader.reads_reasoning and conversation.tools:
+            raise FormatError(
+                f"The chat format {self.name} cannot combine a thinking budget with tools.",
+                "thinking_budget",
+            )
+        return budget
+
     def parser(self, prompt: Prompt, tools: tuple[Tool, ...]) -> OutputParser:
         parser = self._reader.parser(tools)
         if self._words is None:
@@ -138,19 +153,19 @@ class NamedFormat:
         choice: ToolChoice,
         schema: dict[str, Any] | None,
     ) -> OutputConstraint | None:
-        constraint = self._reader.constrain(tools, choice, schema)
+        constraint = self._binder(prompt, tools).constrain(tools, choice, schema)
         return None if constraint is None else self._after_thought(prompt, constraint)
 
     def bind_content(self, prompt: Prompt, constraint: OutputConstraint) -> OutputConstraint:
-        return self._after_thought(prompt, self._reader.bind_content(constraint))
+        return self._after_thought(prompt, self._binder(prompt, ()).bind_content(constraint))
+
+    def _binder(self, prompt: Prompt, tools: tuple[Tool, ...]) -> Dialect:
+        return binding_dialect(self._reader, prompt, tools)
 
     def _after_thought(self, prompt: Prompt, constraint: OutputConstraint) -> OutputConstraint:
-        thinking, words = self._family.thinking, self._words
-        if thinking is None or words is None:
+        if self._words is None or prompt.thought_over:
             return constraint
-        if prompt.segments and prompt.segments[-1].text == thinking.empty:
-            return constraint
-        return after_reasoning(constraint, words, opened=prompt.opens_reasoning)
+        return after_reasoning(constraint, self._words, opened=prompt.opens_reasoning)
 
     # --- parts of a rendering ---------------------------------------------------------------------
 
@@ -177,7 +192,7 @@ class NamedFormat:
         system: Sequence[ChatMessage],
         index: int,
     ) -> list[Segment]:
-        lead = self._system(system, conversation.tools) if index == 0 else []
+        lead = self._system(system, conversation) if index == 0 else []
         for told in exchange.told:
             if told.role is Role.SYSTEM and not self._family.tells_system_anywhere:
                 raise FormatError(
@@ -218,13 +233,15 @@ class NamedFormat:
         cut = replace(last, text=last.text.removesuffix(opening))
         return [*message[:-1], cut] if cut.text else message[:-1]
 
-    def _system(self, messages: Sequence[ChatMessage], tools: tuple[Tool, ...]) -> list[Segment]:
-        default = self._family.default_system
-        if not (messages or default or tools):
+    def _system(self, messages: Sequence[ChatMessage], conversation: Conversation) -> list[Segment]:
+        default, tools = self._family.default_system, conversation.tools
+        effort = self._effort_line(conversation.options)
+        if not (messages or default or tools or effort):
             return []
         content = self._contents(messages)
         if not any(segment.text for segment in content):
             content = [Segment(default, control=True)] if default else []
+        content += [Segment(effort, control=True)] if effort else []
         if tools:
             content = [*content, *self._tool_list(tools)]
         if not content:
@@ -233,6 +250,12 @@ class NamedFormat:
         if self._family.system_place is SystemPlace.FIRST_USER:
             slot = slot[:1]
         return fill(slot, content, self._tokenizer, self._eos)
+
+    def _effort_line(self, options: RenderOptions) -> str:
+        effort, level = self._family.effort, options.reasoning_effort
+        if effort is None or level not in effort.levels:
+            return ""
+        return f"{effort.before}{level}{effort.after}"
 
     def _tool_list(self, tools: tuple[Tool, ...]) -> list[Segment]:
         plain = self._tool_text(tools)

@@ -9,12 +9,9 @@ from functools import lru_cache
 from msgspec.structs import replace
 
 from templates.conversation import ChatMessage, RenderOptions, TextPart
+from templates.effort import EFFORTS, wants_thinking
 from templates.family import Family
 from templates.format import FormatError
-
-EFFORTS_OFF = ("none", "minimal")
-EFFORTS_ON = ("medium", "high", "xhigh", "max")
-"""A family that thinks or does not cannot think a little, so `low` is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +35,21 @@ def thinks(family: Family, options: RenderOptions) -> Thoughts:
 
 
 def _enabled(family: Family, options: RenderOptions) -> bool:
+    wanted = wants_thinking(options)
     effort = options.reasoning_effort
-    enabled = options.enable_thinking
-    if effort is not None:
-        if effort not in EFFORTS_OFF + EFFORTS_ON or family.thinking is None:
-            accepted = ", ".join(EFFORTS_OFF + EFFORTS_ON) if family.thinking else "none, minimal"
-            if family.thinking is not None or effort not in EFFORTS_OFF:
-                raise FormatError(
-                    f"The chat format {family.name} cannot honour reasoning_effort "
-                    f"'{effort}'; it takes: {accepted}.",
-                    "reasoning_effort",
-                )
-        wanted = effort in EFFORTS_ON
-        if enabled is not None and enabled is not wanted:
-            raise FormatError(
-                "enable_thinking and reasoning_effort contradict each other.", "reasoning_effort"
-            )
-        enabled = wanted
-    if family.thinking is None and enabled:
-        raise FormatError(f"The chat format {family.name} has no thinking.", "enable_thinking")
-    return enabled is not False
+    if family.thinking is None:
+        if wanted:
+            field = "enable_thinking" if options.enable_thinking else "reasoning_effort"
+            raise FormatError(f"The chat format {family.name} has no thinking.", field)
+        return True
+    if effort is not None and wanted and family.effort and effort not in family.effort.levels:
+        known = ", ".join(name for name, on in EFFORTS.items() if not on)
+        raise FormatError(
+            f"The chat format {family.name} cannot honour reasoning_effort '{effort}'; it takes: "
+            f"{known}, {', '.join(family.effort.levels)}.",
+            "reasoning_effort",
+        )
+    return wanted is not False
 
 
 def split_thought(

@@ -11,6 +11,7 @@ from server.chat.choice import ChoiceReader, finish_reason
 from server.chat.plan import ChatPlan
 from server.errors import ApiError
 from server.generation.answers import AnswerId, chat_logprobs, to_json, tool_call_id, usage_json
+from server.generation.exchange import Continuation
 from server.sse import Reply
 from server.usage import Tally
 from templates.format import (
@@ -64,7 +65,8 @@ class ChatFold:
         self._reply = reply
         self._answer = AnswerId("chatcmpl-", plan.request.model, plan.served.hello)
         self._choices = [
-            _Choice(ChoiceReader(plan.parser(), plan.prompt.opens_reasoning)) for _ in plan.works
+            _Choice(ChoiceReader(plan.parser(), plan.prompt.opens_reasoning, plan.limit))
+            for _ in plan.works
         ]
 
     def begin(self) -> None:
@@ -73,9 +75,14 @@ class ChatFold:
     def scored(self, index: int, event: PromptScored) -> None:
         """Chat completions have no prompt log probabilities; none are asked for."""
 
-    def token(self, index: int, event: Token) -> None:
+    def token(self, index: int, event: Token) -> Continuation | None:
         choice = self._choices[index]
         choice.take(choice.reader.read(event))
+        if self._plan.limit is None:
+            return None
+        deltas, continuation = choice.reader.end_thought(event, self._plan.works[index])
+        choice.take(deltas)
+        return continuation
 
     def finished(self, index: int, event: Finished) -> None:
         choice = self._choices[index]

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from server.auth import Principal
+from server.chat.budget import ThoughtLimit
 from server.chat.conversation import read_messages
 from server.chat.schemas import ChatCompletionRequest, JsonObjectFormat, JsonSchemaFormat
 from server.chat.tools import ToolPlan, plan_functions, plan_tools
@@ -29,6 +30,17 @@ from templates.conversation import ChatMessage, Conversation, RenderOptions, Rol
 from templates.format import ChatFormat, FormatError, OutputConstraint, OutputParser, Prompt
 from workers.contract.messages import Grammar, GrammarKind, Hello, PromptPart, Text
 
+_OPTION_FIELDS = frozenset(
+    {
+        "enable_thinking",
+        "reasoning_effort",
+        "thinking_budget",
+        "documents",
+        "chat_template_kwargs",
+    }
+)
+"""Fields whose value a chat format may be unable to honour."""
+
 
 class ChatPlan(msgspec.Struct, frozen=True):
     request: ChatCompletionRequest
@@ -37,6 +49,7 @@ class ChatPlan(msgspec.Struct, frozen=True):
     prompt: Prompt
     tools: ToolPlan
     works: list[Work]
+    limit: ThoughtLimit | None
     guide_param: str | None
     """The field that asked for the grammar, to be named if it does not compile."""
 
@@ -69,20 +82,19 @@ async def plan_chat(
     tools = _plan_tools(request)
     messages = read_messages(request.messages)
     conversation = Conversation(messages, tools.tools, _render_options(request, messages))
-    schema = _schema(request, messages)
+    asked = _Asked(request, chat_format, tools, _schema(request, messages), served.hello)
     try:
         prompt = chat_format.render(conversation)
-        constraint = chat_format.constrain(prompt, tools.tools, tools.choice, schema)
+        budget = chat_format.thinking_budget(conversation)
+        guide = asked.guide(prompt)
+        limit = None
+        if budget is not None:
+            answer_guide = asked.guide(budget.spent(prompt))
+            ending_ids = await catalog.control_ids(served, budget.ending)
+            grammar = None if answer_guide is None else answer_guide.grammar
+            limit = ThoughtLimit(budget.max_tokens, budget.ending, ending_ids, grammar)
     except FormatError as error:
-        raise _from_format(error) from error
-    guide = plan_guide(request, served.hello)
-    if constraint is not None:
-        grammar = Grammar(GrammarKind(constraint.kind), constraint.source)
-        bound = Guide(grammar, _guide_param(request, tools))
-        check_guide(bound, served.hello)
-        guide = _only(guide, bound)
-    elif guide is not None:
-        guide = _for_content(guide, chat_format, prompt, served.hello)
+        raise _from_format(error, request) from error
     return ChatPlan(
         request=request,
         served=served,
@@ -90,6 +102,7 @@ async def plan_chat(
         prompt=prompt,
         tools=tools,
         works=_works(request, served, chat_format, prompt, guide),
+        limit=limit,
         guide_param=guide.param if guide is not None else None,
     )
 
@@ -167,22 +180,32 @@ def _render_options(
             "add_generation_prompt", "It may be false only with 'continue_final_message'."
         )
     extra = dict(request.chat_template_kwargs or {})
-    thinking = extra.pop("enable_thinking", None)
-    if thinking is not None and not isinstance(thinking, bool):
-        raise InvalidRequest(
-            "Invalid type for 'chat_template_kwargs.enable_thinking': expected a boolean.",
-            param="chat_template_kwargs.enable_thinking",
-            code="invalid_type",
-        )
-    if request.reasoning_effort == "none" and thinking is None:
-        thinking = False
+    thinking = _switch(extra, "enable_thinking")
+    if request.enable_thinking is not None:
+        if thinking is not None:
+            raise invalid_value("enable_thinking", "It is given in 'chat_template_kwargs' too.")
+        thinking = request.enable_thinking
     return RenderOptions(
         enable_thinking=thinking,
         reasoning_effort=request.reasoning_effort,
+        thinking_budget=request.thinking_budget,
+        preserve_thinking=_switch(extra, "preserve_thinking"),
         continue_final_message=continues,
         documents=tuple(request.documents or ()),
         template_kwargs=extra,
     )
+
+
+def _switch(extra: dict[str, Any], name: str) -> bool | None:
+    """Takes a switch that is not the template's alone out of `chat_template_kwargs`."""
+    value = extra.pop(name, None)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequest(
+            f"Invalid type for 'chat_template_kwargs.{name}': expected a boolean.",
+            param=f"chat_template_kwargs.{name}",
+            code="invalid_type",
+        )
+    return value
 
 
 def _schema(
@@ -203,6 +226,43 @@ def _schema(
     return None
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """What an answer must be like."""
+
+    request: ChatCompletionRequest
+    chat_format: ChatFormat
+    tools: ToolPlan
+    schema: dict[str, Any] | None
+    hello: Hello
+
+    def guide(self, prompt: Prompt) -> Guide | None:
+        """For the output after `prompt`. Raises InvalidRequest and FormatError."""
+        tools = self.tools
+        constraint = self.chat_format.constrain(prompt, tools.tools, tools.choice, self.schema)
+        given = plan_guide(self.request, self.hello)
+        if constraint is None:
+            return None if given is None else self._for_content(given, prompt)
+        grammar = Grammar(GrammarKind(constraint.kind), constraint.source)
+        bound = Guide(grammar, _guide_param(self.request, tools))
+        check_guide(bound, self.hello)
+        if given is not None:
+            raise invalid_value(given.param, f"It cannot be combined with '{bound.param}'.")
+        return bound
+
+    def _for_content(self, guide: Guide, prompt: Prompt) -> Guide:
+        """The caller's grammar binds the answer, not the thinking before it."""
+        given = OutputConstraint(guide.grammar.kind, guide.grammar.source)
+        try:
+            bound = self.chat_format.bind_content(prompt, given)
+        except FormatError as error:
+            raise invalid_value(guide.param, str(error)) from error
+        if bound == given:
+            return guide
+        guide = Guide(Grammar(GrammarKind(bound.kind), bound.source), guide.param)
+        check_guide(guide, self.hello)
+        return guide
+
+
 def _guide_param(request: ChatCompletionRequest, tools: ToolPlan) -> str:
     if request.response_format is not None and request.response_format.type != "text":
         return "response_format"
@@ -213,30 +273,12 @@ def _guide_param(request: ChatCompletionRequest, tools: ToolPlan) -> str:
     return "parallel_tool_calls" if request.parallel_tool_calls is False else "tools"
 
 
-def _for_content(guide: Guide, chat_format: ChatFormat, prompt: Prompt, hello: Hello) -> Guide:
-    """The caller's grammar binds the answer, not the thinking before it."""
-    given = OutputConstraint(guide.grammar.kind, guide.grammar.source)
-    try:
-        bound = chat_format.bind_content(prompt, given)
-    except FormatError as error:
-        raise invalid_value(guide.param, str(error)) from error
-    if bound == given:
-        return guide
-    guide = Guide(Grammar(GrammarKind(bound.kind), bound.source), guide.param)
-    check_guide(guide, hello)
-    return guide
-
-
-def _only(guide: Guide | None, bound: Guide) -> Guide:
-    if guide is not None:
-        raise invalid_value(guide.param, f"It cannot be combined with '{bound.param}'.")
-    return bound
-
-
-def _from_format(error: FormatError) -> InvalidRequest:
+def _from_format(error: FormatError, request: ChatCompletionRequest) -> InvalidRequest:
     param = re.sub(r"^messages\.(\d+)", r"messages[\1]", error.param or "messages")
-    if param == "enable_thinking":
-        return unsupported_value("chat_template_kwargs.enable_thinking", str(error))
-    if param in ("reasoning_effort", "documents", "chat_template_kwargs"):
+    if param == "preserve_thinking" or (
+        param == "enable_thinking" and request.enable_thinking is None
+    ):
+        return unsupported_value(f"chat_template_kwargs.{param}", str(error))
+    if param in _OPTION_FIELDS:
         return unsupported_value(param, str(error))
     return InvalidRequest(str(error), param=param, code="invalid_value")

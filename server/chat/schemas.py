@@ -73,6 +73,9 @@ class ChatCompletionRequest(SamplingFields):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )
+    enable_thinking: bool | None = None
+    thinking_budget: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens of thinking; the answer begins where they are spent."""
     verbosity: Literal["low", "medium", "high"] | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     audio: Any = None

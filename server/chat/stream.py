@@ -19,6 +19,7 @@ from server.generation.answers import (
     tool_call_id,
     usage_json,
 )
+from server.generation.exchange import Continuation
 from server.sse import DONE, SSE_HEADERS, KeepAlive, Reply
 from server.usage import Tally
 from templates.format import (
@@ -47,7 +48,7 @@ class ChatStream:
         self._shows_reasoning = request.include_reasoning is not False
         self._with_logprobs = bool(request.logprobs)
         self._readers = [
-            ChoiceReader(plan.parser(), plan.prompt.opens_reasoning) for _ in plan.works
+            ChoiceReader(plan.parser(), plan.prompt.opens_reasoning, plan.limit) for _ in plan.works
         ]
         answer = AnswerId("chatcmpl-", request.model, plan.served.hello)
         self._head = b"".join(
@@ -79,7 +80,7 @@ class ChatStream:
     def scored(self, index: int, event: PromptScored) -> None:
         """Chat completions have no prompt log probabilities; none are asked for."""
 
-    def token(self, index: int, event: Token) -> None:
+    def token(self, index: int, event: Token) -> Continuation | None:
         for delta in self._readers[index].read(event):
             if self._is_plain and type(delta) is ContentDelta:
                 self._reply.write(
@@ -87,6 +88,12 @@ class ChatStream:
                 )
             else:
                 self._write_delta(index, delta)
+        if self._plan.limit is None:
+            return None
+        deltas, continuation = self._readers[index].end_thought(event, self._plan.works[index])
+        for delta in deltas:
+            self._write_delta(index, delta)
+        return continuation
 
     def finished(self, index: int, event: Finished) -> None:
         reader = self._readers[index]

@@ -97,6 +97,12 @@ class EngineConnection(asyncio.Protocol):
         if number in self._sinks:
             self._send(Abort(number))
 
+    def drop(self, number: int) -> None:
+        """Aborts a sequence of which nothing more is to be heard."""
+        if number in self._sinks:
+            self._sinks[number] = _ignore
+            self._send(Abort(number))
+
     async def ask(self, message: Callable[[int], Message]) -> Event:
         """Sends `message(id)` and waits for its one reply, which may be `Failed`."""
         reply: asyncio.Future[Event] = asyncio.get_running_loop().create_future()

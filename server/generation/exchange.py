@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
 from starlette.types import Receive
 
 from server.engines.client import EngineConnection, Work
@@ -32,6 +33,15 @@ MAX_ATTEMPTS = 3
 _RETRIABLE = frozenset({FailureKind.ENGINE_DEAD, FailureKind.OVERLOADED})
 
 
+class Continuation(msgspec.Struct, frozen=True):
+    """What takes a sequence's place, on the same engine."""
+
+    work: Work | None
+    """None: nothing is left to generate, the answer ends as cut by its length."""
+    added_tokens: int
+    """Output that the work's prompt holds and no engine generated."""
+
+
 class Output(Protocol):
     """Turns the events of an exchange's sequences into a response."""
 
@@ -41,7 +51,9 @@ class Output(Protocol):
 
     def scored(self, index: int, event: PromptScored) -> None: ...
 
-    def token(self, index: int, event: Token) -> None: ...
+    def token(self, index: int, event: Token) -> Continuation | None:
+        """What the sequence goes on with in its own stead; mostly nothing."""
+        ...
 
     def finished(self, index: int, event: Finished) -> None: ...
 
@@ -70,7 +82,17 @@ ErrorNamer = Callable[[ApiError], ApiError]
 class _Sequence:
     """One `Generate`, on whichever engine it runs now."""
 
-    __slots__ = ("_exchange", "attempts", "avoid", "connection", "index", "last", "number", "work")
+    __slots__ = (
+        "_exchange",
+        "attempts",
+        "avoid",
+        "connection",
+        "continues",
+        "index",
+        "last",
+        "number",
+        "work",
+    )
 
     def __init__(self, exchange: Exchange, index: int, work: Work) -> None:
         self._exchange = exchange
@@ -82,6 +104,8 @@ class _Sequence:
         self.avoid: set[str] = set()
         self.last = False
         """Whether its last event has come."""
+        self.continues = False
+        """Whether it took another's place."""
 
     def start(self, connection: EngineConnection) -> None:
         self.attempts += 1
@@ -152,7 +176,9 @@ class Exchange:
             self.tally.completion_tokens += len(event.token_ids)
             if not self.over:
                 self._with_tokens.add(sequence.index)
-                self._output.token(sequence.index, event)
+                continuation = self._output.token(sequence.index, event)
+                if continuation is not None:
+                    self._go_on(sequence, continuation)
         elif isinstance(event, Admitted):
             self._admit(sequence, event)
         elif isinstance(event, Failed):
@@ -178,7 +204,25 @@ class Exchange:
                 self._output.begin()
             early, self._early = self._early or [], None
             for waiting, held in early:
-                self.receive(waiting, held)
+                if self._sequences and self._sequences[waiting.index] is waiting:
+                    self.receive(waiting, held)
+
+    def _go_on(self, sequence: _Sequence, continuation: Continuation) -> None:
+        self.tally.completion_tokens += continuation.added_tokens
+        connection = sequence.connection
+        assert connection is not None, "a sequence with tokens has an engine"
+        connection.drop(sequence.number)
+        sequence.last = True
+        if continuation.work is None:
+            self._finish_at_length(sequence)
+            return
+        heir = _Sequence(self, sequence.index, continuation.work)
+        heir.continues = True
+        self._sequences[sequence.index] = heir
+        heir.start(connection)
+
+    def _finish_at_length(self, sequence: _Sequence) -> None:
+        self._finish(sequence, Finished(sequence.number, FinishReason.LENGTH, 0, 0))
 
     def _finish(self, sequence: _Sequence, event: Finished) -> None:
         sequence.last = True
@@ -196,6 +240,9 @@ class Exchange:
     def _handle_failure(self, sequence: _Sequence, failed: Failed) -> None:
         sequence.last = True
         if self.over:
+            return
+        if sequence.continues and failed.kind is FailureKind.CONTEXT_LENGTH_EXCEEDED:
+            self._finish_at_length(sequence)
             return
         if self._may_retry(sequence, failed) and self._restart(sequence):
             return

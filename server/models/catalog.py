@@ -22,7 +22,7 @@ from server.remembered import Remembered
 from server.store.records import Model
 from templates.format import ChatFormat, FormatError, TokenizerInfo
 from templates.registry import open_format
-from workers.contract.messages import AdapterRef, Hello
+from workers.contract.messages import AdapterRef, Hello, Text, Tokenize, Tokenized
 
 MODEL_TTL_S = 1.0
 WANT_INTERVAL_S = 1.0
@@ -58,6 +58,7 @@ class Catalog:
         self._config = config
         self._models: Remembered[tuple[str, str], Model] = Remembered(self._find, MODEL_TTL_S)
         self._formats: dict[str, tuple[Hello, ChatFormat]] = {}
+        self._control_ids: dict[tuple[str, str], tuple[Hello, list[int]]] = {}
         self._wanted: dict[str, float] = {}
         """When the store was last told of each model that starts on demand."""
 
@@ -99,6 +100,20 @@ class Catalog:
             await asyncio.sleep(_START_POLL_S)
         message = f"The model '{model_id}' is being started. Please retry."
         raise Unavailable(message, retry_after_s=_RETRY_AFTER_START_S)
+
+    async def control_ids(self, served: Served, text: str) -> list[int]:
+        """`text` as control tokens. Asked of an engine once. Raises Unavailable."""
+        key = served.model.base, text
+        known = self._control_ids.get(key)
+        if known is not None and known[0] is served.hello:
+            return known[1]
+        connection = await self._pool.ready(served.model.engine_model)
+        part = Text(text, control=True, joined=False)
+        event = await connection.ask(lambda number: Tokenize(number, [part]))
+        if not isinstance(event, Tokenized):
+            raise Unavailable("The engine of this model stopped. Please retry.")
+        self._control_ids[key] = served.hello, event.ids
+        return event.ids
 
     async def chat_format(self, served: Served) -> ChatFormat:
         """Opened once for each start of an engine, in a thread: it reads files. Raises

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from templates.conversation import Tool
 from templates.dialects import detection
 from templates.dialects.base import Dialect
 from templates.dialects.gemma4 import FUNCTION_GEMMA, GEMMA4
@@ -20,9 +21,9 @@ from templates.dialects.object_lists import COHERE, GRANITE3, HUNYUAN, INTERNLM,
 from templates.dialects.pythonic import GEMMA3, LFM2, LLAMA_PYTHONIC, OLMO3
 from templates.dialects.react import DEFAULT
 from templates.dialects.xml_families import DEEPSEEK_V3_2, MINIMAX2, QWEN3_5, SEED_OSS
-from templates.format import FormatError
+from templates.format import FormatError, Prompt
 
-__all__ = ["DIALECTS", "Dialect", "detect", "dialect"]
+__all__ = ["DIALECTS", "Dialect", "binding_dialect", "detect", "dialect"]
 
 _ALL: tuple[Dialect, ...] = (
     QWEN,
@@ -64,6 +65,13 @@ def dialect(name: str) -> Dialect:
     if found is None:
         raise FormatError(f"There is no tool-call dialect named '{name}'.")
     return found
+
+
+def binding_dialect(reader: Dialect, prompt: Prompt, tools: tuple[Tool, ...]) -> Dialect:
+    """Whose grammars bind the output after `prompt`: the reader's, but no channel is left to open
+    where the prompt is already past the thought, in the answer's channel."""
+    in_answer = reader.reads_reasoning and prompt.thought_over and not tools
+    return DEFAULT if in_answer else reader
 
 
 def detect(rendered_call: str, name: str, arguments: dict[str, Any]) -> Dialect | None:

@@ -30,6 +30,19 @@ DEADLINE_S = 20.0
 REPLIES: list[dict[str, Any]] = [
     {"contains": "say hello", "tokens": ["Hello", " there", ",", " friend", "."]},
     {"contains": "say nothing", "text": ""},
+    {"contains": " hm\n</think>", "tokens": ["Cut", " short", "."]},
+    {
+        "contains": " hm\n</think>",
+        "grammar": "structural_tag",
+        "fail": {"kind": "internal", "message": "The answer's grammar waits for a thought."},
+    },
+    {"contains": " hm\n</think>", "grammar": "choice", "text": "red"},
+    {"contains": "think long", "tokens": ["<think>", "\n", *[" hm"] * 60]},
+    {
+        "contains": "think long",
+        "grammar": "structural_tag",
+        "tokens": ["<think>", "\n", *[" hm"] * 60],
+    },
     {"contains": "think first", "text": "<think>\nhmm hmm\n</think>\n\nDone thinking."},
     {
         "contains": "weather tool",

@@ -215,7 +215,7 @@ def test_what_no_named_template_can_say_is_refused(
     [
         ("chatml", {"enable_thinking": True}, "enable_thinking"),
         ("chatml", {"reasoning_effort": "high"}, "reasoning_effort"),
-        ("qwen3", {"reasoning_effort": "low"}, "reasoning_effort"),
+        ("gpt_oss", {"reasoning_effort": "xhigh"}, "reasoning_effort"),
         ("qwen3", {"reasoning_effort": "none", "enable_thinking": True}, "reasoning_effort"),
         ("qwen3", {"template_kwargs": {"a": 1}}, "chat_template_kwargs"),
         ("qwen3", {"documents": ({"text": "a"},)}, "documents"),
