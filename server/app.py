@@ -37,6 +37,7 @@ from server.fine_tuning.service import JobService
 from server.gate import Gate
 from server.generation.serving import Runner
 from server.logs import AccessLog
+from server.media import MediaLoader
 from server.models import routes as models_routes
 from server.models.catalog import Catalog
 from server.openapi import document
@@ -64,6 +65,7 @@ class Services:
     accountant: Accountant
     runner: Runner
     keep_alive: KeepAlive
+    media: MediaLoader
     jobs: JobService
 
     @property
@@ -155,6 +157,8 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
     stack.push_async_callback(pool.close)
     keep_alive = KeepAlive(config.limits.keep_alive_s)
     stack.callback(keep_alive.close)
+    media = MediaLoader(config.media)
+    stack.push_async_callback(media.close)
     await pool.start()
     blobs = LocalBlobs(config.files_dir)
     return Services(
@@ -168,6 +172,7 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         accountant=accountant,
         runner=Runner(pool, accountant, config.limits),
         keep_alive=keep_alive,
+        media=media,
         jobs=JobService(store, JobFactory(store, blobs, config)),
     )
 

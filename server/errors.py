@@ -25,6 +25,9 @@ import msgspec
 
 from workers.contract.messages import Failed, FailureKind
 
+INVALID_MEDIA = "invalid_media"
+"""Until the plan, which knows what the part is, gives it the code of its kind."""
+
 
 class ApiError(Exception):
     """An answer that is not a success. `message` is for the caller: no paths, no prompt text."""
@@ -199,7 +202,7 @@ def from_failure(failed: Failed) -> ApiError:
             )
         case FailureKind.INVALID_MEDIA:
             return InvalidRequest(
-                failed.message, param=failed.param or "messages", code="media_parse_error"
+                failed.message, param=failed.param or "messages", code=INVALID_MEDIA
             )
         case FailureKind.UNSUPPORTED:
             return InvalidRequest(failed.message, param=failed.param, code="unsupported_parameter")

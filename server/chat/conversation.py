@@ -8,13 +8,25 @@ from collections.abc import Sequence
 from server.chat.messages import (
     AnyMessage,
     AssistantMessage,
+    AudioContent,
+    AudioUrlContent,
     FunctionMessage,
+    ImageContent,
     RefusalContent,
     TextContent,
     ToolMessage,
+    VideoUrlContent,
 )
 from server.errors import InvalidRequest, invalid_value, unsupported_parameter
-from templates.conversation import ChatMessage, Part, Role, TextPart, ToolCall
+from templates.conversation import (
+    ChatMessage,
+    MediaKind,
+    MediaPart,
+    Part,
+    Role,
+    TextPart,
+    ToolCall,
+)
 
 _ROLES = {"developer": Role.DEVELOPER, "system": Role.SYSTEM, "user": Role.USER}
 
@@ -123,10 +135,25 @@ def _parts(content: str | Sequence[object], place: str) -> tuple[Part, ...]:
         elif isinstance(part, RefusalContent):
             parts.append(TextPart(part.refusal))
         else:
-            kind = getattr(part, "type", "unknown")
+            parts.append(_media(part, f"{place}.content[{index}]"))
+    return tuple(parts)
+
+
+def _media(part: object, place: str) -> MediaPart:
+    """Sound inside the request becomes a data URL, so that there is one way to read it."""
+    match part:
+        case ImageContent(image_url=image):
+            return MediaPart(MediaKind.IMAGE, image.url, image.detail, place)
+        case VideoUrlContent(video_url=video):
+            return MediaPart(MediaKind.VIDEO, video.url, place=place)
+        case AudioUrlContent(audio_url=audio):
+            return MediaPart(MediaKind.AUDIO, audio.url, place=place)
+        case AudioContent(input_audio=audio):
+            url = f"data:audio/{audio.format};base64,{audio.data}"
+            return MediaPart(MediaKind.AUDIO, url, place=place)
+        case _:
             raise InvalidRequest(
-                f"Unsupported value: '{kind}'. This model takes text only.",
-                param=f"{place}.content[{index}].type",
+                f"Unsupported value: '{place}'. Files are not supported in messages.",
+                param=place,
                 code="unsupported_value",
             )
-    return tuple(parts)

@@ -24,7 +24,7 @@ class ChatEndpoint:
         principal = call.authenticated
         body = await read_body(scope, receive, services.limits.max_body_bytes)
         request = validate_body(ChatCompletionRequest, body)
-        plan = await plan_chat(request, principal, services.catalog)
+        plan = await plan_chat(request, principal, services.catalog, services.media)
         reply = Reply(send, call)
         if request.stream:
             output = ChatStream(plan, reply, services.keep_alive)

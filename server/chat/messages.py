@@ -42,6 +42,24 @@ class AudioContent(RequestBody):
     prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
+class MediaUrl(RequestBody):
+    url: str
+
+
+class VideoUrlContent(RequestBody):
+    """As vLLM has it; OpenAI has no video."""
+
+    type: Literal["video_url"]
+    video_url: MediaUrl
+
+
+class AudioUrlContent(RequestBody):
+    """As vLLM has it, beside OpenAI's `input_audio`."""
+
+    type: Literal["audio_url"]
+    audio_url: MediaUrl
+
+
 class FileReference(RequestBody):
     file_id: str | None = None
     file_data: str | None = None
@@ -55,7 +73,8 @@ class FileContent(RequestBody):
 
 
 UserPart = Annotated[
-    TextContent | ImageContent | AudioContent | FileContent, Field(discriminator="type")
+    TextContent | ImageContent | AudioContent | VideoUrlContent | AudioUrlContent | FileContent,
+    Field(discriminator="type"),
 ]
 AssistantPart = Annotated[TextContent | RefusalContent, Field(discriminator="type")]
 NotEmpty = Field(min_length=1)

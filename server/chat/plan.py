@@ -18,6 +18,7 @@ from server.chat.schemas import ChatCompletionRequest, JsonObjectFormat, JsonSch
 from server.chat.tools import ToolPlan, plan_functions, plan_tools
 from server.engines.client import Work
 from server.errors import (
+    INVALID_MEDIA,
     ApiError,
     InvalidRequest,
     invalid_value,
@@ -25,10 +26,28 @@ from server.errors import (
     unsupported_value,
 )
 from server.generation.sampling import Guide, check_guide, plan_guide, plan_sampling, seeded
+from server.media import MediaLoader
+from server.media.loading import check_kinds, media_parts
+from server.media.problems import Problem
 from server.models.catalog import Catalog, Served
-from templates.conversation import ChatMessage, Conversation, RenderOptions, Role
-from templates.format import ChatFormat, FormatError, OutputConstraint, OutputParser, Prompt
-from workers.contract.messages import Grammar, GrammarKind, Hello, PromptPart, Text
+from templates.conversation import ChatMessage, Conversation, MediaPart, RenderOptions, Role
+from templates.format import (
+    ChatFormat,
+    FormatError,
+    OutputConstraint,
+    OutputParser,
+    Prompt,
+    Segment,
+)
+from workers.contract.messages import (
+    Grammar,
+    GrammarKind,
+    Hello,
+    Media,
+    MediaKind,
+    PromptPart,
+    Text,
+)
 
 _OPTION_FIELDS = frozenset(
     {
@@ -52,6 +71,7 @@ class ChatPlan(msgspec.Struct, frozen=True):
     limit: ThoughtLimit | None
     guide_param: str | None
     """The field that asked for the grammar, to be named if it does not compile."""
+    media: tuple[MediaPart, ...] = ()
 
     @property
     def engine_model(self) -> str:
@@ -69,11 +89,14 @@ class ChatPlan(msgspec.Struct, frozen=True):
             error.param = self.guide_param
             if not self.guide_param.startswith("response_format"):
                 error.code = "invalid_value"
+        elif error.code == INVALID_MEDIA:
+            kinds = [part.kind for part in self.media if part.place == error.param]
+            error.code = Problem.PARSE.code(kinds[0]) if kinds else "invalid_value"
         return error
 
 
 async def plan_chat(
-    request: ChatCompletionRequest, principal: Principal, catalog: Catalog
+    request: ChatCompletionRequest, principal: Principal, catalog: Catalog, loader: MediaLoader
 ) -> ChatPlan:
     """Raises ApiError."""
     _refuse_unsupported(request)
@@ -81,6 +104,8 @@ async def plan_chat(
     chat_format = await catalog.chat_format(served)
     tools = _plan_tools(request)
     messages = read_messages(request.messages)
+    media = media_parts(messages)
+    check_kinds(media, served.hello)
     conversation = Conversation(messages, tools.tools, _render_options(request, messages))
     asked = _Asked(request, chat_format, tools, _schema(request, messages), served.hello)
     try:
@@ -101,9 +126,10 @@ async def plan_chat(
         chat_format=chat_format,
         prompt=prompt,
         tools=tools,
-        works=_works(request, served, chat_format, prompt, guide),
+        works=_works(request, served, chat_format, prompt, guide, await loader.load(media)),
         limit=limit,
         guide_param=guide.param if guide is not None else None,
+        media=tuple(media),
     )
 
 
@@ -113,6 +139,7 @@ def _works(
     chat_format: ChatFormat,
     prompt: Prompt,
     guide: Guide | None,
+    media: dict[MediaPart, bytes],
 ) -> list[Work]:
     limit = request.max_completion_tokens
     sampling = plan_sampling(
@@ -123,14 +150,28 @@ def _works(
         stop_words=chat_format.stop_words,
         keeps_special_tokens=chat_format.keeps_special_tokens,
     )
-    parts: list[PromptPart] = [
-        Text(segment.text, segment.control, segment.joined) for segment in prompt.segments
+    parts: list[PromptPart | Media] = [
+        Text(segment.text, segment.control, segment.joined)
+        if segment.media is None
+        else _media(segment, segment.media, media)
+        for segment in prompt.segments
     ]
     grammar = guide.grammar if guide is not None else None
     adapter = served.adapter
     if request.n is None or request.n == 1:
         return [Work(parts, sampling, adapter, grammar)]
     return [Work(parts, seeded(sampling, index), adapter, grammar) for index in range(request.n)]
+
+
+def _media(segment: Segment, part: MediaPart, media: dict[MediaPart, bytes]) -> Media:
+    return Media(
+        MediaKind(part.kind),
+        segment.text,
+        media[part],
+        part.place or "messages",
+        segment.joined,
+        part.detail,
+    )
 
 
 def _refuse_unsupported(request: ChatCompletionRequest) -> None:

@@ -2,6 +2,7 @@
 
 from server.config.entry import EngineKind, ModelEntry
 from server.config.loading import BUNDLED_MODEL, SETTING_VARIABLES, ConfigError, load_config
+from server.config.media import Media
 from server.config.service import Config, Limits, Training
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "ConfigError",
     "EngineKind",
     "Limits",
+    "Media",
     "ModelEntry",
     "Training",
     "load_config",

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from server.config.entry import ModelEntry
+from server.config.media import Media
 from server.config.section import Section
 
 
@@ -54,6 +55,7 @@ class Config(Section):
     """Folders with chat formats of the operator's own."""
     training: Training = Training()
     limits: Limits = Limits()
+    media: Media = Media()
 
     @model_validator(mode="after")
     def _model_ids_are_unique(self) -> Config:

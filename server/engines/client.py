@@ -26,6 +26,7 @@ from workers.contract.messages import (
     Generate,
     Grammar,
     Hello,
+    Media,
     Message,
     PromptPart,
     PromptScored,
@@ -51,7 +52,7 @@ class EngineUnreachable(Exception):
 class Work(msgspec.Struct, frozen=True):
     """One sequence to generate; `Generate` without the id."""
 
-    prompt: list[PromptPart]
+    prompt: list[PromptPart | Media]
     sampling: Sampling
     adapter: AdapterRef | None = None
     grammar: Grammar | None = None

@@ -15,6 +15,7 @@ from server.engines.client import Work
 from server.engines.pool import EnginePool
 from server.errors import ApiError, RateLimited
 from server.generation.exchange import Exchange, Output, Route
+from server.media import MediaLoader
 from server.models.catalog import Catalog
 from server.sse import KeepAlive
 from server.usage import Accountant
@@ -35,6 +36,8 @@ class GenerationServices(Protocol):
     def runner(self) -> Runner: ...
     @property
     def accountant(self) -> Accountant: ...
+    @property
+    def media(self) -> MediaLoader: ...
 
 
 class GenerationHolder(Protocol):

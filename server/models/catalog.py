@@ -20,6 +20,7 @@ from server.engines.pool import EnginePool
 from server.errors import InternalError, ModelNotFound, Unavailable
 from server.remembered import Remembered
 from server.store.records import Model
+from templates.conversation import MediaKind
 from templates.format import ChatFormat, FormatError, TokenizerInfo
 from templates.registry import open_format
 from workers.contract.messages import AdapterRef, Hello, Text, Tokenize, Tokenized
@@ -128,6 +129,7 @@ class Catalog:
             eos_token=hello.eos_token,
             special_tokens=frozenset(hello.special_tokens),
             chat_templates=hello.chat_templates,
+            media={MediaKind(kind): text for kind, text in hello.media.items()},
         )
         try:
             opened = await asyncio.to_thread(

@@ -102,13 +102,13 @@ BAD: list[tuple[str, Any, str, str | None]] = [
      "messages[0].content[0].type"),
     ("picture", spoken({"role": "user", "content": [{"type": "text", "text": "a"},
      {"type": "image_url", "image_url": {"url": "data:,"}}]}), "unsupported_value",
-     "messages[0].content[1].type"),
+     "messages[0].content[1]"),
     ("sound", spoken({"role": "user", "content": [
      {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}]}),
-     "unsupported_value", "messages[0].content[0].type"),
+     "unsupported_value", "messages[0].content[0]"),
     ("file", spoken(*user("x"), {"role": "user", "content": [
      {"type": "file", "file": {"file_id": "file-1"}}]}), "unsupported_value",
-     "messages[1].content[0].type"),
+     "messages[1].content[0]"),
     ("assistant first", spoken({"role": "assistant", "content": "x"}), "invalid_value",
      "messages[0].role"),
     ("bad guided schema", chat(guided_json="{"), "invalid_value", "guided_json"),

@@ -20,6 +20,8 @@ from workers.contract.messages import (
     FailureKind,
     FinishReason,
     Grammar,
+    Media,
+    MediaKind,
     Sampling,
     Stats,
 )
@@ -45,6 +47,18 @@ class Description:
     max_logprobs: int = 20
     max_loras: int = 0
     max_lora_rank: int = 0
+    media: MediaHost | None = None
+    """Reads what prompts hold beside text; None where they may hold text only."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedMedia:
+    """One picture, clip or sound as the backend has read it."""
+
+    text: str
+    """Takes its place in the prompt, as control text."""
+    inputs: object
+    """The backend's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,8 @@ class Work:
     """Any of these ends the sequence, once `min_tokens` are out; may not be sampled before."""
     adapter: AdapterRef | None = None
     grammar: Grammar | None = None
+    media: tuple[PreparedMedia, ...] = ()
+    """In the order of their places in the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +171,17 @@ class AdapterHost(Protocol):
 
     async def unload(self, name: str) -> None:
         """Returns once nothing uses it any more and it is gone. An unknown name is no error."""
+        ...
+
+
+class MediaHost(Protocol):
+    @property
+    def placeholders(self) -> dict[MediaKind, str]:
+        """The kinds that prompts may hold, and what stands for one in the prompt's text."""
+        ...
+
+    async def prepare(self, media: Media) -> PreparedMedia:
+        """Raises RefusedError."""
         ...
 
 

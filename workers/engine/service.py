@@ -41,6 +41,7 @@ from workers.contract.messages import (
 )
 from workers.engine.backend import Backend, Description, Ended, Output, RefusedError, Work
 from workers.engine.checks import RequestChecks, stop_conditions
+from workers.engine.media import expand_media
 from workers.engine.pooled import PooledRequests
 from workers.engine.text.stream import Piece, TextStream, describe_token
 from workers.engine.text.vocabulary import Vocabulary
@@ -129,6 +130,7 @@ class EngineService:
             special_tokens=names.special_tokens,
             chat_templates=names.chat_templates,
             template_difference=self._template_difference,
+            media=description.media.placeholders if description.media is not None else {},
         )
 
     # --- connections ------------------------------------------------------------------------------
@@ -252,7 +254,9 @@ class EngineService:
         request = sequence.request
         sampling = request.sampling
         self._checks.request(request)
-        prompt_ids = await self._encode(request.prompt)
+        assert self._description is not None, "start comes first"
+        prompt, media = await expand_media(self._description.media, request.prompt)
+        prompt_ids = await self._encode(prompt)
         max_tokens = self._checks.prompt(prompt_ids, sampling)
         stop_ids, stop_texts = stop_conditions(sampling, self._vocabulary)
         sequence.prompt_ids = prompt_ids if sampling.prompt_logprobs is not None else []
@@ -264,7 +268,16 @@ class EngineService:
             min_tokens=sampling.min_tokens,
         )
         await self._backend.submit(
-            Work(key, prompt_ids, sampling, max_tokens, stop_ids, request.adapter, request.grammar)
+            Work(
+                key,
+                prompt_ids,
+                sampling,
+                max_tokens,
+                stop_ids,
+                request.adapter,
+                request.grammar,
+                media,
+            )
         )
         sequence.admitted = True
         sequence.client.post(Admitted(request.id, len(prompt_ids)))
