@@ -10,7 +10,7 @@ import msgspec
 
 from server.engines.client import Work
 from server.generation.exchange import Continuation
-from workers.contract.messages import Grammar, PromptPart, Tokens
+from workers.contract.messages import Grammar, Media, PromptPart, Tokens
 
 
 class ThoughtLimit(msgspec.Struct, frozen=True):
@@ -29,5 +29,5 @@ class ThoughtLimit(msgspec.Struct, frozen=True):
         rest = msgspec.structs.replace(
             sampling, max_tokens=left, min_tokens=max(0, sampling.min_tokens - used)
         )
-        prompt: list[PromptPart] = [*work.prompt, Tokens(output_ids)]
+        prompt: list[PromptPart | Media] = [*work.prompt, Tokens(output_ids)]
         return Continuation(Work(prompt, rest, work.adapter, self.grammar), len(self.ending_ids))

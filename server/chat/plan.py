@@ -29,6 +29,7 @@ from server.generation.sampling import Guide, check_guide, plan_guide, plan_samp
 from server.media import MediaLoader
 from server.media.loading import check_kinds, media_parts
 from server.media.problems import Problem
+from server.media.prompt import prompt_parts
 from server.models.catalog import Catalog, Served
 from templates.conversation import ChatMessage, Conversation, MediaPart, RenderOptions, Role
 from templates.format import (
@@ -37,16 +38,11 @@ from templates.format import (
     OutputConstraint,
     OutputParser,
     Prompt,
-    Segment,
 )
 from workers.contract.messages import (
     Grammar,
     GrammarKind,
     Hello,
-    Media,
-    MediaKind,
-    PromptPart,
-    Text,
 )
 
 _OPTION_FIELDS = frozenset(
@@ -150,28 +146,12 @@ def _works(
         stop_words=chat_format.stop_words,
         keeps_special_tokens=chat_format.keeps_special_tokens,
     )
-    parts: list[PromptPart | Media] = [
-        Text(segment.text, segment.control, segment.joined)
-        if segment.media is None
-        else _media(segment, segment.media, media)
-        for segment in prompt.segments
-    ]
+    parts = prompt_parts(prompt, media)
     grammar = guide.grammar if guide is not None else None
     adapter = served.adapter
     if request.n is None or request.n == 1:
         return [Work(parts, sampling, adapter, grammar)]
     return [Work(parts, seeded(sampling, index), adapter, grammar) for index in range(request.n)]
-
-
-def _media(segment: Segment, part: MediaPart, media: dict[MediaPart, bytes]) -> Media:
-    return Media(
-        MediaKind(part.kind),
-        segment.text,
-        media[part],
-        part.place or "messages",
-        segment.joined,
-        part.detail,
-    )
 
 
 def _refuse_unsupported(request: ChatCompletionRequest) -> None:
