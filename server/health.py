@@ -1,14 +1,18 @@
 """Probes and metrics, without a key. `/healthz`: the process answers. `/readyz`: the store answers
-and every configured model has an engine; `warnings` are for the operator. `/metrics`: Prometheus
+and every configured model has an engine; until then `downloads` says how far models from hubs are;
+`warnings` are for the operator. `/metrics`: Prometheus
 text."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from server.hubs.arrivals import read_arrivals
 from server.metrics import GatewayCollector, render_metrics
 
 router = APIRouter(tags=["Operations"])
@@ -33,7 +37,13 @@ async def readyz(request: Request) -> Response:
         if not services.pool.connections(entry.id)
     ]
     if missing:
-        return JSONResponse({"status": "starting", "missing": missing}, status_code=503)
+        downloads = await asyncio.to_thread(read_arrivals, services.config.run_dir)
+        answer = {
+            "status": "starting",
+            "missing": missing,
+            "downloads": [{**msgspec.to_builtins(a), "state": a.state} for a in downloads],
+        }
+        return JSONResponse(answer, status_code=503)
     hellos = [connection.hello for connection in services.pool.connections()]
     warnings = {f"{h.model}: {h.template_difference}" for h in hellos if h.template_difference}
     return JSONResponse({"status": "ok", "warnings": sorted(warnings)})

@@ -65,7 +65,7 @@ def openapi() -> None:
 @cli.command()
 def check(config: _ConfigPath = None) -> None:
     """Read the settings, say what is wrong with them or show them with every default."""
-    secrets = {"api_key": True, "models": {"__all__": {"api_key"}}}
+    secrets = {"api_key": True, "models": {"__all__": {"api_key", "hub_token"}}}
     settings = _load(config).model_dump(mode="json", exclude=secrets)
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 

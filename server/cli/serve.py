@@ -10,11 +10,10 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
 
-import httpx
 from rich.console import Console
 
+from server.cli.announcing import announce_ready
 from server.cli.children import Child, ChildSpec
 from server.config import Config
 from server.environments.locate import EnvironmentMissingError, engine_python
@@ -24,7 +23,6 @@ from server.store import open_store
 from templates.format import FormatError
 from templates.registry import check_name
 
-_POLL_S = 0.2
 _BACKLOG = 2048
 _CANNOT_START_STATUS = 1
 
@@ -83,7 +81,7 @@ async def _run(
     children = [Child(spec) for spec in _child_specs(config, listening)]
     running = [asyncio.create_task(child.run()) for child in children]
     _introduce(config, key, console)
-    announcing = asyncio.create_task(_announce(config, console))
+    announcing = asyncio.create_task(announce_ready(_base_url(config), console))
     await stop.wait()
     console.print("Stopping ...")
     announcing.cancel()
@@ -183,17 +181,3 @@ def _introduce(config: Config, key: FirstKey, console: Console) -> None:
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-async def _announce(config: Config, console: Console) -> None:
-    """One line when everything configured is up."""
-    url = f"{_base_url(config)}/readyz"
-    async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
-        while True:
-            with suppress(httpx.HTTPError):
-                if (answer := await client.get(url)).is_success:
-                    break
-            await asyncio.sleep(_POLL_S)
-    for warning in answer.json()["warnings"]:
-        console.print(f"Warning: {warning}", style="yellow", markup=False, highlight=False)
-    console.print(f"Ready: {_base_url(config)}/v1", markup=False, highlight=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from server.config.aliases import plain_entry
 from server.config.section import Section
+from server.hubs.names import Hub
 
 
 class EngineKind(StrEnum):
@@ -27,7 +29,17 @@ class ModelEntry(Section):
 
     id: str = Field(min_length=1)
     path: str
-    """A local directory, or a hub id that the worker's libraries resolve."""
+    """A local directory, or the model's name on a hub."""
+    hub: Hub | None = None
+    """Where `path` is a name. None is a local directory; when the file is read, a path that is no
+    directory is a name on Hugging Face, or on the hub that USE_MODELSCOPE_HUB or USE_OPENMIND_HUB
+    chooses."""
+    revision: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w./-]*$")
+    """A branch, a tag or a commit on the hub; None is its main branch."""
+    hub_token: str | None = Field(default=None, repr=False)
+    """For private and gated models; None is what the hub's own variable holds."""
+    cache_dir: Path | None = None
+    """Where downloads are kept; None is where the hub's own library keeps them."""
     engine: EngineKind = EngineKind.HF
     python: str | None = None
     """Interpreter of the worker's environment. None is the one that runs Tuneyard, and for vllm and

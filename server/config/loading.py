@@ -14,11 +14,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from server.config.entry import EngineKind, ModelEntry
 from server.config.service import Config
+from server.hubs.names import Hub, is_model_name
 
 BUNDLED_MODEL = Path(__file__).resolve().parents[2] / "deploy" / "model" / "tuneyard-mini"
 
 SETTING_VARIABLES = ("HOST", "PORT", "DATA", "API_KEY")
+_HUB_VARIABLES = {"USE_MODELSCOPE_HUB": Hub.MODELSCOPE, "USE_OPENMIND_HUB": Hub.MODELERS}
 
 
 class ConfigError(Exception):
@@ -37,7 +40,7 @@ def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> C
         config = Config.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(_describe(error, path)) from error
-    return _anchored(config, path)
+    return _anchored(config, path, environ)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -62,20 +65,49 @@ def _describe(error: ValidationError, path: Path | None) -> str:
     return "\n".join([f"{path or 'environment'} cannot be used:", *lines])
 
 
-def _anchored(config: Config, path: Path | None) -> Config:
+def _anchored(config: Config, path: Path | None, environ: Mapping[str, str]) -> Config:
     """`data` (unless from the environment) and model directories made absolute."""
     base = Path.cwd() if path is None else path.resolve().parent
-    models = tuple(
-        entry.model_copy(update={"path": str((base / entry.path).resolve())})
-        if (base / entry.path).is_dir()
-        else entry
-        for entry in config.models
-    )
-    data = config.data if "DATA" in os.environ else base / config.data
+    data = config.data if "DATA" in environ else base / config.data
     return config.model_copy(
         update={
             "data": data.resolve(),
-            "models": models,
+            "models": tuple(_placed(entry, base, environ) for entry in config.models),
             "templates": tuple((base / folder).resolve() for folder in config.templates),
         }
     )
+
+
+def _placed(entry: ModelEntry, base: Path, environ: Mapping[str, str]) -> ModelEntry:
+    """The entry with its directory made absolute, or its hub named. Raises ConfigError."""
+    directory = (base / entry.path).resolve()
+    placed: dict[str, Any] = {}
+    if entry.cache_dir is not None:
+        placed["cache_dir"] = (base / entry.cache_dir.expanduser()).resolve()
+    if entry.hub is None and directory.is_dir():
+        placed["path"] = str(directory)
+        _refuse_hub_settings(entry)
+    elif entry.hub is None and entry.engine is not EngineKind.SCRIPTED:
+        placed["hub"] = _default_hub(environ)
+    if placed.get("hub", entry.hub) is not None and not is_model_name(entry.path):
+        raise ConfigError(
+            f"model {entry.id}: path {entry.path!r} is no directory, and no model's name on a hub"
+        )
+    return entry.model_copy(update=placed)
+
+
+def _refuse_hub_settings(entry: ModelEntry) -> None:
+    for name in ("revision", "hub_token", "cache_dir"):
+        if getattr(entry, name) is not None:
+            raise ConfigError(
+                f"model {entry.id}: {name} is for a model from a hub, and path {entry.path!r} is a "
+                "local directory; set hub if a hub's model of that name is meant"
+            )
+
+
+def _default_hub(environ: Mapping[str, str]) -> Hub:
+    """By LLaMA-Factory's variables, ModelScope's first as there (`extras/misc.py`)."""
+    for variable, hub in _HUB_VARIABLES.items():
+        if environ.get(variable, "0").lower() in ("1", "true", "y"):
+            return hub
+    return Hub.HUGGINGFACE

@@ -14,6 +14,7 @@ from server.config import Config, EngineKind, ModelEntry
 from server.errors import (
     InvalidRequest,
     ModelNotFound,
+    Unavailable,
     invalid_value,
     unsupported_parameter,
     unsupported_value,
@@ -117,6 +118,9 @@ class JobFactory:
                 raise _not_available(model)
             whole = found
         if not (Path(whole.path) / "config.json").exists():
+            entry = self._config.model(whole.id)
+            if entry is not None and entry.hub is not None and whole.path == entry.path:
+                raise Unavailable(f"The model '{whole.id}' is being downloaded. Please retry.")
             raise _not_available(model)
         return whole.path
 

@@ -18,6 +18,7 @@ from server.config import Config
 from server.engines.client import EngineConnection
 from server.engines.pool import EnginePool
 from server.errors import InternalError, ModelNotFound, Unavailable
+from server.hubs.arrivals import read_arrivals
 from server.remembered import Remembered
 from server.store.records import Model
 from templates.conversation import MediaKind
@@ -82,8 +83,20 @@ class Catalog:
         if model.starts_on_demand:
             connection = await self._started(model.id)
         else:
-            connection = await self._pool.ready(model.engine_model)
+            connection = await self._ready(model)
         return Served(model, connection.hello)
+
+    async def _ready(self, model: Model) -> EngineConnection:
+        """Raises Unavailable, which says how far the model's download is."""
+        try:
+            return await self._pool.ready(model.engine_model)
+        except Unavailable:
+            arrivals = await asyncio.to_thread(read_arrivals, self._config.run_dir)
+            for arrival in arrivals:
+                if arrival.model == model.engine_model:
+                    message = f"The model '{model.id}' is {arrival.progress}. Please retry."
+                    raise Unavailable(message, retry_after_s=_RETRY_AFTER_START_S) from None
+            raise
 
     async def _started(self, model_id: str) -> EngineConnection:
         """An engine of the model, which a supervisor starts now if it does not run. Raises

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from server.config import Config, ModelEntry
 from server.engines.client import EngineConnection
 from server.store.records import Model
+from server.supervisor.arriving import Arriving
 from server.supervisor.engine_slot import EngineSlot, ServedModel, Workplace
 from workers.contract.messages import AdapterRef, Done, Failed, FailureKind, LoadAdapter
 
@@ -23,8 +24,9 @@ class EngineRefusalError(Exception):
 
 
 class EngineKeeper:
-    def __init__(self, config: Config, workplace: Workplace) -> None:
+    def __init__(self, config: Config, workplace: Workplace, arriving: Arriving) -> None:
         self._config = config
+        self._arriving = arriving
         self._workplace = workplace
         self._slots: dict[str, list[tuple[EngineSlot, asyncio.Task[None]]]] = {}
         self._expected: set[str] = set()
@@ -32,15 +34,32 @@ class EngineKeeper:
 
     async def run(self) -> None:
         """Until cancelled; all workers are gone then."""
+        coming: list[asyncio.Task[None]] = []
         try:
             for entry in self._config.models:
-                for _ in range(entry.replicas):
-                    self._open(entry.id, entry.path, entry)
+                if entry.hub is None:
+                    self._open_replicas(entry, entry.path)
+                else:
+                    coming.append(asyncio.create_task(self._open_when_here(entry)))
             while True:
                 await self._follow_fine_tunes()
                 await asyncio.sleep(REFRESH_INTERVAL_S)
         finally:
+            for task in coming:
+                task.cancel()
             await asyncio.shield(self._close(list(self._slots)))
+
+    async def _open_when_here(self, entry: ModelEntry) -> None:
+        """Jobs train on the directory that is registered, so on the files that are served."""
+        path = str(await self._arriving.directory(entry))
+        await self._workplace.store.models.put_base(
+            entry.id, path, entry.owned_by, int(time.time())
+        )
+        self._open_replicas(entry, path)
+
+    def _open_replicas(self, entry: ModelEntry, path: str) -> None:
+        for _ in range(entry.replicas):
+            self._open(entry.id, path, entry)
 
     async def _follow_fine_tunes(self) -> None:
         """Full fine-tunes have workers while they are used: as many as are allowed, the last used

@@ -14,6 +14,7 @@ from server.config import Config
 from server.launchers import LocalLauncher
 from server.store import Store, open_store
 from server.store.records import EventLevel, Job, NewEvent
+from server.supervisor.arriving import Arriving
 from server.supervisor.checking import check_job
 from server.supervisor.duty import take_duty
 from server.supervisor.engine_keeper import EngineKeeper
@@ -43,7 +44,8 @@ class Supervisor:
         self._blobs = blobs
         launcher = LocalLauncher()
         workplace = Workplace(self.id, store, launcher, config.run_dir, config.data / "logs")
-        self._engines = EngineKeeper(config, workplace)
+        self._arriving = Arriving(config.run_dir)
+        self._engines = EngineKeeper(config, workplace, self._arriving)
         logs_dir = config.data / "logs"
         self._warm_trainer = WarmTrainer(launcher, config.training, logs_dir)
         self._workshop = Workshop(
@@ -57,6 +59,7 @@ class Supervisor:
         next start) to go on with; all processes are gone then."""
         await self._register_models()
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._arriving.run())
             group.create_task(self._engines.run())
             group.create_task(self._warm_trainer.run())
             group.create_task(Janitor(self._config, self._store, self._blobs).run())

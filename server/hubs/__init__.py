@@ -1,0 +1,1 @@
+"""Models from Hugging Face, ModelScope and Modelers: found, fetched, checked and kept."""
