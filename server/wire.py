@@ -61,6 +61,7 @@ class SamplingFields(RequestBody):
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
+    do_sample: bool | None = None
     skip_special_tokens: bool | None = None
     stop_token_ids: list[int] | None = None
     guided_json: dict[str, object] | str | None = None

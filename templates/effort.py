@@ -24,6 +24,8 @@ EFFORTS = {
 }
 """Whether a family that thinks or does not thinks at this effort."""
 
+EFFORTS_OFF = frozenset(effort for effort, thinks in EFFORTS.items() if not thinks)
+
 
 def wants_thinking(options: RenderOptions) -> bool | None:
     """Whether thinking is asked for, by switch or effort; None leaves it to the model. Raises

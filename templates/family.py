@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from templates.conversation import MediaKind
@@ -106,6 +106,11 @@ class Family:
     """What stands for each kind of media the models take: the placeholder token, and the marks that
     the family writes around it."""
     note: str = ""
+
+    def speaking(self, dialect: str) -> Family:
+        """The family with tools and calls in another dialect. Calls then stand in the family's
+        answers as they are, which is what LLaMA-Factory's `tool_format` does."""
+        return replace(self, dialect=dialect, reads=None, tool_list=None, calls=self.assistant)
 
     @property
     def opening(self) -> str | None:

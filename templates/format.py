@@ -33,6 +33,18 @@ class TokenizerInfo(Value, frozen=True):
     """The kinds of media the model takes, and what its own template writes for each."""
 
 
+class FormatSettings(Value, frozen=True):
+    """What an operator may change of a format."""
+
+    default_system: str | None = None
+    """The system message of conversations that have none; a text without characters is none."""
+    tool_format: str | None = None
+    """The tool-call dialect to use for the format's own."""
+
+
+AS_IT_IS = FormatSettings()
+
+
 class Segment(Value, frozen=True):
     """A stretch of prompt. Special tokens are recognised in control text only."""
 

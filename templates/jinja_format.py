@@ -19,11 +19,13 @@ import jinja2
 from msgspec.structs import replace
 
 from templates.conversation import ChatMessage, Conversation, Role, TextPart, Tool
-from templates.dialects import binding_dialect
+from templates.dialects import binding_dialect, dialect
 from templates.dialects.base import Dialect
 from templates.effort import thinking_budget
 from templates.format import (
+    AS_IT_IS,
     FormatError,
+    FormatSettings,
     OutputConstraint,
     OutputParser,
     Prompt,
@@ -79,7 +81,16 @@ def default_template(templates: dict[str, str]) -> str:
 class JinjaFormat:
     """Several templates by name: `tool_use` renders conversations with tools, if there is one."""
 
-    def __init__(self, name: str, templates: dict[str, str], tokenizer: TokenizerInfo) -> None:
+    def __init__(
+        self,
+        name: str,
+        templates: dict[str, str],
+        tokenizer: TokenizerInfo,
+        settings: FormatSettings = AS_IT_IS,
+    ) -> None:
+        self._spoken = None if settings.tool_format is None else dialect(settings.tool_format)
+        system = TextPart(settings.default_system) if settings.default_system else None
+        self._lead = () if system is None else (ChatMessage(Role.SYSTEM, (system,)),)
         self._name = name
         self._tokenizer = tokenizer
         self._shield = shield_for(tokenizer.special_tokens.union(tokenizer.media.values()))
@@ -146,7 +157,13 @@ class JinjaFormat:
     @property
     def dialect(self) -> Dialect | None:
         """The tool-call dialect whose parser reads back a call that the template wrote."""
-        return self._probe.dialect
+        return self._spoken or self._probe.dialect
+
+    def _with_system(self, conversation: Conversation) -> Conversation:
+        messages = conversation.messages
+        if not self._lead or (messages and messages[0].role in (Role.SYSTEM, Role.DEVELOPER)):
+            return conversation
+        return replace(conversation, messages=(*self._lead, *messages))
 
     def render(self, conversation: Conversation) -> Prompt:
         options = conversation.options
@@ -160,6 +177,7 @@ class JinjaFormat:
                 f"{', '.join(CHANNEL_EFFORTS)}.",
                 "reasoning_effort",
             )
+        conversation = self._with_system(conversation)
         if options.continue_final_message:
             segments = self._continued(conversation)
         else:
@@ -175,6 +193,7 @@ class JinjaFormat:
             raise FormatError(
                 "A training conversation must end with an assistant message.", "messages"
             )
+        conversation = self._with_system(conversation)
         if media_parts(conversation.messages):
             raise FormatError("A model's own chat template is trained on text only.", "messages")
         if self._template(conversation).marks_generation and not last_turn_only:

@@ -7,13 +7,14 @@ templates outright.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
 from templates.family import Family
 from templates.family_file import FamilyFileError, parse_families, read_family_file
-from templates.format import ChatFormat, FormatError, TokenizerInfo
+from templates.format import AS_IT_IS, ChatFormat, FormatError, FormatSettings, TokenizerInfo
 from templates.jinja_format import JinjaFormat, default_template
 from templates.named import NamedFormat
 
@@ -21,18 +22,25 @@ OWN_TEMPLATE = "jinja"
 
 
 def open_format(
-    name: str | None, tokenizer: TokenizerInfo, folders: tuple[Path, ...] = ()
+    name: str | None,
+    tokenizer: TokenizerInfo,
+    folders: tuple[Path, ...] = (),
+    settings: FormatSettings = AS_IT_IS,
 ) -> ChatFormat:
     """The format called `name` (built in, or a file of an operator's `folders`); with None, the
     model's own Jinja template. Raises FormatError when there is none."""
     if name is None or name == OWN_TEMPLATE or name.startswith(f"{OWN_TEMPLATE}:"):
-        return _own_template(name, tokenizer)
+        return _own_template(name, tokenizer, settings)
     dropped_in = read_folders(folders)
     if name in dropped_in.jinja:
-        return JinjaFormat(name, {"default": dropped_in.jinja[name]}, tokenizer)
+        return JinjaFormat(name, {"default": dropped_in.jinja[name]}, tokenizer, settings)
     family = dropped_in.families.get(name) or built_in_families().get(name)
     if family is None:
         raise _unknown(name)
+    if settings.tool_format is not None:
+        family = family.speaking(settings.tool_format)
+    if settings.default_system is not None:
+        family = replace(family, default_system=settings.default_system)
     return NamedFormat(family, tokenizer)
 
 
@@ -49,7 +57,9 @@ def _unknown(name: str) -> FormatError:
     return FormatError(f"There is no chat format named '{name}'.", "template")
 
 
-def _own_template(name: str | None, tokenizer: TokenizerInfo) -> ChatFormat:
+def _own_template(
+    name: str | None, tokenizer: TokenizerInfo, settings: FormatSettings
+) -> ChatFormat:
     templates = tokenizer.chat_templates
     if not templates:
         raise FormatError(
@@ -62,9 +72,10 @@ def _own_template(name: str | None, tokenizer: TokenizerInfo) -> ChatFormat:
             raise FormatError(
                 f"The model has no chat template named '{wanted}'; it has: {known}.", "template"
             )
-        return JinjaFormat(f"{OWN_TEMPLATE}:{wanted}", {"default": templates[wanted]}, tokenizer)
+        chosen = {"default": templates[wanted]}
+        return JinjaFormat(f"{OWN_TEMPLATE}:{wanted}", chosen, tokenizer, settings)
     default_template(templates)
-    return JinjaFormat(OWN_TEMPLATE, templates, tokenizer)
+    return JinjaFormat(OWN_TEMPLATE, templates, tokenizer, settings)
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from msgspec.structs import replace
 
 from templates.conversation import ChatMessage, RenderOptions, TextPart
-from templates.effort import EFFORTS, wants_thinking
+from templates.effort import EFFORTS_OFF, wants_thinking
 from templates.family import Family
 from templates.format import FormatError
 
@@ -43,10 +43,9 @@ def _enabled(family: Family, options: RenderOptions) -> bool:
             raise FormatError(f"The chat format {family.name} has no thinking.", field)
         return True
     if effort is not None and wanted and family.effort and effort not in family.effort.levels:
-        known = ", ".join(name for name, on in EFFORTS.items() if not on)
         raise FormatError(
             f"The chat format {family.name} cannot honour reasoning_effort '{effort}'; it takes: "
-            f"{known}, {', '.join(family.effort.levels)}.",
+            f"{', '.join((*sorted(EFFORTS_OFF), *family.effort.levels))}.",
             "reasoning_effort",
         )
     return wanted is not False

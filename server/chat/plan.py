@@ -25,6 +25,7 @@ from server.errors import (
     unsupported_parameter,
     unsupported_value,
 )
+from server.generation.defaults import ModelDefaults
 from server.generation.sampling import Guide, check_guide, plan_guide, plan_sampling, seeded
 from server.media import MediaLoader
 from server.media.loading import check_kinds, media_parts
@@ -32,6 +33,8 @@ from server.media.problems import Problem
 from server.media.prompt import prompt_parts
 from server.models.catalog import Catalog, Served
 from templates.conversation import ChatMessage, Conversation, MediaPart, RenderOptions, Role
+from templates.dialects import DIALECTS
+from templates.effort import EFFORTS_OFF
 from templates.format import (
     ChatFormat,
     FormatError,
@@ -97,12 +100,13 @@ async def plan_chat(
     """Raises ApiError."""
     _refuse_unsupported(request)
     served = await catalog.serve(request.model, principal.project.id)
-    chat_format = await catalog.chat_format(served)
+    chat_format = await catalog.chat_format(served, _tool_format(request))
     tools = _plan_tools(request)
     messages = read_messages(request.messages)
     media = media_parts(messages)
     check_kinds(media, served.hello)
-    conversation = Conversation(messages, tools.tools, _render_options(request, messages))
+    options = _render_options(request, messages, served.defaults)
+    conversation = Conversation(messages, tools.tools, options)
     asked = _Asked(request, chat_format, tools, _schema(request, messages), served.hello)
     try:
         prompt = chat_format.render(conversation)
@@ -141,6 +145,7 @@ def _works(
     sampling = plan_sampling(
         request,
         served.hello,
+        served.defaults.sampling,
         max_tokens=request.max_tokens if limit is None else limit,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         stop_words=chat_format.stop_words,
@@ -185,7 +190,7 @@ def _plan_tools(request: ChatCompletionRequest) -> ToolPlan:
 
 
 def _render_options(
-    request: ChatCompletionRequest, messages: tuple[ChatMessage, ...]
+    request: ChatCompletionRequest, messages: tuple[ChatMessage, ...], defaults: ModelDefaults
 ) -> RenderOptions:
     continues = bool(request.continue_final_message)
     if continues and messages[-1].role is not Role.ASSISTANT:
@@ -206,15 +211,28 @@ def _render_options(
         if thinking is not None:
             raise invalid_value("enable_thinking", "It is given in 'chat_template_kwargs' too.")
         thinking = request.enable_thinking
+    effort = request.reasoning_effort
+    if thinking is None and effort is None:
+        thinking, effort = defaults.enable_thinking, defaults.reasoning_effort
+    budget = request.thinking_budget
+    if budget is None and thinking is not False and effort not in EFFORTS_OFF:
+        budget = defaults.thinking_budget
     return RenderOptions(
         enable_thinking=thinking,
-        reasoning_effort=request.reasoning_effort,
-        thinking_budget=request.thinking_budget,
+        reasoning_effort=effort,
+        thinking_budget=budget,
         preserve_thinking=_switch(extra, "preserve_thinking"),
         continue_final_message=continues,
         documents=tuple(request.documents or ()),
         template_kwargs=extra,
     )
+
+
+def _tool_format(request: ChatCompletionRequest) -> str | None:
+    name = request.tool_format
+    if name is not None and name not in DIALECTS:
+        raise unsupported_value("tool_format", f"It must be one of: {', '.join(DIALECTS)}.")
+    return name
 
 
 def _switch(extra: dict[str, Any], name: str) -> bool | None:

@@ -65,6 +65,8 @@ class ChatCompletionRequest(SamplingFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
+    tool_format: str | None = None
+    """The tool-call dialect, where it is not the model's own."""
     tool_choice: ToolChoiceBody | None = None
     parallel_tool_calls: bool | None = None
     functions: Annotated[list[FunctionBody], Field(min_length=1, max_length=128)] | None = None

@@ -100,11 +100,14 @@ def _refuse_unsupported(request: CompletionRequest) -> None:
 
 
 def _sampling(request: CompletionRequest, served: Served, tries: int) -> Sampling:
-    max_tokens = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    defaults, max_tokens = served.defaults.sampling, request.max_tokens
+    if max_tokens is None and defaults.max_tokens is None:
+        max_tokens = DEFAULT_MAX_TOKENS
     ranks = tries > (request.n or 1)
     sampling = plan_sampling(
         request,
         served.hello,
+        defaults,
         max_tokens=max_tokens,
         logprobs=0 if ranks and request.logprobs is None else request.logprobs,
     )

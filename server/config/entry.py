@@ -6,11 +6,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from server.config.aliases import plain_entry
+from server.config.generation import GenerationDefaults
 from server.config.section import Section
 from server.hubs.names import Hub
+from templates.dialects import DIALECTS
 
 
 class EngineKind(StrEnum):
@@ -46,6 +48,11 @@ class ModelEntry(Section):
     sglang the one that `tuneyard env create` made."""
     template: str | None = None
     """Name of a chat format; None is the model's own Jinja template."""
+    default_system: str | None = None
+    """The system message of conversations that have none, in serving and training."""
+    tool_format: str | None = None
+    """The tool-call dialect, where it is not the chat format's own."""
+    generation: GenerationDefaults = GenerationDefaults()
     dtype: str = "auto"
     device: str = "auto"
     max_model_len: int | None = Field(default=None, ge=1)
@@ -75,6 +82,14 @@ class ModelEntry(Section):
     @classmethod
     def _take_aliases(cls, entry: Any) -> Any:
         return entry if not isinstance(entry, dict) else plain_entry(entry)
+
+    @field_validator("tool_format")
+    @classmethod
+    def _tool_format_is_known(cls, name: str | None) -> str | None:
+        if name is not None and name not in DIALECTS:
+            known = ", ".join(DIALECTS)
+            raise ValueError(f"there is no tool-call dialect {name!r}; one of: {known}")
+        return name
 
     @model_validator(mode="after")
     def _only_attached_engines_have_urls(self) -> ModelEntry:

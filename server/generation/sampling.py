@@ -6,19 +6,25 @@ What the engine has said it cannot do is refused here, by the name of the field.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from server.errors import InvalidRequest, invalid_value, unsupported_parameter
+from server.generation.defaults import SAMPLING_NEEDS
 from server.wire import SamplingFields
 from workers.contract.messages import Capability, Grammar, GrammarKind, Hello, Sampling
 
-_NEEDS: tuple[tuple[str, Capability], ...] = (
-    ("seed", Capability.SEED),
-    ("logit_bias", Capability.LOGIT_BIAS),
-    ("min_p", Capability.MIN_P),
-    ("repetition_penalty", Capability.REPETITION_PENALTY),
-    ("min_tokens", Capability.MIN_TOKENS),
+_AS_GIVEN = (
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "min_p",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "ignore_eos",
 )
 _SAMPLING_FIELDS = frozenset(SamplingFields.model_fields)
 _GRAMMAR_NEEDS = {
@@ -42,45 +48,55 @@ class Guide:
 def plan_sampling(
     fields: SamplingFields,
     hello: Hello,
+    defaults: Sampling,
     *,
     max_tokens: int | None,
     logprobs: int | None,
     stop_words: tuple[str, ...] = (),
     keeps_special_tokens: bool = False,
 ) -> Sampling:
-    """Raises InvalidRequest."""
+    """The request's fields over the model's defaults. Raises InvalidRequest."""
+    base = msgspec.structs.replace(
+        defaults,
+        max_tokens=defaults.max_tokens if max_tokens is None else max_tokens,
+        cap_to_context=max_tokens is None and defaults.cap_to_context,
+        stop_words=list(stop_words),
+        skip_special_tokens=defaults.skip_special_tokens and not keeps_special_tokens,
+    )
     if fields.model_fields_set.isdisjoint(_SAMPLING_FIELDS) and logprobs is None:
-        return Sampling(
-            max_tokens=max_tokens,
-            stop_words=list(stop_words),
-            skip_special_tokens=not keeps_special_tokens,
-        )
-    for name, capability in _NEEDS:
+        return base
+    for name, capability in SAMPLING_NEEDS:
         if getattr(fields, name) is not None:
             require(hello, capability, name)
     if logprobs is not None:
         require(hello, Capability.LOGPROBS, "logprobs")
-    skip_special = fields.skip_special_tokens is not False and not keeps_special_tokens
-    stop = fields.stop
-    return Sampling(
-        max_tokens=max_tokens,
-        min_tokens=fields.min_tokens or 0,
-        temperature=_or(fields.temperature, 1.0),
-        top_p=_or(fields.top_p, 1.0),
-        top_k=max(fields.top_k or 0, 0),
-        min_p=_or(fields.min_p, 0.0),
-        seed=fields.seed,
-        frequency_penalty=_or(fields.frequency_penalty, 0.0),
-        presence_penalty=_or(fields.presence_penalty, 0.0),
-        repetition_penalty=_or(fields.repetition_penalty, 1.0),
-        logit_bias=_bias(fields.logit_bias, hello.vocab_size) if fields.logit_bias else {},
-        stop=[stop] if isinstance(stop, str) else stop or [],
-        stop_token_ids=_token_ids(fields.stop_token_ids, hello.vocab_size),
-        stop_words=list(stop_words),
-        ignore_eos=bool(fields.ignore_eos),
-        skip_special_tokens=skip_special,
-        logprobs=logprobs,
-    )
+    given: dict[str, Any] = {
+        name: value for name in _AS_GIVEN if (value := getattr(fields, name)) is not None
+    }
+    if fields.do_sample is not None:
+        given |= _sampled(fields.do_sample, fields.temperature)
+    if fields.top_k is not None:
+        given["top_k"] = max(fields.top_k, 0)
+    if fields.stop is not None:
+        given["stop"] = [fields.stop] if isinstance(fields.stop, str) else fields.stop
+    if fields.logit_bias:
+        given["logit_bias"] = _bias(fields.logit_bias, hello.vocab_size)
+    if fields.stop_token_ids is not None:
+        given["stop_token_ids"] = _token_ids(fields.stop_token_ids, hello.vocab_size)
+    if fields.skip_special_tokens is not None:
+        given["skip_special_tokens"] = fields.skip_special_tokens and not keeps_special_tokens
+    return msgspec.structs.replace(base, logprobs=logprobs, **given)
+
+
+def _sampled(do_sample: bool, temperature: float | None) -> dict[str, float]:
+    """What `do_sample` makes of the temperature. Raises InvalidRequest."""
+    if do_sample:
+        if temperature == 0:
+            raise invalid_value("do_sample", "A temperature of 0 does not sample.")
+        return {}
+    if temperature:
+        raise invalid_value("do_sample", "Without sampling there is no temperature.")
+    return {"temperature": 0.0}
 
 
 def seeded(sampling: Sampling, offset: int) -> Sampling:
@@ -174,17 +190,13 @@ def _bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
     return biases
 
 
-def _token_ids(ids: list[int] | None, vocab_size: int) -> list[int]:
-    for token_id in ids or ():
+def _token_ids(ids: list[int], vocab_size: int) -> list[int]:
+    for token_id in ids:
         if not 0 <= token_id < vocab_size:
             raise invalid_value(
                 "stop_token_ids", f"{token_id} is not a token id of this model (0 to {vocab_size})."
             )
-    return ids or []
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
+    return ids
 
 
 def _wrap(seed: int) -> int:

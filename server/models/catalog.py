@@ -15,14 +15,16 @@ from typing import Protocol
 import msgspec
 
 from server.config import Config
+from server.config.generation import GenerationDefaults
 from server.engines.client import EngineConnection
 from server.engines.pool import EnginePool
 from server.errors import InternalError, ModelNotFound, Unavailable
+from server.generation.defaults import ModelDefaults, model_defaults
 from server.hubs.arrivals import read_arrivals
 from server.remembered import Remembered
 from server.store.records import Model
 from templates.conversation import MediaKind
-from templates.format import ChatFormat, FormatError, TokenizerInfo
+from templates.format import ChatFormat, FormatError, FormatSettings, TokenizerInfo
 from templates.registry import open_format
 from workers.contract.messages import AdapterRef, Hello, Text, Tokenize, Tokenized
 
@@ -44,6 +46,7 @@ class Served(msgspec.Struct, frozen=True):
 
     model: Model
     hello: Hello
+    defaults: ModelDefaults = ModelDefaults()
 
     @property
     def adapter(self) -> AdapterRef | None:
@@ -59,7 +62,8 @@ class Catalog:
         self._pool = pool
         self._config = config
         self._models: Remembered[tuple[str, str], Model] = Remembered(self._find, MODEL_TTL_S)
-        self._formats: dict[str, tuple[Hello, ChatFormat]] = {}
+        self._formats: dict[tuple[str, str | None], tuple[Hello, ChatFormat]] = {}
+        self._defaults: dict[str, tuple[Hello, ModelDefaults]] = {}
         self._control_ids: dict[tuple[str, str], tuple[Hello, list[int]]] = {}
         self._wanted: dict[str, float] = {}
         """When the store was last told of each model that starts on demand."""
@@ -84,7 +88,18 @@ class Catalog:
             connection = await self._started(model.id)
         else:
             connection = await self._ready(model)
-        return Served(model, connection.hello)
+        return Served(model, connection.hello, self._defaults_of(model.base, connection.hello))
+
+    def _defaults_of(self, base: str, hello: Hello) -> ModelDefaults:
+        """Raises InternalError."""
+        known = self._defaults.get(base)
+        if known is not None and known[0] is hello:
+            return known[1]
+        entry = self._config.model(base)
+        given = GenerationDefaults() if entry is None else entry.generation
+        defaults = model_defaults(given, hello)
+        self._defaults[base] = hello, defaults
+        return defaults
 
     async def _ready(self, model: Model) -> EngineConnection:
         """Raises Unavailable, which says how far the model's download is."""
@@ -129,11 +144,13 @@ class Catalog:
         self._control_ids[key] = served.hello, event.ids
         return event.ids
 
-    async def chat_format(self, served: Served) -> ChatFormat:
-        """Opened once for each start of an engine, in a thread: it reads files. Raises
-        InternalError if the operator named a format that there is not, or the model has none."""
+    async def chat_format(self, served: Served, tool_format: str | None = None) -> ChatFormat:
+        """Opened once for each start of an engine, in a thread: it reads files. `tool_format` is a
+        known dialect, to be used for the model's own. Raises InternalError if the operator named a
+        format that there is not, or the model has none."""
         base, hello = served.model.base, served.hello
-        known = self._formats.get(base)
+        key = base, tool_format
+        known = self._formats.get(key)
         if known is not None and known[0] is hello:
             return known[1]
         entry = self._config.model(base)
@@ -144,14 +161,18 @@ class Catalog:
             chat_templates=hello.chat_templates,
             media={MediaKind(kind): text for kind, text in hello.media.items()},
         )
+        settings = FormatSettings(tool_format=tool_format)
+        if entry is not None:
+            settings = FormatSettings(entry.default_system, tool_format or entry.tool_format)
         try:
             opened = await asyncio.to_thread(
                 open_format,
                 entry.template if entry is not None else None,
                 tokenizer,
                 self._config.templates,
+                settings,
             )
         except FormatError as error:
             raise InternalError(f"The model '{base}' has no usable chat format: {error}") from error
-        self._formats[base] = (hello, opened)
+        self._formats[key] = hello, opened
         return opened

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from server.config import Training
+from server.config import ModelEntry, Training
 from server.fine_tuning.hyperparameters import (
     AUTO,
     FinetuningKind,
@@ -28,7 +28,8 @@ from workers.contract.training import (
 def build_train_spec(
     job: Job,
     settings: Training,
-    template: str | None,
+    entry: ModelEntry,
+    template_folders: tuple[Path, ...],
     output_dir: Path,
 ) -> TrainSpec:
     wanted = SupervisedHyperparameters.model_validate(job.hyperparameters)
@@ -42,7 +43,10 @@ def build_train_spec(
         model=ModelArguments(
             model_name_or_path=job.plan.weights_path,
             adapter_name_or_path=job.plan.adapter_path,
-            template=template,
+            template=entry.template,
+            template_folders=tuple(map(str, template_folders)),
+            default_system=entry.default_system,
+            tool_format=entry.tool_format,
             compute_dtype=settings.compute_dtype,
             device=settings.device,
         ),

@@ -124,8 +124,9 @@ class Training:
         if entry is None:
             message = f"The base model '{self.job.plan.base}' is no longer configured."
             raise JobFailedError(JobError("internal_error", message))
-        settings = self._workshop.config.training
-        spec = build_train_spec(self.job, settings, entry.template, self._dir)
+        config = self._workshop.config
+        settings = config.training
+        spec = build_train_spec(self.job, settings, entry, config.templates, self._dir)
         trainer = TrainerProcess(
             self._workshop.launcher, self._workshop.warm_trainer, settings.python, self._dir
         )

@@ -121,6 +121,8 @@ class Sampling(Message, frozen=True):
     """Number of most likely alternatives to report per output token; 0 is the chosen token only."""
     prompt_logprobs: int | None = None
     """The same for prompt tokens, reported once in `PromptScored`."""
+    cap_to_context: bool = False
+    """Whether `max_tokens` is lowered to what the context has room for, and not refused."""
 
 
 # --- client to worker -----------------------------------------------------------------------------
@@ -245,6 +247,8 @@ class Hello(Message, tag=100, frozen=True):
     """The model's own Jinja templates by name; `default` is the usual one."""
     template_difference: str | None = None
     """Where the chat format that the operator named differs from the model's own, in words."""
+    generation: dict[str, float] = {}
+    """Sampling defaults of the model's own `generation_config.json`, by `Sampling`'s names."""
     media: dict[MediaKind, str] = {}
     """The kinds of media that a prompt may hold, and what the model's own template writes for
     each."""

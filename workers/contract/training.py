@@ -33,6 +33,12 @@ class ModelArguments(_Strict, frozen=True):
     full run starts from the base with the adapter merged in."""
     template: str | None = None
     """A named chat format; None is the model's own Jinja template."""
+    template_folders: tuple[str, ...] = ()
+    """Folders with chat formats of the operator's own."""
+    default_system: str | None = None
+    """The system message of conversations that have none."""
+    tool_format: str | None = None
+    """The tool-call dialect, where it is not the chat format's own."""
     trust_remote_code: bool = False
     compute_dtype: str = "float32"
     device: str = "auto"

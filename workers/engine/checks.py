@@ -63,6 +63,8 @@ class RequestChecks:
         limit, used, asked = self._max_model_len, len(prompt_ids), sampling.max_tokens
         if not used:
             raise _invalid("The prompt is empty.", "prompt")
+        if asked is not None and sampling.cap_to_context:
+            asked = max(1, min(asked, limit - used))
         needed = 1 if asked is None else asked
         if used + needed > limit:
             detail = (

@@ -15,6 +15,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from workers.engine.backends import create
+from workers.engine.generation_config import generation_config
 from workers.engine.listener import Listener
 from workers.engine.service import EngineService
 from workers.engine.spec import EngineSpec
@@ -37,7 +38,10 @@ async def serve(spec: EngineSpec) -> int:
     backend, vocabulary = create(spec)
     max_requests = spec.max_num_seqs + spec.max_waiting
     difference = template_difference(spec, vocabulary)
-    service = EngineService(spec.model_id, backend, vocabulary, max_requests, difference)
+    defaults = generation_config(spec)
+    service = EngineService(
+        spec.model_id, backend, vocabulary, max_requests, difference, generation=defaults
+    )
     listener = Listener(service, spec.listen, spec.token)
     try:
         if not await _unless(stop, service.start()):

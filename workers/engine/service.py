@@ -87,12 +87,14 @@ class EngineService:
         vocabulary: Vocabulary,
         max_requests: int,
         template_difference: str | None = None,
+        generation: dict[str, float] | None = None,
     ) -> None:
         self._model_id = model_id
         self._backend = backend
         self._vocabulary = vocabulary
         self._max_requests = max_requests
         self._template_difference = template_difference
+        self._generation = generation or {}
         self._keys = itertools.count(1)
         self._sequences: dict[int, _Sequence] = {}
         self._by_request: dict[tuple[Client, int], int] = {}
@@ -131,6 +133,7 @@ class EngineService:
             chat_templates=names.chat_templates,
             template_difference=self._template_difference,
             media=description.media.placeholders if description.media is not None else {},
+            generation=self._generation,
         )
 
     # --- connections ------------------------------------------------------------------------------

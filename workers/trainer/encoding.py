@@ -11,13 +11,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from templates.conversation import Conversation
 from templates.examples import ChatExample, CompletionExample, Example, ExampleError, TextExample
-from templates.format import ChatFormat, FormatError, Segment
+from templates.format import ChatFormat, FormatError, FormatSettings, Segment
 from templates.registry import open_format
 from templates.tokenization import Encoder, MediaNotEncodedError, describe_tokenizer
 from templates.training import (
@@ -145,11 +146,17 @@ class RowEncoder:
 
 def load_row_encoder(spec: TrainSpec, cutoff_len: int) -> RowEncoder:
     """Raises TrainerError."""
-    tokenizer = _load_tokenizer(spec.model)
+    model = spec.model
+    tokenizer = _load_tokenizer(model)
 
     def open_chat() -> ChatFormat:
         try:
-            return open_format(spec.model.template, describe_tokenizer(tokenizer))
+            return open_format(
+                model.template,
+                describe_tokenizer(tokenizer),
+                tuple(map(Path, model.template_folders)),
+                FormatSettings(model.default_system, model.tool_format),
+            )
         except FormatError as error:
             raise InvalidHyperparameters(str(error), "template") from error
 
