@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 from server.config import Config, ConfigError, load_config
+from server.config.listing import names_table
 from server.environments.commands import app as environments
 
 cli = typer.Typer(
@@ -63,8 +64,16 @@ def openapi() -> None:
 
 
 @cli.command()
-def check(config: _ConfigPath = None) -> None:
+def check(
+    config: _ConfigPath = None,
+    names: Annotated[
+        bool, typer.Option("--names", help="Show which engine honours LLaMA-Factory's names.")
+    ] = False,
+) -> None:
     """Read the settings, say what is wrong with them or show them with every default."""
+    if names:
+        Console().print(names_table())
+        return
     secrets = {"api_key": True, "models": {"__all__": {"api_key", "hub_token"}}}
     settings = _load(config).model_dump(mode="json", exclude=secrets)
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

@@ -103,6 +103,11 @@ class ModelEntry(Section):
         return self
 
     @property
+    def merges_adapters(self) -> bool:
+        """Whether the weights served are other than those in the directory."""
+        return bool(self.settings.get("merged_adapters"))
+
+    @property
     def engine_settings(self) -> dict[str, Any]:
         """The engine's own settings, as its worker reads them."""
         if self.engine is not EngineKind.ATTACHED:

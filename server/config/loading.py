@@ -84,6 +84,10 @@ def _placed(entry: ModelEntry, base: Path, environ: Mapping[str, str]) -> ModelE
     placed: dict[str, Any] = {}
     if entry.cache_dir is not None:
         placed["cache_dir"] = (base / entry.cache_dir.expanduser()).resolve()
+    if (adapters := entry.settings.get("merged_adapters")) is not None:
+        paths = adapters.split(",") if isinstance(adapters, str) else adapters
+        anchored = [str((base / str(path).strip()).resolve()) for path in paths]
+        placed["settings"] = {**entry.settings, "merged_adapters": anchored}
     if entry.hub is None and directory.is_dir():
         placed["path"] = str(directory)
         _refuse_hub_settings(entry)

@@ -135,6 +135,13 @@ class JobFactory:
             raise unsupported_value(
                 f"{_WHERE}.mask_history", "It and 'train_on_prompt' exclude each other."
             )
+        if entry.merges_adapters:
+            raise InvalidRequest(
+                f"The model '{entry.id}' is served with adapters merged into it, and training "
+                "starts from the weights in its directory.",
+                param="model",
+                code="model_not_available",
+            )
         check_attached(entry, wanted.finetuning_type)
         if wanted.finetuning_type is FinetuningKind.FULL:
             return _check_full(model, wanted)

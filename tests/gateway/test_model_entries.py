@@ -8,10 +8,16 @@ import pytest
 from pydantic import ValidationError
 
 from server.config import EngineKind, ModelEntry
+from server.config.factory_names import ENGINES, NAMES, Field, Own
 from server.errors import InvalidRequest
 from server.fine_tuning.creation import check_attached
 from server.fine_tuning.hyperparameters import FinetuningKind
 from server.supervisor.engine_slot import ServedModel, engine_spec
+from workers.engine.hf.settings import HfSettings
+from workers.engine.sglang.settings import SglangSettings
+from workers.engine.vllm.settings import VllmSettings
+
+_SETTINGS = {"hf": HfSettings, "vllm": VllmSettings, "sglang": SglangSettings}
 
 
 def entry(**settings: Any) -> ModelEntry:
@@ -43,7 +49,19 @@ def test_the_names_of_llama_factory_are_understood() -> None:
         ({"vllm_gpu_util": 0.5}, "vllm_gpu_util is not a setting of engine hf"),
         ({"dtype": "auto", "infer_dtype": "float16"}, "the same setting"),
         ({"infer_backend": "ktransformers"}, "'hf', 'vllm', 'sglang'"),
-        ({"quantization_bit": 4}, "quantization_bit"),
+        ({"quantization_bit": 3}, "must be one of 4, 8"),
+        ({"engine": "vllm", "quantization_bit": 4}, "not a setting of engine vllm: .*quantization"),
+        ({"engine": "sglang", "flash_attn": "fa2"}, "attention_backend"),
+        ({"engine": "attached", "url": "http://x", "rope_scaling": "yarn"}, "set it there"),
+        ({"rope_scaling": "ntk"}, "must be one of linear, dynamic, yarn, llama3"),
+        ({"offload_folder": "offload"}, "one device"),
+        ({"device_map": "balanced"}, "use device"),
+        ({"use_cache": False}, "always kept"),
+        ({"new_special_tokens": "<a>"}, "save the resized model"),
+        ({"engine": "vllm", "adapter_name_or_path": "a"}, "only the hf engine merges"),
+        ({"ms_hub_token": "x", "hub": "modelers"}, "ms_hub_token is for hub modelscope"),
+        ({"engine": "vllm", "vllm_config": "{"}, "vllm_config is not JSON"),
+        ({"sglang_tp_size": 2}, "it is for sglang"),
         ({"engine": "attached"}, "needs a url"),
         ({"url": "http://x"}, "url is only for engine: attached"),
         ({"engine": "attached", "url": "http://x", "flavour": "ollama"}, "'vllm'"),
@@ -52,6 +70,48 @@ def test_the_names_of_llama_factory_are_understood() -> None:
 def test_what_an_entry_cannot_have_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         entry(**settings)
+
+
+@pytest.mark.parametrize(
+    ("factory", "ours"),
+    [
+        (
+            {"model_revision": "v1", "ms_hub_token": "t"},
+            {"revision": "v1", "hub_token": "t", "hub": "modelscope"},
+        ),
+        (
+            {"quantization_bit": 4, "quantization_type": "fp4", "double_quantization": False},
+            {
+                "settings": {"quantization_bit": 4, "quantization_type": "fp4"}
+                | {"double_quantization": False}
+            },
+        ),
+        ({"rope_scaling": "yarn", "use_cache": True}, {"settings": {"rope_scaling": "yarn"}}),
+        ({"device_map": "auto", "low_cpu_mem_usage": True, "resize_vocab": False}, {}),
+        (
+            {"engine": "vllm", "flash_attn": "fa2", "vllm_config": '{"block_size": 32}'},
+            {"engine": "vllm", "settings": {"attention_backend": "FLASH_ATTN", "block_size": 32}},
+        ),
+        ({"engine": "vllm", "flash_attn": "auto"}, {"engine": "vllm"}),
+        (
+            {"engine": "sglang", "sglang_maxlen": 512, "sglang_config": {"tp_size": 2}},
+            {"engine": "sglang", "max_model_len": 512, "settings": {"tp_size": 2}},
+        ),
+        ({"adapter_name_or_path": "a,b"}, {"settings": {"merged_adapters": "a,b"}}),
+    ],
+)
+def test_each_name_becomes_ours(factory: dict[str, Any], ours: dict[str, Any]) -> None:
+    assert entry(**factory) == entry(**ours)
+
+
+def test_every_name_says_what_it_is_on_every_engine() -> None:
+    for name, engines in NAMES.items():
+        assert tuple(engines) == ENGINES, name
+        for engine, treatment in engines.items():
+            if isinstance(treatment, Field):
+                assert treatment.name in ModelEntry.model_fields
+            elif isinstance(treatment, Own):
+                assert treatment.name in _SETTINGS[engine].__struct_fields__, (name, engine)
 
 
 def test_an_attached_engines_place_reaches_its_worker() -> None:

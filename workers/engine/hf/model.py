@@ -22,6 +22,8 @@ from workers.engine.hf.attention import (
 from workers.engine.hf.kv import LayerShape, SlotCache, token_bytes
 from workers.engine.hf.lora.layer import AdapterStep, LoraLinear
 from workers.engine.hf.lora.wrapping import wrap_linears
+from workers.engine.hf.preparing import merge_adapters, scale_rope
+from workers.engine.hf.quantization import quantization_options
 from workers.engine.hf.settings import HfSettings
 from workers.engine.spec import EngineSpec, SpecError
 
@@ -59,7 +61,7 @@ def load_model(spec: EngineSpec, settings: HfSettings) -> LoadedModel:
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
     assert spec.model_path is not None
-    model = _read(spec.model_path, spec, device)
+    model = _read(spec.model_path, spec, settings, device)
     max_model_len = _context_length(model.config, spec)
     stock = _probe(model) if settings.verify else None
     model.set_attn_implementation(IMPLEMENTATION)
@@ -111,7 +113,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _read(path: str, spec: EngineSpec, device: torch.device) -> Any:
+def _read(path: str, spec: EngineSpec, settings: HfSettings, device: torch.device) -> Any:
+    if settings.flash_attn not in ("auto", "sdpa"):
+        raise SpecError(
+            f"flash_attn {settings.flash_attn!r}: the hf engine generates with its own attention "
+            "over sdpa; use auto, or vllm"
+        )
     dtype = DTYPES.get(spec.dtype)
     if dtype is None and spec.dtype != "auto":
         raise SpecError(f"dtype {spec.dtype!r} is not one of auto, {', '.join(DTYPES)}")
@@ -119,6 +126,8 @@ def _read(path: str, spec: EngineSpec, device: torch.device) -> Any:
         raise SpecError(f"{path} holds no model")
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
+        scale_rope(config, path, spec, settings)
+        quantization = quantization_options(spec, settings, device, dtype)
         model: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -126,10 +135,14 @@ def _read(path: str, spec: EngineSpec, device: torch.device) -> Any:
             attn_implementation="sdpa",
             trust_remote_code=spec.trust_remote_code,
             use_safetensors=True,
+            **quantization,
         )
+        model = merge_adapters(model, settings)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise SpecError(f"the model cannot be loaded: {error}") from error
-    return model.to(device).eval().requires_grad_(False)
+    if not quantization:
+        model = model.to(device)
+    return model.eval().requires_grad_(False)
 
 
 def _context_length(config: Any, spec: EngineSpec) -> int:

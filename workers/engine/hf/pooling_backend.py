@@ -32,6 +32,7 @@ from workers.engine.backend import (
 from workers.engine.hf.model import DTYPES, choose_device
 from workers.engine.hf.pooled import BATCH_TOKENS, HfPooling, PooledBatch, pad, settle
 from workers.engine.hf.pooling import PoolingKind, pool, read_json, read_pooling
+from workers.engine.hf.preparing import attention_name
 from workers.engine.hf.settings import HfSettings
 from workers.engine.spec import EngineSpec, SpecError
 from workers.engine.text.pretrained import PretrainedVocabulary
@@ -103,6 +104,9 @@ class HfPoolingBackend:
         self._settings = settings
         self._task = task
         self._vocabulary = vocabulary
+        for name in ("rope_scaling", "quantization_bit", "merged_adapters"):
+            if getattr(settings, name) is not None:
+                raise SpecError(f"settings: {name} is for models that generate")
         self._pooling = read_pooling(spec.model_path or "", settings)
         if task is Task.EMBED and self._pooling is None:
             raise SpecError(
@@ -205,6 +209,7 @@ class HfPoolingBackend:
             dtype=dtype if dtype is not None else "auto",
             trust_remote_code=spec.trust_remote_code,
             use_safetensors=True,
+            attn_implementation=attention_name(self._settings, device),
         )
         return model.to(device).eval().requires_grad_(False)
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from workers.engine.rope import RopeScaling
+
 
 class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kv_cache_bytes: int | None = None
@@ -31,10 +33,36 @@ class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Whether embeddings may be cut short (`dimensions`). None: what the model's config says."""
     matryoshka_dimensions: list[int] | None = None
     """The only lengths they may be cut to."""
+    rope_scaling: RopeScaling | None = None
+    """linear, dynamic, yarn or llama3, or a table of transformers' rope parameters."""
+    flash_attn: Literal["auto", "disabled", "sdpa", "fa2"] = "auto"
+    """Attention of a model that embeds or scores. One that generates has the engine's own, over
+    sdpa: it takes auto and sdpa."""
+    quantization_bit: Literal[4, 8] | None = None
+    quantization_method: Literal["bnb", "hqq", "eetq"] = "bnb"
+    quantization_type: Literal["nf4", "fp4"] = "nf4"
+    """Of bnb's 4 bits."""
+    double_quantization: bool = True
+    """Whether bnb's 4 bits have quantized scales too."""
+    merged_adapters: str | list[str] | None = None
+    """LoRA directories merged into the model in this order; separated by commas if a string."""
     verify: bool = True
     """Compares our attention with the model's own at start, and refuses a model that differs."""
 
+    @property
+    def adapter_paths(self) -> list[str]:
+        given = self.merged_adapters or []
+        return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+
     def __post_init__(self) -> None:
+        if self.quantization_bit is None and (
+            self.quantization_method != "bnb"
+            or self.quantization_type != "nf4"
+            or not self.double_quantization
+        ):
+            raise ValueError("quantization_method and its like need quantization_bit")
+        if self.quantization_bit is not None and self.merged_adapters:
+            raise ValueError("adapters cannot be merged into quantized weights")
         for name in ("kv_cache_bytes", "prefill_tokens_per_step", "num_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

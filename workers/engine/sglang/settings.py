@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
 import msgspec
 
 from workers.engine.grammars import MAX_BLANKS
+from workers.engine.rope import RopeScaling, nested_overrides, rope_overrides
 from workers.engine.spec import EngineSpec, SpecError
 
 
@@ -29,6 +31,8 @@ class SglangSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tp_size: int = 1
     quantization: str | None = None
     load_format: str | None = None
+    rope_scaling: RopeScaling | None = None
+    """linear, dynamic, yarn or llama3, or a table of transformers' rope parameters."""
     enable_deterministic_inference: bool = False
     """Makes `seed` work; SGLang wants a flashinfer, fa3 or triton attention backend for it."""
 
@@ -90,6 +94,10 @@ def server_arguments(spec: EngineSpec, settings: SglangSettings) -> dict[str, An
         value = getattr(settings, name)
         if value is not None:
             arguments[name] = value
+    if settings.rope_scaling is not None:
+        scaled = rope_overrides(spec.model_path or "", settings.rope_scaling, spec.max_model_len)
+        nested = nested_overrides(spec.model_path or "", scaled)
+        arguments["json_model_override_args"] = json.dumps(nested)
     if spec.max_loras:
         arguments |= {
             "enable_lora": True,

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from workers.engine.rope import RopeScaling, nested_overrides, rope_overrides
 from workers.engine.spec import EngineSpec, SpecError
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -32,6 +33,9 @@ class VllmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     load_format: str | None = None
     cpu_offload_gb: float | None = None
     hf_overrides: dict[str, Any] | None = None
+    attention_backend: str | None = None
+    rope_scaling: RopeScaling | None = None
+    """linear, dynamic, yarn or llama3, or a table of transformers' rope parameters."""
 
 
 def adapter_places(spec: EngineSpec, settings: VllmSettings) -> int:
@@ -68,10 +72,15 @@ def engine_arguments(spec: EngineSpec, settings: VllmSettings, *, on_cpu: bool) 
         "load_format",
         "cpu_offload_gb",
         "hf_overrides",
+        "attention_backend",
     ):
         value = getattr(settings, name)
         if value is not None:
             arguments[name] = value
+    if settings.rope_scaling is not None:
+        scaled = rope_overrides(spec.model_path or "", settings.rope_scaling, spec.max_model_len)
+        nested = nested_overrides(spec.model_path or "", scaled)
+        arguments["hf_overrides"] = {**nested, **(settings.hf_overrides or {})}
     if spec.max_loras:
         places = adapter_places(spec, settings)
         # On CPU vLLM 0.32 looks up a base-model row of a mixed batch at slot -1, the last one, and
