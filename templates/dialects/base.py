@@ -40,7 +40,6 @@ class Dialect:
     """True where the parser itself tells reasoning from content (channels)."""
     show_wrapped: Callable[[Tools], str] | None = None
     write_natively: Callable[[list[Call]], str] | None = None
-    write_result: Callable[[str, ToolCall | None], str] | None = None
 
     def tool_text(self, tools: Tools, *, wrapped: bool = False) -> str:
         """The tools as the system prompt shows them. `wrapped`: the tools came as
@@ -56,10 +55,6 @@ class Dialect:
         """The calls as the model itself writes them, where `call_text` (LLaMA-Factory's) leaves
         marks out; this is what grammars hold the output to."""
         return (self.write_natively or self.write_calls)(self._checked(calls))
-
-    def result_text(self, result: str, call: ToolCall | None = None) -> str:
-        """A tool's result as it stands in its message; most templates wrap it themselves."""
-        return self.write_result(result, call) if self.write_result else result
 
     def parser(self, tools: Tools) -> OutputParser:
         """Reads one output. Without tools every text is content (channels are still read)."""

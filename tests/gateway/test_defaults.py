@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from server.generation.defaults import model_defaults
 from server.generation.sampling import plan_sampling
 from server.wire import SamplingFields
 from workers.contract.messages import PROTOCOL_VERSION, Capability, Hello, Sampling
+from workers.engine.backend import Description, RefusedError
+from workers.engine.checks import RequestChecks
 from workers.engine.generation_config import generation_config
 from workers.engine.spec import BackendName, EngineSpec
 
@@ -68,6 +71,16 @@ def test_a_default_length_is_cut_to_the_context_but_one_asked_for_is_not() -> No
     defaults = model_defaults(GenerationDefaults(max_tokens=9), hello()).sampling
     asked = plan_sampling(SamplingFields(), hello(), defaults, max_tokens=5, logprobs=None)
     assert (asked.max_tokens, asked.cap_to_context) == (5, False)
+
+
+def test_the_worker_cuts_a_default_length_to_the_context() -> None:
+    names = SimpleNamespace(size=10)
+    checks = RequestChecks(Description("hf/5", 64, frozenset()), names)  # type: ignore[arg-type]
+    assert checks.prompt([1] * 60, Sampling(max_tokens=9, cap_to_context=True)) == 4
+    assert checks.prompt([1] * 10, Sampling(max_tokens=9, cap_to_context=True)) == 9
+    for sampling in (Sampling(max_tokens=9), Sampling(max_tokens=9, cap_to_context=True)):
+        with pytest.raises(RefusedError):
+            checks.prompt([1] * (60 if not sampling.cap_to_context else 64), sampling)
 
 
 def test_do_sample_is_a_temperature_of_zero() -> None:

@@ -67,6 +67,27 @@ def test_prompt_ids_are_those_of_generation(workspace: Workspace) -> None:
         assert example.labels[len(prompt) - 1] == IGNORED
 
 
+def test_an_operators_template_and_system_message_are_trained_as_served(
+    workspace: Workspace,
+) -> None:
+    folder = workspace.folder / "formats"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(
+        'mine:\n  system: "[{{content}}]"\n  user: "Q{{content}}A"\n  assistant: "{{content}};"\n'
+    )
+    spec = workspace.spec(
+        model={
+            "template": "mine",
+            "template_folders": [str(folder)],
+            "default_system": "Be a pirate.",
+        }
+    )
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Arr"}]
+    example = encode(load_row_encoder(spec, 512), {"messages": messages})
+    shown = AutoTokenizer.from_pretrained(workspace.base).decode(example.ids)
+    assert shown.startswith("[Be a pirate.]QHiAArr;")
+
+
 def test_only_answers_of_weight_1_are_learned(workspace: Workspace) -> None:
     assert learned(workspace, encode(encoder_of(workspace), TURNS)).strip() == (
         "Still hi.<|im_end|>"
