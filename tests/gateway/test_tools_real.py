@@ -294,3 +294,25 @@ def test_guides_bind_the_answer_of_a_thinking_format(
     limit = {"max_completion_tokens": 1000}
     message = ask(thinking_client, user("Hello!"), extra_body=extra, **limit).message
     assert matches(message.content)
+
+
+@pytest.mark.parametrize("answers", [{}, {"guided_choice": ["red", "blue"]}])
+def test_a_real_engine_goes_on_behind_a_thought_that_is_cut(
+    thinking_client: openai.OpenAI, answers: dict[str, Any]
+) -> None:
+    """A thought that the prompt has begun is all the bundled model goes on with."""
+    begun = {"role": "assistant", "content": "", "reasoning_content": "Let me think: 1, 2, 3,"}
+    request: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [*user("Count."), begun],
+        "temperature": 0,
+        "max_completion_tokens": 40,
+    }
+    extra = {"continue_final_message": True, "thinking_budget": 6, **answers}
+    answer = thinking_client.chat.completions.create(**request, extra_body=extra)
+    (choice,) = answer.choices
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 6
+    assert choice.message.reasoning_content
+    assert choice.message.content
+    assert not answers or choice.message.content in answers["guided_choice"]
+    assert answer.usage.completion_tokens <= 40
