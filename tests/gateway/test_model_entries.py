@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
 from server.config import EngineKind, ModelEntry
 from server.config.factory_names import ENGINES, NAMES, Field, Own
+from server.config.listing import names_table
 from server.errors import InvalidRequest
 from server.fine_tuning.creation import check_attached
 from server.fine_tuning.hyperparameters import FinetuningKind
@@ -137,3 +139,10 @@ def test_jobs_whose_result_an_attached_engine_could_not_serve_are_refused() -> N
 def test_an_entry_that_was_written_out_reads_the_same() -> None:
     for made in (entry(vllm_gpu_util=0.5, engine="vllm"), entry(engine="attached", url="http://x")):
         assert ModelEntry.model_validate_json(made.model_dump_json()) == made
+
+
+def test_the_operator_can_read_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(width=200).print(names_table())
+    shown = capsys.readouterr().out
+    assert all(f"\n{name} " in shown for name in NAMES)
+    assert "hf, vllm, sglang: settings.rope_scaling; attached, scripted: refused" in shown
