@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from server import health
 from server.auth import KeyRing
@@ -25,6 +25,8 @@ from server.chat.endpoint import ChatEndpoint
 from server.completions import routes as completions_routes
 from server.completions.endpoint import CompletionsEndpoint
 from server.config import Config, Limits
+from server.direct.desk import Desk
+from server.direct.keep_alive import KeepAlive
 from server.embeddings import routes as embeddings_routes
 from server.embeddings.endpoint import EmbeddingsEndpoint
 from server.engines.pool import EnginePool
@@ -43,7 +45,6 @@ from server.models.catalog import Catalog
 from server.openapi import document
 from server.scores import routes as scores_routes
 from server.scores.endpoint import ScoresEndpoint
-from server.sse import KeepAlive
 from server.store import Store, open_store
 from server.usage import Accountant
 from server.validation import translate
@@ -88,10 +89,9 @@ class GatewayApp(FastAPI):
         )
         self.config = config
         self.access_log = access_log
-        self.direct: dict[tuple[str, str], ASGIApp] = {}
-        """Handlers the gate calls without the framework's layers, by method and path."""
+        self.desk = Desk(self, access_log)
         self._services: Services | None = None
-        self._gate = Gate(super().__call__, self, self.direct)
+        self._gate = Gate(super().__call__, self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The gate comes before all of the framework's own layers."""
@@ -110,6 +110,7 @@ class GatewayApp(FastAPI):
             try:
                 yield
             finally:
+                self.desk.close()
                 self._services = None
 
     def openapi(self) -> dict[str, Any]:
@@ -127,13 +128,13 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.add_exception_handler(Exception, _answer_unexpected)
     app.include_router(health.router)
     app.include_router(chat_routes.router)
-    app.direct["POST", "/v1/chat/completions"] = ChatEndpoint(app)
+    app.desk.handlers["/v1/chat/completions"] = ChatEndpoint(app)
     app.include_router(completions_routes.router)
-    app.direct["POST", "/v1/completions"] = CompletionsEndpoint(app)
+    app.desk.handlers["/v1/completions"] = CompletionsEndpoint(app)
     app.include_router(embeddings_routes.router)
-    app.direct["POST", "/v1/embeddings"] = EmbeddingsEndpoint(app)
+    app.desk.handlers["/v1/embeddings"] = EmbeddingsEndpoint(app)
     app.include_router(scores_routes.router)
-    app.direct["POST", "/v1/score/evaluation"] = ScoresEndpoint(app)
+    app.desk.handlers["/v1/score/evaluation"] = ScoresEndpoint(app)
     app.include_router(models_routes.router)
     app.include_router(files_routes.router)
     app.include_router(fine_tuning_routes.router)

@@ -1,10 +1,8 @@
 """The outermost ASGI layer: request id, authentication, body limit, response headers, last resort
 for errors, and the access log.
 
-Generation routes are reached from here by an exact match of method and path, without the
-framework's layers in between: those cost more than the rest of a short request. They are still
-routes of the app, so the OpenAPI document has them. Such a handler gets the server's own `send` and
-puts `Call.headers` on its answer itself.
+Generating requests do not come this way: `server.direct` has them. They are still routes of the
+app, so the OpenAPI document has them.
 """
 
 from __future__ import annotations
@@ -12,22 +10,18 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.auth import KeyRing, Principal
 from server.config import Limits
-from server.errors import ApiError, InternalError, TooLarge, Unauthorized
+from server.errors import ApiError, InternalError, TooLarge
 from server.logs import AccessLog, request_id_context
 
 logger = logging.getLogger(__name__)
 
 Header = tuple[bytes, bytes]
-
-CALL = "tuneyard.call"
-"""Where a scope holds its `Call`."""
 
 _MULTIPART = b"multipart/form-data"
 _MULTIPART_SLACK_BYTES = 1024 * 1024
@@ -44,13 +38,6 @@ class Call:
         self.started = time.perf_counter()
         self.principal: Principal | None = None
         self.status = 0
-
-    @property
-    def authenticated(self) -> Principal:
-        """Only on paths under `/v1`, which the gate lets nobody else through to."""
-        if self.principal is None:
-            raise Unauthorized("You didn't provide an API key.")
-        return self.principal
 
     def headers(self) -> list[Header]:
         """For the response's start; the processing time is the time until now."""
@@ -81,19 +68,15 @@ class ServicesHolder(Protocol):
 
 
 class Gate:
-    def __init__(
-        self, app: ASGIApp, holder: ServicesHolder, direct: Mapping[tuple[str, str], ASGIApp]
-    ) -> None:
+    def __init__(self, app: ASGIApp, holder: ServicesHolder) -> None:
         self._app = app
         self._holder = holder
-        self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         call = Call()
-        scope[CALL] = call
         request_id_context.set(call.request_id)
         services = self._holder.services
         try:
@@ -114,17 +97,15 @@ class Gate:
         path: str = scope["path"]
         headers: list[Header] = scope["headers"]
         if path.startswith("/v1"):
-            call.principal = await services.keys.authenticate(_find(headers, b"authorization"))
+            call.principal = await services.keys.authenticate(
+                find_header(headers, b"authorization")
+            )
             scope["principal"] = call.principal
-        handler = self._direct.get((scope["method"], path))
-        if handler is not None:
-            await handler(scope, receive, send)
-            return
         limit = _body_limit(headers, services.limits)
         await self._app(scope, limited_receive(headers, receive, limit), _labelled_send(call, send))
 
 
-def _find(headers: list[Header], name: bytes) -> bytes | None:
+def find_header(headers: list[Header], name: bytes) -> bytes | None:
     for key, value in headers:
         if key == name:
             return value
@@ -132,7 +113,7 @@ def _find(headers: list[Header], name: bytes) -> bytes | None:
 
 
 def _body_limit(headers: list[Header], limits: Limits) -> int:
-    content_type = _find(headers, b"content-type") or b""
+    content_type = find_header(headers, b"content-type") or b""
     if content_type.lower().startswith(_MULTIPART):
         return limits.max_file_bytes + _MULTIPART_SLACK_BYTES
     return limits.max_body_bytes
@@ -140,7 +121,7 @@ def _body_limit(headers: list[Header], limits: Limits) -> int:
 
 def limited_receive(headers: list[Header], receive: Receive, limit: int) -> Receive:
     """Refuses a body over `limit` by its announced length, or as soon as that much has come."""
-    announced = _find(headers, b"content-length")
+    announced = find_header(headers, b"content-length")
     if announced is not None and int(announced) > limit:
         raise TooLarge(limit)
     received = 0
@@ -154,31 +135,6 @@ def limited_receive(headers: list[Header], receive: Receive, limit: int) -> Rece
         return message
 
     return receive_limited
-
-
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole request body. Raises TooLarge, and ClientGone if the caller hung up."""
-    message = await receive()
-    body = message.get("body", b"")
-    headers: list[Header] = scope["headers"]
-    announced = _find(headers, b"content-length")
-    if (announced is not None and int(announced) > limit) or len(body) > limit:
-        raise TooLarge(limit)
-    if not message.get("more_body", False):
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        return body
-    pieces = [body]
-    size = len(body)
-    while message.get("more_body", False):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        if size > limit:
-            raise TooLarge(limit)
-    return b"".join(pieces)
 
 
 class ClientGone(Exception):
@@ -217,8 +173,3 @@ async def send_error(send: Send, call: Call, error: ApiError) -> None:
         }
     )
     await send({"type": "http.response.body", "body": body})
-
-
-def call_of(scope: Mapping[str, Any]) -> Call:
-    call: Call = scope[CALL]
-    return call

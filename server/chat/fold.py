@@ -9,10 +9,10 @@ import msgspec
 
 from server.chat.choice import ChoiceReader, finish_reason
 from server.chat.plan import ChatPlan
+from server.direct.reply import Reply, model_header
 from server.errors import ApiError
 from server.generation.answers import AnswerId, chat_logprobs, to_json, tool_call_id, usage_json
 from server.generation.exchange import Continuation
-from server.sse import Reply
 from server.usage import Tally
 from templates.format import (
     ContentDelta,
@@ -104,8 +104,7 @@ class ChatFold:
             answer.fingerprint.encode(),
             b"" if metadata is None else b',"metadata":' + to_json(metadata),
         )
-        model = self._plan.served.model.id.encode("latin-1", "replace")
-        self._reply.answer(200, body, ((b"openai-model", model),))
+        self._reply.answer(200, body, (model_header(self._plan.served.model.id),))
 
     def fail(self, error: ApiError) -> None:
         self._reply.refuse(error)

@@ -13,6 +13,7 @@ import uvicorn
 
 from server.app import create_app
 from server.config import Config
+from server.direct.protocol import server_config
 from server.logs import AccessLog, configure_logging
 
 DRAIN_TIMEOUT_S = 3
@@ -27,16 +28,9 @@ def run_gateway(config: Config, *, parent_fd: int, listen_fd: int) -> None:
     """Until told to leave (SIGTERM) or the parent is gone."""
     configure_logging("gateway")
     server = uvicorn.Server(
-        uvicorn.Config(
+        server_config(
             create_app(config, AccessLog(sys.stderr)),
-            loop="uvloop",
-            http="httptools",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
             backlog=_BACKLOG,
-            server_header=False,
             timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
         )
     )

@@ -9,9 +9,9 @@ import msgspec
 
 from server.completions.plan import CompletionPlan
 from server.completions.text import LegacyLogprobs
+from server.direct.reply import Reply, model_header
 from server.errors import ApiError
 from server.generation.answers import AnswerId, to_json, usage_json
-from server.sse import Reply
 from server.usage import Tally
 from workers.contract.messages import Finished, PromptScored, Token
 
@@ -74,8 +74,7 @@ class CompletionFold:
             "usage": msgspec.Raw(usage_json(tally)),
             "system_fingerprint": answer.fingerprint,
         }
-        model = plan.served.model.id.encode("latin-1", "replace")
-        self._reply.answer(200, to_json(body), ((b"openai-model", model),))
+        self._reply.answer(200, to_json(body), (model_header(plan.served.model.id),))
 
     def fail(self, error: ApiError) -> None:
         self._reply.refuse(error)

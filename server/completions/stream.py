@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from server.completions.plan import CompletionPlan
 from server.completions.text import LegacyLogprobs
+from server.direct.keep_alive import KeepAlive
+from server.direct.reply import Reply
 from server.errors import ApiError
-from server.generation.answers import AnswerId, obfuscation, to_json, usage_json
-from server.sse import DONE, SSE_HEADERS, KeepAlive, Reply
+from server.generation.answers import AnswerId, to_json
+from server.generation.chunks import ChunkStream, chunk_head
 from server.usage import Tally
 from workers.contract.messages import Finished, PromptScored, Token
 
@@ -15,40 +17,23 @@ class CompletionStream:
     """An exchange's `Output`."""
 
     def __init__(self, plan: CompletionPlan, reply: Reply, keep_alive: KeepAlive) -> None:
-        options = plan.request.stream_options
         self._plan = plan
-        self._reply = reply
-        self._keep_alive = keep_alive
-        self._includes_usage = bool(options and options.include_usage)
-        self._obfuscates = bool(options and options.include_obfuscation)
         self._logprobs = (
             None if plan.request.logprobs is None else [LegacyLogprobs() for _ in plan.works]
         )
         answer = AnswerId("cmpl-", plan.request.model, plan.served.hello)
-        self._head = b"".join(
-            (
-                b'data: {"id":"',
-                answer.id.encode(),
-                b'","object":"text_completion","created":%d,"model":' % answer.created,
-                to_json(answer.model),
-                b',"system_fingerprint":',
-                to_json(answer.fingerprint),
-                b',"choices":[',
-            )
-        )
-        self._tail = b"]" + (b',"usage":null' if self._includes_usage else b"")
+        head = chunk_head(answer, "text_completion")
+        self._chunks = ChunkStream(reply, keep_alive, plan.request.stream_options, head, "text")
 
     def begin(self) -> None:
-        model = self._plan.served.model.id.encode("latin-1", "replace")
-        self._reply.start(200, (*SSE_HEADERS, (b"openai-model", model)))
-        self._keep_alive.add(self._reply)
-        for index in range(len(self._plan.works)):
-            echo = self._plan.echo(index)
-            if echo and self._logprobs is None:
-                self._write(index, echo)
+        """An echo with log probabilities waits for these."""
+        echoes = (
+            [] if self._logprobs is not None else map(self._plan.echo, range(len(self._plan.works)))
+        )
+        first = [self._chunks.record(i, to_json(echo)) for i, echo in enumerate(echoes) if echo]
+        self._chunks.start(self._plan.served, b"".join(first))
 
     def scored(self, index: int, event: PromptScored) -> None:
-        """An echo with log probabilities waits for these."""
         if self._logprobs is not None:
             plan, echo = self._plan, self._plan.echo(index)
             words = plan.served.hello.special_tokens
@@ -65,36 +50,13 @@ class CompletionStream:
         self._write(index, "", to_json(event.reason.value))
 
     def end(self, tally: Tally) -> None:
-        self._keep_alive.remove(self._reply)
-        last = DONE
-        if self._includes_usage:
-            last = self._head + b'],"usage":' + usage_json(tally) + b"}\n\n" + DONE
-        self._reply.end(last)
+        self._chunks.end(tally)
 
     def fail(self, error: ApiError) -> None:
-        self._keep_alive.remove(self._reply)
-        self._reply.refuse(error)
+        self._chunks.fail(error)
 
     def _write(self, index: int, text: str, finish: bytes = b"null") -> None:
         logprobs = b"null"
         if self._logprobs is not None and len(self._logprobs[index]):
             logprobs = to_json(self._logprobs[index].take())
-        tail = self._tail
-        if self._obfuscates:
-            tail += b',"obfuscation":"' + obfuscation(len(text)).encode() + b'"'
-        self._reply.write(
-            b"".join(
-                (
-                    self._head,
-                    b'{"index":%d,"text":' % index,
-                    to_json(text),
-                    b',"logprobs":',
-                    logprobs,
-                    b',"finish_reason":',
-                    finish,
-                    b"}",
-                    tail,
-                    b"}\n\n",
-                )
-            )
-        )
+        self._chunks.write(index, to_json(text), logprobs, finish)

@@ -1,4 +1,4 @@
-"""The handler of `POST /v1/embeddings`, called by the gate without the framework between.
+"""The handler of `POST /v1/embeddings`.
 
 Text is content: a control token that it spells is read as plain characters.
 """
@@ -9,15 +9,13 @@ import base64
 import struct
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
-
+from server.auth import Principal
+from server.direct.reply import Reply, model_header
 from server.embeddings.schemas import MAX_INPUTS, EmbeddingRequest
 from server.errors import InvalidRequest
-from server.gate import call_of, read_body
 from server.generation.answers import to_json
 from server.generation.asking import ask_pooled, require_pooled
 from server.generation.serving import GenerationHolder
-from server.sse import Reply
 from server.validation import validate_body
 from workers.contract.messages import Capability, Embed, Embedded, PromptPart, Text, Tokens
 
@@ -26,11 +24,8 @@ class EmbeddingsEndpoint:
     def __init__(self, holder: GenerationHolder) -> None:
         self._holder = holder
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, principal: Principal, body: bytes, reply: Reply) -> None:
         services = self._holder.services
-        call = call_of(scope)
-        principal = call.authenticated
-        body = await read_body(scope, receive, services.limits.max_body_bytes)
         request = validate_body(EmbeddingRequest, body)
         served = await services.catalog.serve(request.model, principal.project.id)
         require_pooled(served, Capability.EMBED, "embeddings")
@@ -43,10 +38,7 @@ class EmbeddingsEndpoint:
             lambda number: Embed(number, inputs, request.dimensions, served.adapter),
         )
         assert isinstance(answer, Embedded)
-        reply = Reply(send, call)
-        model = served.model.id.encode("latin-1", "replace")
-        reply.answer(200, to_json(_body(request, answer)), ((b"openai-model", model),))
-        await reply.drained()
+        reply.answer(200, to_json(_body(request, answer)), (model_header(served.model.id),))
 
 
 def _inputs(request: EmbeddingRequest) -> list[list[PromptPart]]:

@@ -73,6 +73,8 @@ class EngineConnection(asyncio.Protocol):
         self._frames = FrameReader()
         self._sinks: dict[int, EventSink] = {}
         self._last_id = 0
+        self._outgoing: list[Message] = []
+        """What is sent at the end of this turn of the event loop, in one frame."""
 
     @property
     def load(self) -> int:
@@ -121,6 +123,7 @@ class EngineConnection(asyncio.Protocol):
         self._send(message(self._register(_ignore)))
 
     def close(self) -> None:
+        self._flush()
         if self._transport is not None:
             self._transport.close()
 
@@ -156,9 +159,17 @@ class EngineConnection(asyncio.Protocol):
         return self._last_id
 
     def _send(self, message: Message) -> None:
-        """On a connection that is gone the sinks have their `Failed` or are about to get it."""
-        if self._transport is not None and not self.closed:
-            self._transport.write(encode((message,)))
+        """With all else of this turn of the event loop: a system call costs as much as planning a
+        request. On a connection that is gone the sinks have their `Failed` or are about to get
+        it."""
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing.append(message)
+
+    def _flush(self) -> None:
+        messages, self._outgoing = self._outgoing, []
+        if messages and self._transport is not None and not self.closed:
+            self._transport.write(encode(messages))
 
     def _deliver(self, event: Event) -> None:
         if isinstance(event, Token):

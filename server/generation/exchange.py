@@ -2,8 +2,8 @@
 
 An exchange runs one or more sequences. The response does not start before all of them are admitted,
 so a refusal by the engine is still a plain error response. A sequence whose engine is lost before
-its first token is started again on another one. Everything here is called by the engine
-connections' readers; the request's own task only waits for the caller to hang up.
+its first token is started again on another one. Once started, everything here is called by the
+engine connections' readers, and `abort` when the reply is over or the caller has hung up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
-from starlette.types import Receive
 
 from server.engines.client import EngineConnection, Work
 from server.engines.pool import EnginePool
@@ -155,12 +154,6 @@ class Exchange:
         self._pool.check_room(self._route.engine_model, len(self._sequences))
         for sequence in self._sequences:
             sequence.start(self._pool.pick(self._route.engine_model, self._route.affinity))
-
-    async def wait(self, receive: Receive) -> None:
-        """Until the response is complete or the caller hung up; the latter aborts."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.abort()
 
     def abort(self) -> None:
         """Ends it, whatever its state. The sequences are let go, as they hold the exchange: in a

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
-
-from starlette.types import Receive
 
 from server.auth import Principal
 from server.config import Limits
+from server.direct.keep_alive import KeepAlive
+from server.direct.reply import Reply
 from server.engines.client import Work
 from server.engines.pool import EnginePool
 from server.errors import ApiError, RateLimited
+from server.gate import ClientGone
 from server.generation.exchange import Exchange, Output, Route
 from server.media import MediaLoader
 from server.models.catalog import Catalog
-from server.sse import KeepAlive
 from server.usage import Accountant
 
 
@@ -63,38 +64,44 @@ class Runner:
         """Sequences being generated, of all projects."""
         return self._under_way.total()
 
-    async def run(
+    def run(
         self,
         principal: Principal,
         model: str,
         plan: Plan,
         output: Output,
-        receive: Receive,
+        reply: Reply,
         *,
         answers_per_prompt: int = 1,
     ) -> None:
-        """Until the response is complete or the caller is gone. Raises ApiError before the
-        response has begun."""
+        """Starts it; events do the rest until the reply is over. Raises ApiError, and ClientGone
+        if nobody is there to answer any more."""
+        if reply.over:
+            raise ClientGone
+        works = plan.works
         exchange = Exchange(
             self._pool,
             plan,
-            plan.works,
+            works,
             output,
             answers_per_prompt=answers_per_prompt,
             name_error=plan.name_error,
         )
-        with self.room(principal, len(plan.works)):
-            try:
-                exchange.start()
-                await exchange.wait(receive)
-            finally:
-                exchange.abort()
-                self._accountant.record(principal, model, exchange.tally)
+        self._enter(principal, len(works))
+        reply.when_over(partial(self._settle, principal, model, exchange, len(works)))
+        exchange.start()
 
     @contextmanager
     def room(self, principal: Principal, count: int) -> Generator[None]:
         """Counts `count` pieces of work of a project while they are under way. Raises
         RateLimited."""
+        self._enter(principal, count)
+        try:
+            yield
+        finally:
+            self._under_way[principal.project.id] -= count
+
+    def _enter(self, principal: Principal, count: int) -> None:
         project = principal.project.id
         if self._under_way[project] + count > self._max_per_project:
             raise RateLimited(
@@ -102,7 +109,8 @@ class Runner:
                 retry_after_s=1.0,
             )
         self._under_way[project] += count
-        try:
-            yield
-        finally:
-            self._under_way[project] -= count
+
+    def _settle(self, principal: Principal, model: str, exchange: Exchange, count: int) -> None:
+        exchange.abort()
+        self._under_way[principal.project.id] -= count
+        self._accountant.record(principal, model, exchange.tally)

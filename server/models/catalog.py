@@ -16,6 +16,7 @@ import msgspec
 
 from server.config import Config
 from server.config.generation import GenerationDefaults
+from server.direct.eager import own_task
 from server.engines.client import EngineConnection
 from server.engines.pool import EnginePool
 from server.errors import InternalError, ModelNotFound, Unavailable
@@ -85,8 +86,11 @@ class Catalog:
         """Raises ModelNotFound, or Unavailable when no engine is up."""
         model = await self.find(model_id, project_id)
         if model.starts_on_demand:
+            await own_task()
             connection = await self._started(model.id)
         else:
+            if not self._pool.connections(model.engine_model):
+                await own_task()
             connection = await self._ready(model)
         return Served(model, connection.hello, self._defaults_of(model.base, connection.hello))
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from starlette.types import Receive, Scope, Send
-
-from server.gate import call_of, read_body
+from server.auth import Principal
+from server.direct.reply import Reply
 from server.generation.answers import to_json
 from server.generation.asking import ask_pooled, require_pooled
 from server.generation.serving import GenerationHolder
 from server.scores.schemas import ScoreRequest
-from server.sse import Reply
 from server.validation import validate_body
 from workers.contract.messages import Capability, PromptPart, Score, Scored, Text
 
@@ -21,11 +19,8 @@ class ScoresEndpoint:
     def __init__(self, holder: GenerationHolder) -> None:
         self._holder = holder
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, principal: Principal, body: bytes, reply: Reply) -> None:
         services = self._holder.services
-        call = call_of(scope)
-        principal = call.authenticated
-        body = await read_body(scope, receive, services.limits.max_body_bytes)
         request = validate_body(ScoreRequest, body)
         served = await services.catalog.serve(request.model, principal.project.id)
         require_pooled(served, Capability.SCORE, "scores")
@@ -38,7 +33,6 @@ class ScoresEndpoint:
             lambda number: Score(number, inputs, served.adapter, request.max_length),
         )
         assert isinstance(answer, Scored)
-        reply = Reply(send, call)
         result = {
             "id": f"scoreval-{uuid4().hex}",
             "object": "score.evaluation",
@@ -46,4 +40,3 @@ class ScoresEndpoint:
             "scores": answer.scores,
         }
         reply.answer(200, to_json(result))
-        await reply.drained()

@@ -20,6 +20,7 @@ import uvicorn
 
 from server.app import GatewayApp, create_app
 from server.config import Config, EngineKind, Limits, ModelEntry
+from server.direct.protocol import server_config
 from server.store import open_store
 from server.store.records import Engine, EngineState
 
@@ -193,9 +194,7 @@ def start_gateway(config: Config, workers: list[Worker], models: list[str]) -> G
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", log_config=None)
-    )
+    server = uvicorn.Server(server_config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     wait_for(lambda: server.started)

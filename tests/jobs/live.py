@@ -27,6 +27,7 @@ from pathlib import Path
 import uvicorn
 from server.app import create_app
 from server.config import load_config
+from server.direct.protocol import server_config
 from server.store import open_store
 config = load_config(Path(sys.argv[1]))
 async def prepare():
@@ -40,7 +41,8 @@ async def prepare():
         await store.models.put_base(entry.id, entry.path, entry.owned_by, 1)
     await store.close()
 asyncio.run(prepare())
-uvicorn.run(create_app(config), host="127.0.0.1", port=config.port, log_level="error")
+settings = {"host": "127.0.0.1", "port": config.port, "log_level": "error"}
+uvicorn.Server(server_config(create_app(config), **settings)).run()
 """
 
 

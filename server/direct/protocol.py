@@ -1,0 +1,151 @@
+"""uvicorn's HTTP/1.1 protocol, with a way of its own for direct requests."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any, Protocol, cast
+from urllib.parse import unquote
+
+import httptools
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from server.direct.desk import Desk
+from server.direct.request import DirectRequest
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """Handles a direct request when all that was read has been parsed: its body is then mostly
+    there, and nothing has to be waited for.
+
+    `self.cycle` is, as at uvicorn, the newest request; one that was pipelined behind another waits
+    in `self.pipeline`.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._desk = desk
+        self._due: DirectRequest | None = None
+        self._under_way: DirectRequest | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        due, self._due = self._due, None
+        if due is not None:
+            self._receive(due)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        newest = cast(Any, self.cycle)
+        if isinstance(newest, DirectRequest):
+            self.cycle = cast(Any, None)
+            newest.lose()
+        if self._under_way is not None:
+            self._under_way.lose()
+            self._under_way = None
+        self._due = None
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """The scope is left to requests that need one."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        path = self._direct_path()
+        if path is None:
+            self._make_scope()
+            super().on_headers_complete()
+            return
+        parser = cast(httptools.HttpRequestParser, self.parser)
+        is_http_1_1 = parser.get_http_version() == "1.1"
+        request = DirectRequest(
+            self,
+            path,
+            self.headers,
+            is_http_1_1=is_http_1_1,
+            keep_alive=is_http_1_1 and parser.should_keep_alive(),
+            awaits_continue=self.expect_100_continue,
+        )
+        before = cast(Any, self.cycle)
+        self.cycle = cast(Any, request)
+        if before is None or before.response_complete:
+            self._due = request
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, cast(Any, self.app)))
+
+    def on_body(self, body: bytes) -> None:
+        newest = cast(Any, self.cycle)
+        if isinstance(newest, DirectRequest):
+            newest.feed(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        newest = cast(Any, self.cycle)
+        if isinstance(newest, DirectRequest):
+            newest.feed_end()
+        else:
+            super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Called for a request whose turn has come after one that it was pipelined behind, too."""
+        if isinstance(cycle, DirectRequest):
+            self.loop.call_soon(self._receive, cycle)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _receive(self, request: DirectRequest) -> None:
+        if not self.transport.is_closing():
+            self._under_way = request
+            self._desk.receive(request, self.tasks)
+
+    def _direct_path(self) -> str | None:
+        if cast(httptools.HttpRequestParser, self.parser).get_method() != b"POST":
+            return None
+        path = self.url.decode("latin-1")
+        if path not in self._desk.handlers:
+            path = unquote(httptools.parse_url(self.url).path.decode("ascii"))
+        return path if path in self._desk.handlers else None
+
+    def _make_scope(self) -> None:
+        """As uvicorn does before it has seen the headers."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+
+
+class DirectApp(Protocol):
+    """An ASGI app with direct requests."""
+
+    @property
+    def desk(self) -> Desk: ...
+
+
+def server_config(app: DirectApp, **settings: Any) -> uvicorn.Config:
+    """How the app is served; it answers direct requests under this protocol only."""
+    return uvicorn.Config(
+        cast(ASGIApp, app),
+        loop="uvloop",
+        http=cast(Any, partial(GatewayProtocol, app.desk)),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        **settings,
+    )
