@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,13 +32,15 @@ _MULTIPART_SLACK_BYTES = 1024 * 1024
 class Call:
     """What is known of one request; `status` is 0 until the response starts."""
 
-    __slots__ = ("principal", "request_id", "started", "status")
+    __slots__ = ("principal", "rates", "request_id", "started", "status")
 
     def __init__(self) -> None:
         self.request_id = f"req_{random.getrandbits(128):032x}"
         self.started = time.perf_counter()
         self.principal: Principal | None = None
         self.status = 0
+        self.rates: Callable[[], list[Header]] | None = None
+        """Headers that tell how much the caller may still ask."""
 
     def headers(self) -> list[Header]:
         """For the response's start; the processing time is the time until now."""
@@ -50,6 +53,8 @@ class Call:
         if self.principal is not None:
             headers.append((b"openai-organization", self.principal.project.slug.encode()))
             headers.append((b"openai-project", self.principal.project.id.encode()))
+        if self.rates is not None:
+            headers += self.rates()
         return headers
 
 

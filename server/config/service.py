@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -30,6 +31,13 @@ class Limits(Section):
     """Generations under way or waiting on one gateway for one engine model; more is a 503."""
     max_requests_per_project: int = Field(default=2048, ge=1)
     """Generations under way for one project on one gateway; more is a 429."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """Generating requests that may begin; more is a 429. None is no limit, and no x-ratelimit
+    headers."""
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Prompt and output tokens, taken when a request is over."""
+    per_minute_of: Literal["project", "key"] = "project"
+    """Whose the limits per minute are."""
     keep_alive_s: float = Field(default=10.0, gt=0, le=15)
     """No stream is silent for longer: a comment is written into it first."""
     max_fine_tune_engines: int = Field(default=4, ge=1)

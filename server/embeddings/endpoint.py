@@ -36,6 +36,7 @@ class EmbeddingsEndpoint:
             request.model,
             served,
             lambda number: Embed(number, inputs, request.dimensions, served.adapter),
+            reply,
         )
         assert isinstance(answer, Embedded)
         reply.answer(200, to_json(_body(request, answer)), (model_header(served.model.id),))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from server.auth import Principal
+from server.direct.reply import Reply
 from server.engines.pool import EnginePool
 from server.errors import InvalidRequest, from_failure
 from server.generation.serving import GenerationServices
@@ -40,16 +41,21 @@ async def ask_pooled(
     model: str,
     served: Served,
     message: Callable[[int], Message],
+    reply: Reply,
 ) -> Embedded | Scored:
-    """Asks another replica when one is lost. Raises ApiError."""
+    """Asks another replica when one is lost; the tokens are `reply`'s caller's. Raises
+    ApiError."""
+    tally = Tally()
     engine_model = served.model.engine_model
     with services.runner.room(principal, 1):
         services.pool.check_room(engine_model, 1)
+        services.runner.admit(principal, tally, reply)
         event = await _ask(services.pool, engine_model, message)
     if isinstance(event, Failed):
         raise from_failure(event)
     assert isinstance(event, Embedded | Scored)
-    services.accountant.record(principal, model, Tally(prompt_tokens=event.prompt_tokens))
+    tally.prompt_tokens = event.prompt_tokens
+    services.accountant.record(principal, model, tally)
     return event
 
 

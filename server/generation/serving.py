@@ -17,9 +17,10 @@ from server.engines.pool import EnginePool
 from server.errors import ApiError, RateLimited
 from server.gate import ClientGone
 from server.generation.exchange import Exchange, Output, Route
+from server.generation.rates import RateMeter
 from server.media import MediaLoader
 from server.models.catalog import Catalog
-from server.usage import Accountant
+from server.usage import Accountant, Tally
 
 
 class GenerationServices(Protocol):
@@ -57,6 +58,7 @@ class Runner:
         self._pool = pool
         self._accountant = accountant
         self._max_per_project = limits.max_requests_per_project
+        self._rates = RateMeter(limits)
         self._under_way: Counter[str] = Counter()
 
     @property
@@ -89,7 +91,16 @@ class Runner:
         )
         self._enter(principal, len(works))
         reply.when_over(partial(self._settle, principal, model, exchange, len(works)))
+        self.admit(principal, exchange.tally, reply)
         exchange.start()
+
+    def admit(self, principal: Principal, tally: Tally, reply: Reply) -> None:
+        """Counts a request and, when it is over, its tokens against the limits per minute. Raises
+        RateLimited."""
+        if self._rates.is_on:
+            ticket = self._rates.admit(principal, tally)
+            reply.call.rates = ticket.headers
+            reply.when_over(ticket.settle)
 
     @contextmanager
     def room(self, principal: Principal, count: int) -> Generator[None]:

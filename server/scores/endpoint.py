@@ -31,6 +31,7 @@ class ScoresEndpoint:
             request.model,
             served,
             lambda number: Score(number, inputs, served.adapter, request.max_length),
+            reply,
         )
         assert isinstance(answer, Scored)
         result = {

@@ -57,6 +57,12 @@ REPLIES: list[dict[str, Any]] = [
         ],
     },
     {
+        "contains": "weather tool",
+        "grammar": "structural_tag",
+        "text": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n'
+        "</tool_call>",
+    },
+    {
         "contains": "two tools",
         "text": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
         '\n<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>',

@@ -160,14 +160,43 @@ def test_tool_calls_without_tools_are_content(client: openai.OpenAI) -> None:
     assert "get_weather" in answer.choices[0].message.content
 
 
-def test_functions_are_answered_with_a_function_call(client: openai.OpenAI) -> None:
-    request: dict[str, Any] = {
+def asking_functions(function_call: Any) -> dict[str, Any]:
+    return {
         "model": MODEL,
         "messages": user("weather tool"),
         "functions": [WEATHER["function"]],
-        "function_call": "none",
+        "function_call": function_call,
     }
-    assert client.chat.completions.create(**request).choices[0].finish_reason == "stop"
+
+
+def test_functions_are_answered_with_a_function_call(client: openai.OpenAI) -> None:
+    choice = client.chat.completions.create(**asking_functions("auto")).choices[0]
+    assert choice.finish_reason == "function_call"
+    assert choice.message.function_call.name == "get_weather"
+    assert json.loads(choice.message.function_call.arguments) == {"city": "Paris"}
+    assert choice.message.tool_calls is None
+
+
+def test_a_streamed_function_call_names_itself_once(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(**asking_functions("auto"), stream=True)
+    choices = [chunk.choices[0] for chunk in stream]
+    calls = [c.delta.function_call for c in choices if c.delta.function_call is not None]
+    assert [call.name for call in calls if call.name] == ["get_weather"]
+    assert json.loads("".join(call.arguments or "" for call in calls)) == {"city": "Paris"}
+    assert all(choice.delta.tool_calls is None for choice in choices)
+    assert choices[-1].finish_reason == "function_call"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_functions_that_must_not_be_called_are_not(client: openai.OpenAI, stream: bool) -> None:
+    answer: Any = client.chat.completions.create(**asking_functions("none"), stream=stream)
+    if stream:
+        choices = [chunk.choices[0] for chunk in answer]
+        assert all(choice.delta.function_call is None for choice in choices)
+        assert choices[-1].finish_reason == "stop"
+    else:
+        assert answer.choices[0].message.function_call is None
+        assert answer.choices[0].finish_reason == "stop"
 
 
 def test_logprobs_spell_the_content(client: openai.OpenAI) -> None:
