@@ -19,7 +19,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import Unigram
@@ -67,9 +67,9 @@ class _Whole:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Texts tokenised as one: (text, is control) in order, no two neighbours of one kind."""
+class _Run(NamedTuple):
+    """Texts tokenised as one: (text, is control) in order, no two neighbours of one kind. A tuple,
+    for a training set hashes one for each side of each turn."""
 
     pieces: tuple[tuple[str, bool], ...]
 
@@ -128,6 +128,9 @@ class Encoder:
         }
         result: list[list[int]] = []
         for layout in layouts:
+            if len(layout) == 1 and isinstance(layout[0], _Run):
+                result.append(encoded[layout[0]].copy())
+                continue
             ids: list[int] = []
             for item in layout:
                 if isinstance(item, _Run):
@@ -148,7 +151,10 @@ class Encoder:
         pieces = run.pieces
         if len(pieces) == 1 and pieces[0][1]:
             return ids
-        expected = sum(self._control_count(text) for text, control in pieces if control)
+        expected = 0
+        for text, control in pieces:
+            if control:
+                expected += self._control_count(text)
         is_added = self._added_ids.__contains__
         if sum(map(is_added, ids)) == expected and not self._may_cross(pieces):
             return ids

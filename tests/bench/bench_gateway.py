@@ -5,17 +5,16 @@ Every record that reached the caller is charged the same, whether or not the con
 that falls behind finds several records in each read, which flatters it. So besides the full load
 there is one that all can carry, and the table says what rate was reached.
 
-`python -m tests.bench.bench_gateway`. The router takes part if `ROUTER` names its command
-(`vllm-router`, installed in an environment of its own: it must not share ours).
+    python -m tests.bench gateway      (ROUNDS in the environment; 3 unless told)
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
 import resource
-import shlex
 import socket
 import statistics
 import subprocess
@@ -32,6 +31,8 @@ from rich.console import Console
 from server.config import Config, EngineKind, Limits, ModelEntry
 from server.store import open_store
 from server.store.records import Engine, EngineState
+from tests.bench.environments import ROUTER
+from tests.bench.findings import Finding, record
 from tests.bench.gateway_fake_engine import NUM_TOKENS
 from tests.bench.gateway_load import load
 from tests.bench.gateway_relay import KEY
@@ -174,8 +175,15 @@ def start_relay(engine_port: int, started: list[subprocess.Popen[bytes]]) -> Con
 
 def start_router(engine_port: int, started: list[subprocess.Popen[bytes]]) -> Contender:
     port = free_port()
-    command = shlex.split(os.environ["ROUTER"])
-    command += ["--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin"]
+    command = [
+        ROUTER.program("vllm-router"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--policy",
+        "round_robin",
+    ]
     command += ["--worker-urls", f"http://127.0.0.1:{engine_port}"]
     command += ["--log-level", "error", "--prometheus-port", str(free_port())]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -219,9 +227,7 @@ def run(console: Console) -> None:
         started.append(subprocess.Popen(command))
         wait_until(lambda: answers(engine_port, "/health"))
         tuneyard = start_tuneyard(Path(tempfile.mkdtemp(prefix="bench-gateway-")), started)
-        contenders = [tuneyard]
-        if os.environ.get("ROUTER"):
-            contenders.append(start_router(engine_port, started))
+        contenders = [tuneyard, start_router(engine_port, started)]
         contenders.append(start_relay(engine_port, started))
         for _ in range(ROUNDS):
             for contender in contenders:
@@ -256,6 +262,26 @@ def report(contenders: list[Contender], console: Console) -> None:
             f"  {contender.name:10}{contender.us_per_short_request():8.1f} us per request"
         )
     for other in contenders[1:]:
+        for what, mine, theirs in (
+            *(
+                (f"record, {n} streams", ours.us_per_record(n), other.us_per_record(n))
+                for n in (STREAMS, FEW_STREAMS)
+            ),
+            (
+                f"short request, {SHORT_CALLERS} callers",
+                ours.us_per_short_request(),
+                other.us_per_short_request(),
+            ),
+        ):
+            record(
+                Finding(
+                    what=f"gateway CPU, µs per {what}",
+                    ours=mine,
+                    peer=ROUTER.version if other.name == "router" else "FastAPI + httpx relay",
+                    theirs=theirs,
+                    ratio=mine / theirs,
+                )
+            )
         few, many = (other.us_per_record(n) / ours.us_per_record(n) for n in (FEW_STREAMS, STREAMS))
         each = other.us_per_record(FEW_STREAMS) / ours.us_per_record(STREAMS)
         short = other.us_per_short_request() / ours.us_per_short_request()
@@ -266,5 +292,10 @@ def report(contenders: list[Contender], console: Console) -> None:
         )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     run(Console())
+
+
+if __name__ == "__main__":
+    main()

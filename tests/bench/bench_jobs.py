@@ -8,6 +8,7 @@ waits warm, once without.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import tempfile
@@ -48,6 +49,7 @@ class Latency:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     found = {warm: measure(warm) for warm in (1, 0)}
     table = Table("seconds, median of runs", "warm trainer", "cold trainer")
     for label, name in (

@@ -6,6 +6,7 @@ string argument. Both are given as the median of rounds over a whole output.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import statistics
@@ -50,6 +51,7 @@ def cost_us(make: object, pieces: list[str]) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     out = sys.stdout.write
     plain = tokens(PROSE)
     words = ThinkingWords("<think>\n", "\n</think>\n\n")

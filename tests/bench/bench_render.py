@@ -1,4 +1,6 @@
-"""Rendering and tokenising against peers: `python -m tests.bench.bench_render`.
+"""Rendering and tokenising a chat against `apply_chat_template`, and a training set slot by slot.
+
+    python -m tests.bench render
 
 Chat: a 50-message conversation with tools, to token ids, against transformers'
 `apply_chat_template` with the same template and tokenizer. Training: multi-turn examples to ids and
@@ -9,15 +11,19 @@ set's of the least wall time, for a whole set is tokenised on all cores by one p
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from transformers import __version__ as transformers_version
+
 from templates.conversation import ChatMessage, Conversation
 from templates.registry import open_format
 from templates.tokenization import Encoder, describe_tokenizer
 from templates.training import encode_training_many
+from tests.bench.findings import Finding, record
 from tests.templates.conversations import CALLS, RESULT, WEATHER, as_transformers, says
 from tests.templates.test_registry import QWEN3
 from tests.templates.tokenizers_for_tests import byte_level_tokenizer
@@ -87,6 +93,7 @@ def _slots(tokenizer: Any, segments: Any) -> list[int]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     tokenizer = byte_level_tokenizer()
     encoder = Encoder(tokenizer)
     own = open_format(None, describe_tokenizer(tokenizer, {"default": QWEN3}))
@@ -107,6 +114,17 @@ def main() -> None:
     out = sys.stdout.write
     out(f"chat of {len(conversation.messages)} messages, {len(ours())} tokens: ")
     out(f"{mine:.2f} ms, apply_chat_template {peer:.2f} ms, {peer / mine:.2f} times faster\n")
+
+    record(
+        Finding(
+            what="ms to render and tokenise 50 messages with tools",
+            ours=mine,
+            peer=f"apply_chat_template, transformers {transformers_version}",
+            theirs=peer,
+            ratio=mine / peer,
+            target="below 1",
+        )
+    )
 
     named = open_format("qwen3", describe_tokenizer(tokenizer, {}))
     rows = examples()

@@ -5,7 +5,7 @@ alternate, and each pair gives a ratio. Time is CPU time on one thread, which ot
 machine do not stretch. The bare Trainer pads each batch as it comes; its own grouping by length is
 measured too. Start-up, data loading and checkpoints are left out of both.
 
-    python -m tests.bench.bench_trainer [--pairs 5] [--rows 160]
+    python -m tests.bench trainer [--pairs 5] [--rows 160]
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import __version__ as transformers_version
 from transformers.trainer_pt_utils import LabelSmoother
 
+from tests.bench.findings import Finding, record
 from tests.trainer.conftest import build_model, build_tokenizer
 from workers.contract.training import TrainSpec
 from workers.trainer.events import EventLog
@@ -168,7 +170,9 @@ def time_bare(spec: TrainSpec, data: Data, grouped: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=160)
     options = parser.parse_args()
@@ -200,6 +204,15 @@ def measure(folder: Path, kind: str, num_pairs: int) -> list[str]:
             rates.append((num_tokens / bare_s, num_tokens / grouped_s, num_tokens / ours_s))
     bare, grouped, ours = (statistics.median(column) for column in zip(*rates, strict=True))
     over_bare = statistics.median(ours / bare for bare, _, ours in rates)
+    record(
+        Finding(
+            what=f"training, {kind}, tokens per CPU-second",
+            ours=ours,
+            peer=f"bare Trainer, transformers {transformers_version}",
+            theirs=bare,
+            ratio=over_bare,
+        )
+    )
     over_grouped = statistics.median(ours / grouped for _, grouped, ours in rates)
     return [f"{value:,.0f}" for value in (bare, grouped, ours)] + [
         f"{over_bare:.2f}",
