@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
 from server.auth import Caller
-from server.errors import InvalidRequest
+from server.errors import InvalidRequest, invalid_value
+from server.fine_tuning.feed import event_feed
 from server.fine_tuning.schemas import (
     CheckpointList,
     CheckpointObject,
@@ -126,7 +127,11 @@ async def resume_job(fine_tuning_job_id: str, caller: Caller, service: Service) 
     return JobObject.of(job, caller.project.slug)
 
 
-@router.get("/{fine_tuning_job_id}/events")
+@router.get(
+    "/{fine_tuning_job_id}/events",
+    response_model=EventList,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
 async def list_events(
     fine_tuning_job_id: str,
     caller: Caller,
@@ -134,9 +139,15 @@ async def list_events(
     rows: Rows,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
-) -> EventList:
-    """What has happened to a job, newest first."""
+    stream: bool = False,
+) -> EventList | Response:
+    """What has happened to a job, newest first. With `stream`, all of its events as server-sent
+    events, oldest first and as they happen, until it has ended."""
     job = await service.find(caller.project, fine_tuning_job_id)
+    if stream:
+        if after is not None:
+            raise invalid_value("after", "It cannot be combined with 'stream'.")
+        return event_feed(service, rows, caller, job.id)
     try:
         page = await rows.jobs.events_page(job.id, after=after, limit=limit)
     except UnknownCursorError as error:

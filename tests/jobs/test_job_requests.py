@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -192,6 +193,28 @@ def test_jobs_and_events_are_paged_and_selected(gateway: Gateway, training_file:
             answer = http.get(f"/fine_tuning/jobs{path}", params={"limit": "0"})
             assert answer.json()["error"]["param"] == "limit"
     assert messages(client, ids[0]) == [f"Created fine-tuning job: {ids[0]}"]
+
+
+def test_events_are_fed_until_the_job_has_ended(gateway: Gateway, training_file: str) -> None:
+    client = gateway.client()
+    job_id = create(client, training_file).id
+    events: list[dict[str, Any]] = []
+    path = f"/fine_tuning/jobs/{job_id}/events"
+    with gateway.http() as http, http.stream("GET", path, params={"stream": "true"}) as feed:
+        assert feed.headers["content-type"].startswith("text/event-stream")
+        data = (line[6:] for line in feed.iter_lines() if line.startswith("data: "))
+        events.append(json.loads(next(data)))
+        client.fine_tuning.jobs.cancel(job_id)
+        *rest, done = data
+    assert done == "[DONE]"
+    events += [json.loads(each) for each in rest]
+    listed = client.fine_tuning.jobs.list_events(job_id, limit=100).data
+    assert [event["id"] for event in events] == [event.id for event in listed[::-1]]
+    assert len(events) == 2
+    with gateway.http() as http:
+        for query, param in (("stream=true&after=x", "after"), ("stream=perhaps", "stream")):
+            assert http.get(f"{path}?{query}").json()["error"]["param"] == param
+        assert http.get("/fine_tuning/jobs/ftjob-x/events?stream=true").status_code == 404
 
 
 def test_one_idempotency_key_is_one_job_however_often_it_comes(
