@@ -35,17 +35,18 @@ from templates.format import (
     ToolChoice,
     TrainingTurn,
 )
+from templates.jinja_continuation import cut, tagged
 from templates.jinja_environment import (
     GENERATION_MARKS,
     CompiledTemplate,
     TemplateRefusal,
     compile_template,
 )
+from templates.jinja_guard import call_texts, protect_answer, split_checked
 from templates.jinja_media import media_parts, place_media
 from templates.jinja_messages import (
     EFFORT_VARIABLE,
     MessageStyle,
-    ToText,
     message_variables,
     option_variables,
     tool_variables,
@@ -285,7 +286,7 @@ class JinjaFormat:
         to_text, to_answer = _as_is, _as_is
         if shielding is not None:
             to_text = shielding.protect
-            to_answer = _protect_answer(shielding, self.thinking_words)
+            to_answer = protect_answer(shielding, self.thinking_words)
         if conversation.tools and "tools" not in template.variables:
             raise FormatError("The model's chat template takes no tools.", "tools")
         style = style or self._probe.style
@@ -313,7 +314,7 @@ class JinjaFormat:
         for message in conversation.messages:
             texts += [part.text for part in message.parts if isinstance(part, TextPart)]
             texts += [message.name, message.tool_call_id, message.reasoning]
-            texts += [text for call in message.tool_calls for text in _call_texts(call)]
+            texts += [text for call in message.tool_calls for text in call_texts(call)]
         options = conversation.options
         given = [tool.parameters for tool in conversation.tools]
         texts += [text for tool in conversation.tools for text in (tool.name, tool.description)]
@@ -339,11 +340,11 @@ class JinjaFormat:
                 "continue_final_message",
             )
         shielding = self._guard(conversation)
-        cut, word = _tagged(conversation)
-        plain = _cut(self._text(cut, generate=False), word)
+        marked, word = tagged(conversation)
+        plain = cut(self._text(marked, generate=False), word)
         if shielding is None:
             return (Segment(plain, control=True),)
-        shielded = _cut(self._text(cut, generate=False, shielding=shielding), word)
+        shielded = cut(self._text(marked, generate=False, shielding=shielding), word)
         return split_checked(shielding, shielded, plain).segments
 
     def _ends_thought(self, segments: Sequence[Segment]) -> bool:
@@ -359,16 +360,6 @@ class JinjaFormat:
         return segments[-1].text.rstrip().endswith(words.start.strip())
 
 
-def split_checked(shielding: Shielding, shielded: str, plain: str) -> Split:
-    split = shielding.split(shielded, plain)
-    if any(shielding.left_in(segment.text) for segment in split.segments):
-        raise FormatError(
-            "A message spells a control token in a place that the model's chat template changes.",
-            "messages",
-        )
-    return split
-
-
 def _run(template: CompiledTemplate, variables: dict[str, Any]) -> str:
     try:
         return template.render(variables)
@@ -380,50 +371,5 @@ def _run(template: CompiledTemplate, variables: dict[str, Any]) -> str:
         raise FormatError(message, "messages") from error
 
 
-def _tagged(conversation: Conversation) -> tuple[Conversation, str]:
-    word = "tuneyardcontinueshere "
-    last = conversation.messages[-1]
-    parts = (*last.parts[:-1], TextPart(_last_text(last) + word))
-    tagged = replace(last, parts=parts)
-    return replace(conversation, messages=(*conversation.messages[:-1], tagged)), word
-
-
-def _last_text(message: ChatMessage) -> str:
-    return getattr(message.parts[-1], "text", "")
-
-
-def _cut(text: str, tag: str) -> str:
-    position = text.rfind(tag.strip())
-    if position < 0:
-        raise FormatError(
-            "The model's chat template does not keep the final message as it is, so it cannot be "
-            "continued.",
-            "continue_final_message",
-        )
-    kept = text[:position]
-    return kept if text.startswith(tag, position) else kept.rstrip()
-
-
-def _protect_answer(shielding: Shielding, words: ThinkingWords | None) -> ToText:
-    """The thought that an answer begins with keeps its marks: the template looks for them."""
-    if words is None:
-        return shielding.protect
-    start, end = words.start.strip(), words.end.strip()
-
-    def protect(text: str) -> str:
-        thought, found, rest = text.partition(end)
-        if not found:
-            return shielding.protect(text)
-        opening = start if thought.lstrip().startswith(start) else ""
-        blank, _, thought = thought.partition(opening) if opening else ("", "", thought)
-        return f"{blank}{opening}{shielding.protect(thought)}{end}{shielding.protect(rest)}"
-
-    return protect
-
-
 def _as_is(text: str) -> str:
     return text
-
-
-def _call_texts(call: Any) -> list[str]:
-    return [call.name, call.arguments, call.id or ""]

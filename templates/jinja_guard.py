@@ -1,0 +1,40 @@
+"""Keeps a caller's texts from acting as control in what a template writes."""
+
+from __future__ import annotations
+
+from templates.conversation import ToolCall
+from templates.format import FormatError
+from templates.jinja_messages import ToText
+from templates.reasoning import ThinkingWords
+from templates.shield import Shielding, Split
+
+
+def split_checked(shielding: Shielding, shielded: str, plain: str) -> Split:
+    split = shielding.split(shielded, plain)
+    if any(shielding.left_in(segment.text) for segment in split.segments):
+        raise FormatError(
+            "A message spells a control token in a place that the model's chat template changes.",
+            "messages",
+        )
+    return split
+
+
+def protect_answer(shielding: Shielding, words: ThinkingWords | None) -> ToText:
+    """The thought that an answer begins with keeps its marks: the template looks for them."""
+    if words is None:
+        return shielding.protect
+    start, end = words.start.strip(), words.end.strip()
+
+    def protect(text: str) -> str:
+        thought, found, rest = text.partition(end)
+        if not found:
+            return shielding.protect(text)
+        opening = start if thought.lstrip().startswith(start) else ""
+        blank, _, thought = thought.partition(opening) if opening else ("", "", thought)
+        return f"{blank}{opening}{shielding.protect(thought)}{end}{shielding.protect(rest)}"
+
+    return protect
+
+
+def call_texts(call: ToolCall) -> list[str]:
+    return [call.name, call.arguments, call.id or ""]
