@@ -81,7 +81,7 @@ class FamilySlots:
             return message
         if opening is None or not last.control or not last.text.endswith(opening):
             raise FormatError(
-                f"In the chat format {self._family.name} the assistant must speak after this message.",
+                f"In the chat format {self._family.name} an assistant message must follow here.",
                 told.place,
             )
         cut = replace(last, text=last.text.removesuffix(opening))
