@@ -38,7 +38,12 @@ def engine_python(engine: str, configured: str | None, folder: Path = DEFAULT_FO
             raise _missing(engine, f"there is no interpreter at {configured}")
         return configured
     environment = folder / engine
-    read_marker(environment, engine)
+    marker = read_marker(environment, engine)
+    if marker.engine is EngineName.SGLANG and marker.device is Device.CPU:
+        raise EnvironmentMissingError(
+            f"The environment at {environment} is for tests: SGLang's compiled kernels have no CPU "
+            "build. Use engine: hf or vllm on a machine without CUDA."
+        )
     return str((environment / "bin" / "python").absolute())
 
 

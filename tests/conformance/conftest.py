@@ -1,13 +1,14 @@
-"""Every test here that takes `engine` runs on each real engine: HF, vLLM and SGLang.
+"""Every test here that takes `engine` or `client` runs on each: scripted, HF, vLLM and SGLang.
 
-One engine process serves all tests of a kind, one kind after another. An engine whose environment
-is not built is skipped with the command that builds it. `RESULTS.md` is written from what ran.
+One engine process serves all tests of a kind, one kind after another; the next one starts while the
+tests of the one before it run. An engine whose environment is not built is skipped with the command
+that builds it. `RESULTS.md` is written by a run of the whole suite only.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,20 @@ from tests.engine.conftest import WorkerClient
 from workers.contract.messages import Capability
 
 _results = Results()
+_NEEDS_ENVIRONMENT = {"vllm", "sglang"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
         kinds = [
-            pytest.param(name, marks=[] if name == "hf" else [pytest.mark.engine_env])
+            pytest.param(name, marks=[pytest.mark.engine_env] if name in _NEEDS_ENVIRONMENT else [])
             for name in KINDS
         ]
         metafunc.parametrize("engine", kinds, indirect=True, scope="session")
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    _results.miss(items)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -39,30 +45,79 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     return report
 
 
-def pytest_sessionfinish() -> None:
-    _results.write()
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    _results.write(session)
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     model_files.save_environment()
     return model_files.build(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture
+def model(request: pytest.FixtureRequest, files: ModelFiles) -> ModelFiles:
+    """For tests of what a model says: the scripted engine has none."""
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is not None and not KINDS[callspec.params["engine"]].has_model:
+        pytest.skip("it has no model")
+    return files
+
+
+class Fleet:
+    """The engines of a session. Each is started when its turn comes near and left when it is
+    over, so that no process idles while others are measured against a clock."""
+
+    def __init__(self, factory: pytest.TempPathFactory, names: Sequence[str]) -> None:
+        self._factory = factory
+        self._names = names
+        self._processes: dict[str, EngineProcess] = {}
+
+    def serve(self, name: str) -> EngineProcess:
+        """A running engine; the one after it is on its way. Skips without its environment."""
+        process = self._start(name)
+        if process is None:
+            pytest.skip(f"no environment for {name}: `tuneyard env create {name}`")
+        following = self._names[self._names.index(name) + 1 :]
+        process.wait_ready()
+        if following:
+            self._start(following[0])
+        return process
+
+    def end(self) -> None:
+        for process in self._processes.values():
+            process.end()
+
+    def _start(self, name: str) -> EngineProcess | None:
+        if name not in self._processes and KINDS[name].python is not None:
+            self._processes[name] = EngineProcess(KINDS[name], self._factory.mktemp(name))
+        return self._processes.get(name)
+
+
 @pytest.fixture(scope="session")
-def engine(
-    request: pytest.FixtureRequest, model: ModelFiles, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EngineProcess]:
-    process = start(request.param, tmp_path_factory.mktemp(request.param), model.path)
+def fleet(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    callspecs = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = {spec.params.get("engine") for spec in callspecs if spec is not None}
+    fleet = Fleet(tmp_path_factory, [name for name in KINDS if name in wanted])
+    yield fleet
+    fleet.end()
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[EngineProcess]:
+    process = fleet.serve(request.param)
     yield process
-    process.end()
+    process.leave()
 
 
-def start(name: str, folder: Path, model_path: Path, **overrides: Any) -> EngineProcess:
+def start(name: str, folder: Path, **overrides: Any) -> EngineProcess:
+    """A process of its own, for a test that ends it."""
     kind = KINDS[name]
     if kind.python is None:
         pytest.skip(f"no environment for {name}: `tuneyard env create {name}`")
-    process = EngineProcess(kind, folder, model_path, **overrides)
+    process = EngineProcess(kind, folder, **overrides)
     try:
         process.wait_ready()
     except BaseException:

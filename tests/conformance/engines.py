@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.conformance.model_files import MODEL_PATH
 from tests.engine.conftest import WorkerClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +22,29 @@ START_TIMEOUT_S = 240.0
 MAX_MODEL_LEN = 2048
 MAX_LORAS = 2
 MAX_LORA_RANK = 16
+_SCRIPT: dict[str, Any] = {
+    # What it says does not depend on how it is sampled, so that is not declared.
+    "capabilities": [
+        "lora",
+        "logprobs",
+        "prompt_logprobs",
+        "min_tokens",
+        "json_schema",
+        "regex",
+        "choice",
+        "ebnf",
+        "structural_tag",
+    ],
+    "replies": [
+        {"grammar": "json_object", "text": "{}"},
+        {"grammar": "json_schema", "text": '{"ok": true, "kind": "a"}'},
+        {"grammar": "regex", "text": "abbc"},
+        {"grammar": "choice", "text": "yes"},
+        {"grammar": "ebnf", "text": "xz"},
+        {"grammar": "structural_tag", "text": "hi"},
+        {"text": "word ", "repeat": 2000, "delay_ms": 1},
+    ],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +53,12 @@ class EngineKind:
     label: str
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     environment: dict[str, str] = field(default_factory=dict[str, str])
+    has_model: bool = True
 
     @property
     def python(self) -> Path | None:
         """The interpreter of the engine's environment, if it is there."""
-        if self.name == "hf":
+        if self.name in ("hf", "scripted"):
             return Path(sys.executable)
         told = os.environ.get(f"TUNEYARD_{self.name.upper()}_PYTHON")
         path = Path(told) if told else ROOT / ".envs" / self.name / "bin" / "python"
@@ -43,6 +68,7 @@ class EngineKind:
 KINDS = {
     kind.name: kind
     for kind in (
+        EngineKind("scripted", "Scripted", settings=_SCRIPT, has_model=False),
         EngineKind("hf", "HF"),
         EngineKind("vllm", "vLLM (CPU)", settings={"block_size": 32}),
         EngineKind(
@@ -55,17 +81,16 @@ KINDS = {
 
 
 class EngineProcess:
-    def __init__(self, kind: EngineKind, folder: Path, model: Path, **overrides: Any) -> None:
+    def __init__(self, kind: EngineKind, folder: Path, **overrides: Any) -> None:
         python = kind.python
         assert python is not None, "asked for only where its environment is there"
         self.kind = kind
-        self.model = model
         folder.mkdir(parents=True, exist_ok=True)
         self.address = f"unix:{folder}/engine.sock"
         self.log = folder / "engine.log"
         spec = {
             "model_id": "conformance",
-            "model_path": str(model),
+            "model_path": str(MODEL_PATH),
             "backend": kind.name,
             "listen": self.address,
             "dtype": "float32",
@@ -121,6 +146,19 @@ class EngineProcess:
 
     async def exit_status(self, timeout_s: float) -> int:
         return await asyncio.to_thread(self.process.wait, timeout_s)
+
+    def leave(self) -> None:
+        """TERM must end every process, in good order."""
+        self.process.terminate()
+        try:
+            status = self.process.wait(40)
+            assert status == 0, f"status {status}:\n{self.tail()}"
+            deadline = time.monotonic() + 5
+            while self.children() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert self.children() == [], "a process was left behind"
+        finally:
+            self.end()
 
     def end(self) -> None:
         """As the supervisor does it: TERM, a grace, then KILL for the whole group."""

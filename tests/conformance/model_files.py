@@ -1,6 +1,4 @@
-"""A tiny random Qwen3 model with byte-level tokens, adapters for it, and what Hugging Face's model
-class answers with them.
-"""
+"""The bundled model, adapters for it, and what Hugging Face's model class answers with them."""
 
 from __future__ import annotations
 
@@ -13,13 +11,22 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from workers.contract.messages import AdapterRef
 
-VOCAB_SIZE = 512
-PROMPTS = ([10, 11, 12], [70, 80, 90, 100, 110], list(range(20, 60)))
+MODEL_PATH = Path(__file__).resolve().parents[2] / "deploy" / "model" / "tuneyard-mini"
+_tokenizer: Any = AutoTokenizer.from_pretrained(MODEL_PATH)
+EOS_ID: int = _tokenizer.eos_token_id
+_CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+PROMPTS: tuple[list[int], ...] = tuple(
+    _tokenizer.encode(_CHAT.format(text))
+    for text in (
+        "What is the capital of France?",
+        "Tell me a story about a dog and a boat.",
+        "My name is Stella. What sound does a cow make, and what is my name?",
+    )
+)
 NUM_GREEDY = 24
 _SURE_GAP = 1e-3
 """Batches of another shape round otherwise; a choice by less than this may fall either way."""
@@ -52,60 +59,48 @@ class ModelFiles:
         return AdapterRef(name, uid, str(self.adapters[name]))
 
 
+def token_ids(text: str, *, marks: bool) -> list[int]:
+    """`marks`: special tokens are recognised in the text."""
+    return _tokenizer.encode(text, split_special_tokens=not marks)
+
+
+def token(text: str) -> int:
+    """The id of a text that is one token."""
+    (token_id,) = _tokenizer.encode(text)
+    return token_id
+
+
+def blanks() -> list[int]:
+    """Tokens that are nothing but white space."""
+    return [i for i in range(len(_tokenizer)) if not _tokenizer.decode([i]).strip(" \t\r\n")]
+
+
 def build(folder: Path) -> ModelFiles:
-    torch.manual_seed(0)
-    model_path = folder / "model"
-    _tokenizer().save_pretrained(model_path)
-    config = Qwen3Config(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(model_path)
     adapters = {
-        name: _adapter(model_path, folder / name, seed=number, rank=rank)
+        name: _adapter(folder / name, seed=number, rank=rank)
         for number, (name, rank) in enumerate(
             [("alpha", 8), ("beta", 16), ("gamma", 4), ("alpha-retrained", 8)], start=1
         )
     }
     references: dict[tuple[str, int], Reference] = {}
     for name in ("base", *adapters):
-        model: Any = Qwen3ForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+        model = _load()
         if name != "base":
             model = PeftModel.from_pretrained(model, adapters[name]).merge_and_unload()
         for index, prompt in enumerate(PROMPTS):
             references[name, index] = _greedy(model.eval(), prompt)
-    adapters |= _bad_adapters(folder, adapters["alpha"], model_path)
-    return ModelFiles(model_path, adapters, references)
+    answers = {tuple(reference.ids) for reference in references.values()}
+    assert len(answers) == len(references), "adapters must be told apart by their answers"
+    adapters |= _bad_adapters(folder, adapters["alpha"])
+    return ModelFiles(MODEL_PATH, adapters, references)
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
-    backend.decoder = decoders.ByteLevel()  # pyright: ignore
-    trainer = trainers.BpeTrainer(
-        vocab_size=500,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-    )
-    backend.train_from_iterator(["the quick brown fox jumps over the lazy dog 0123456789"], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
+def _load() -> Any:
+    return Qwen3ForCausalLM.from_pretrained(MODEL_PATH, dtype=torch.float32)
 
 
-def _adapter(model_path: Path, folder: Path, *, seed: int, rank: int) -> Path:
-    model = Qwen3ForCausalLM.from_pretrained(model_path)
+def _adapter(folder: Path, *, seed: int, rank: int) -> Path:
+    model = _load()
     torch.manual_seed(seed)
     peft = get_peft_model(
         model,
@@ -113,7 +108,7 @@ def _adapter(model_path: Path, folder: Path, *, seed: int, rank: int) -> Path:
     )
     for name, parameter in peft.named_parameters():
         if "lora_" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
+            torch.nn.init.normal_(parameter, std=0.15)
     peft.save_pretrained(str(folder))
     return folder
 
@@ -133,7 +128,7 @@ def _greedy(model: Any, prompt: list[int]) -> Reference:
     return Reference(ids[len(prompt) :], own[split:], own[:split], sure)
 
 
-def _bad_adapters(folder: Path, good: Path, model_path: Path) -> dict[str, Path]:
+def _bad_adapters(folder: Path, good: Path) -> dict[str, Path]:
     """Adapters that no engine may serve, each for a reason of its own."""
     weights = load_file(good / "adapter_model.safetensors")
     config = json.loads((good / "adapter_config.json").read_text())
@@ -155,7 +150,7 @@ def _bad_adapters(folder: Path, good: Path, model_path: Path) -> dict[str, Path]
     }
     return {
         "corrupt": write("corrupt", raw[: len(raw) // 2]),
-        "wrong-rank": _adapter(model_path, folder / "wrong-rank", seed=9, rank=32),
+        "wrong-rank": _adapter(folder / "wrong-rank", seed=9, rank=32),
         "lying-rank": write("lying-rank", weights, r=4),
         "wrong-shape": write("wrong-shape", smaller),
         "dora": write("dora", weights, use_dora=True),

@@ -67,9 +67,9 @@ async def test_an_adapter_is_loaded_on_first_use(client: WorkerClient, model: Mo
 
 
 async def test_unloading_waits_for_the_requests_that_use_it(
-    client: WorkerClient, model: ModelFiles
+    client: WorkerClient, files: ModelFiles
 ) -> None:
-    adapter = _fresh(model, "alpha")
+    adapter = _fresh(files, "alpha")
     request = client.start([Tokens(PROMPTS[0])], ignore_eos=True, max_tokens=200, adapter=adapter)
     await asyncio.wait_for(client.queues[request].get(), 30)
     assert isinstance(await client.ask(UnloadAdapter, adapter.name), Done)
@@ -119,11 +119,11 @@ async def test_a_retrained_version_never_answers_from_the_old_ones_prefix_cache(
 
 
 async def test_a_name_is_never_reused_for_other_files(
-    client: WorkerClient, model: ModelFiles
+    client: WorkerClient, files: ModelFiles
 ) -> None:
-    adapter = _fresh(model, "alpha")
+    adapter = _fresh(files, "alpha")
     assert isinstance(await client.ask(LoadAdapter, adapter), Done)
-    other = AdapterRef(adapter.name, adapter.uid, str(model.adapters["beta"]))
+    other = AdapterRef(adapter.name, adapter.uid, str(files.adapters["beta"]))
     answer = await _answer(client, other)
     assert answer.end.kind is FailureKind.ADAPTER_INVALID
 
@@ -167,12 +167,34 @@ async def test_a_bad_adapter_is_refused_and_the_engine_lives(
     refused = await client.ask(LoadAdapter, adapter)
     assert isinstance(refused, Failed)
     assert refused.kind is kind
-    assert str(model.path.parent) not in refused.message
+    assert str(model.adapters[name].parent) not in refused.message
     answer = await _answer(client, adapter)
     assert answer.end.kind is kind
     assert len(answer.events) == 1
     assert (await client.next_stats()).adapters == resident
     _check(await _answer(client, None), model, "base")
+
+
+async def test_adapters_come_and_go_and_are_counted(
+    client: WorkerClient, files: ModelFiles
+) -> None:
+    before = await client.next_stats()
+    for name in ("alpha", "beta", "gamma"):
+        adapter = _fresh(files, name)
+        assert isinstance(await client.ask(LoadAdapter, adapter), Done)
+        assert adapter.name in (await client.next_stats()).adapters
+    after = await client.next_stats()
+    assert len(after.adapters) == MAX_LORAS
+    assert after.adapter_loads == before.adapter_loads + 3
+    assert after.adapter_evictions > before.adapter_evictions
+    assert isinstance(await client.ask(UnloadAdapter, adapter.name), Done)
+    assert adapter.name not in (await client.next_stats()).adapters
+
+
+async def test_an_adapter_without_files_is_refused(client: WorkerClient, files: ModelFiles) -> None:
+    refused = await client.ask(LoadAdapter, _fresh(files, "missing"))
+    assert refused.kind is FailureKind.ADAPTER_NOT_FOUND
+    assert len((await _answer(client, None)).ids) == NUM_GREEDY
 
 
 async def test_an_unknown_adapter_unloads_without_complaint(client: WorkerClient) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.model_files import NUM_GREEDY, PROMPTS, ModelFiles
+from tests.conformance.model_files import EOS_ID, NUM_GREEDY, PROMPTS, ModelFiles, token, token_ids
 from tests.engine.conftest import WorkerClient
 from workers.contract.messages import (
     Abort,
@@ -22,6 +22,7 @@ from workers.contract.messages import (
     PromptScored,
     Text,
     Token,
+    Tokenize,
     Tokens,
 )
 
@@ -104,14 +105,35 @@ async def test_prompt_logprobs_equal_hugging_faces(
     assert answer.ids == []
 
 
-async def test_text_in_gives_the_tokens_of_the_tokenizer(client: WorkerClient) -> None:
-    answer = await client.generate(
-        [Text("<|im_start|>", control=True), Text("the<|im_end|>")], max_tokens=1
-    )
+_MARKED = "What is the<|im_end|> 42?"
+
+
+@pytest.mark.parametrize(
+    ("parts", "spelled"),
+    [
+        (
+            [Text("<|im_start|>", control=True), Text(_MARKED)],
+            [("<|im_start|>", True), (_MARKED, False)],
+        ),
+        ([Text("What"), Text(" is", joined=False)], [("What", True), (" is", True)]),
+        ([Text(_MARKED, whole=True)], [(_MARKED, True)]),
+        ([Text(_MARKED, control=True), Tokens([5])], [(_MARKED, True), (chr(38), True)]),
+    ],
+    ids=["content", "runs", "whole", "control"],
+)
+async def test_text_in_gives_the_tokens_of_the_tokenizer(
+    client: WorkerClient,
+    model: ModelFiles,
+    parts: list[Any],
+    spelled: list[tuple[str, bool]],
+) -> None:
+    """Content is spelled out, so a user's end mark is no mark; everything else may hold marks."""
+    expected = [i for text, marks in spelled for i in token_ids(text, marks=marks)]
+    assert (await client.ask(Tokenize, parts)).ids == expected
+    answer = await client.generate(parts, max_tokens=1)
     admitted = answer.events[0]
     assert isinstance(admitted, Admitted)
-    # One control token and "the"; the content's end mark is taken apart.
-    assert admitted.prompt_tokens > 3
+    assert admitted.prompt_tokens == len(expected)
 
 
 async def test_a_stop_id_ends_the_output_and_is_not_part_of_it(
@@ -128,20 +150,23 @@ async def test_a_stop_id_ends_the_output_and_is_not_part_of_it(
         assert answer.end.completion_tokens == end + 1
 
 
-async def test_the_end_of_sequence_ends_the_output_unless_ignored(client: WorkerClient) -> None:
-    bias = {2: 100.0}
+async def test_the_end_of_sequence_ends_the_output_unless_ignored(
+    client: WorkerClient, needs: Any
+) -> None:
+    needs(Capability.LOGIT_BIAS)
+    bias = {EOS_ID: 100.0}
     ended = await _greedy(client, ignore_eos=False, logit_bias=bias, max_tokens=5)
     assert ended.end.reason is FinishReason.STOP
     assert ended.end.stop is None
     assert ended.ids == []
     ignored = await _greedy(client, ignore_eos=True, logit_bias=bias, max_tokens=5)
     assert ignored.end.reason is FinishReason.LENGTH
-    assert ignored.ids == [2] * 5
+    assert ignored.ids == [EOS_ID] * 5
 
 
-async def test_a_stop_string_across_tokens_is_cut_off(client: WorkerClient) -> None:
-    spelled = {"logit_bias": {client_id: 100.0 for client_id in (67,)}}  # the letter a
-    answer = await _greedy(client, stop=["aaa"], **spelled)
+async def test_a_stop_string_across_tokens_is_cut_off(client: WorkerClient, needs: Any) -> None:
+    needs(Capability.LOGIT_BIAS)
+    answer = await _greedy(client, stop=["aaa"], logit_bias={token("a"): 100.0})
     assert answer.text == ""
     assert answer.end.reason is FinishReason.STOP
     assert answer.end.stop == "aaa"
@@ -157,7 +182,9 @@ async def test_min_tokens_puts_off_every_end(
     assert stop not in answer.ids[:6]
 
 
-async def test_characters_of_several_tokens_come_whole(client: WorkerClient) -> None:
+async def test_characters_of_several_tokens_come_whole(
+    client: WorkerClient, model: ModelFiles
+) -> None:
     # The vocabulary has one token per byte of these; a grammar forces them one after another.
     forced = Grammar(GrammarKind.CHOICE, '["\\u20ac\\u00e9\\ud83d\\ude00"]')
     answer = await _greedy(client, grammar=forced)
@@ -216,6 +243,17 @@ async def test_a_dropped_connection_aborts_its_requests(
     await other.close()
 
 
+async def test_every_request_has_one_end_and_ids_of_its_own(client: WorkerClient) -> None:
+    requests = [client.start(PROMPT, **GREEDY, max_tokens=3 + n) for n in range(12)]
+    for n, request in enumerate(requests):
+        answer = await client.finish(request)
+        assert isinstance(answer.events[0], Admitted)
+        assert answer.events[0].prompt_tokens == len(PROMPTS[0])
+        assert answer.end.reason is FinishReason.LENGTH
+        assert len(answer.ids) == answer.end.completion_tokens == 3 + n
+        assert client.queues[request].empty()
+
+
 async def test_more_requests_than_places_are_queued_and_all_answered(
     client: WorkerClient, model: ModelFiles
 ) -> None:
@@ -224,7 +262,9 @@ async def test_more_requests_than_places_are_queued_and_all_answered(
     assert all(answer.ids[: reference.num_sure] == reference.sure_ids for answer in answers)
 
 
-async def test_the_same_prompt_again_is_read_from_the_prefix_cache(client: WorkerClient) -> None:
+async def test_the_same_prompt_again_is_read_from_the_prefix_cache(
+    client: WorkerClient, model: ModelFiles
+) -> None:
     prompt = [(7 * i) % 300 + 3 for i in range(200)]
     first = await _greedy(client, prompt, max_tokens=4)
     second = await _greedy(client, prompt, max_tokens=4)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conformance.conftest import start
 from tests.conformance.engines import EngineProcess
-from tests.conformance.model_files import PROMPTS, ModelFiles
+from tests.conformance.model_files import PROMPTS
 from workers.contract.messages import FailureKind, Tokens
 
 pytestmark = [pytest.mark.engine_env, pytest.mark.slow]
@@ -31,9 +31,9 @@ def _scheduler(engine: EngineProcess) -> int:
 
 @pytest.mark.parametrize("name", ["vllm", "sglang"])
 async def test_the_death_of_the_engine_fails_its_requests_and_ends_the_worker(
-    name: str, model: ModelFiles, tmp_path: Path
+    name: str, tmp_path: Path
 ) -> None:
-    engine = start(name, tmp_path / "one", model.path)
+    engine = start(name, tmp_path / "one")
     try:
         client = await engine.connect()
         requests = [
@@ -51,19 +51,6 @@ async def test_the_death_of_the_engine_fails_its_requests_and_ends_the_worker(
 
 
 @pytest.mark.parametrize("name", ["vllm", "sglang"])
-async def test_term_ends_every_process(name: str, model: ModelFiles, tmp_path: Path) -> None:
-    engine = start(name, tmp_path / "two", model.path)
-    try:
-        engine.process.terminate()
-        assert await engine.exit_status(40) == 0
-    finally:
-        engine.end()
-    assert engine.children() == []
-
-
-@pytest.mark.parametrize("name", ["vllm", "sglang"])
-def test_a_setting_the_engine_does_not_know_is_refused_at_start(
-    name: str, model: ModelFiles, tmp_path: Path
-) -> None:
+def test_a_setting_the_engine_does_not_know_is_refused_at_start(name: str, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no_such_setting"):
-        start(name, tmp_path / "three", model.path, settings={"no_such_setting": 1})
+        start(name, tmp_path / "three", settings={"no_such_setting": 1})

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import httpx
 import pytest
 
 API_KEY = "sk-story-0123456789abcdef0123456789abcdef"
-START_TIMEOUT_S = 120
-STOP_TIMEOUT_S = 10
+START_TIMEOUT_S = 180
+STOP_TIMEOUT_S = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,11 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _wait_until_chatable(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_chatable(
+    server: Server, model: str, process: subprocess.Popen[bytes], log: Path
+) -> None:
     body = {
-        "model": "tuneyard-mini",
+        "model": model,
         "messages": [{"role": "user", "content": "Hello."}],
         "max_tokens": 1,
     }
@@ -56,9 +59,11 @@ def _wait_until_chatable(server: Server, process: subprocess.Popen[bytes], log: 
     pytest.fail(f"not ready within {START_TIMEOUT_S} s: {log.read_text()}")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("story")
+@contextmanager
+def serving(
+    folder: Path, config: Path | None = None, models: Sequence[str] = ("tuneyard-mini",)
+) -> Iterator[Server]:
+    """`tuneyard serve` until Ctrl-C, after which none of its processes may be left."""
     port, log = _free_port(), folder / "serve.log"
     running = Server(f"http://127.0.0.1:{port}/v1", API_KEY)
     environ = {
@@ -68,16 +73,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "DATA": str(folder / "data"),
         "API_KEY": API_KEY,
     }
+    arguments = [] if config is None else ["--config", str(config)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server.cli", "serve"],
+            [sys.executable, "-m", "server.cli", "serve", *arguments],
             env=environ,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
     try:
-        _wait_until_chatable(running, process, log)
+        for model in models:
+            wait_until_chatable(running, model, process, log)
         yield running
     finally:
         process.send_signal(signal.SIGINT)
@@ -86,3 +93,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             pytest.fail(f"still running {STOP_TIMEOUT_S} s after Ctrl-C: {log.read_text()}")
+        assert _using(folder) == []
+
+
+def _using(folder: Path) -> list[str]:
+    """Command lines of living processes that name the folder or work for one that did."""
+    found: list[str] = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if str(folder).encode() in file.read_bytes():
+                found.append((file.parent / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return [line for line in found if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("story")) as running:
+        yield running

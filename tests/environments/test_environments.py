@@ -26,11 +26,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """An empty environment that is marked as SGLang's for CPU."""
+    """An empty environment that is marked as SGLang's for CUDA."""
     folder = tmp_path / "sglang"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    version = recipe(EngineName.SGLANG, Device.CPU).version
-    marker = Marker(engine=EngineName.SGLANG, device=Device.CPU, version=version)
+    version = recipe(EngineName.SGLANG, Device.CUDA).version
+    marker = Marker(engine=EngineName.SGLANG, device=Device.CUDA, version=version)
     (folder / MARKER).write_text(marker.model_dump_json())
     return folder
 
@@ -62,6 +62,14 @@ def test_a_missing_environment_names_the_command(tmp_path: Path) -> None:
 def test_a_whole_environment_is_found(environment: Path) -> None:
     python = engine_python("sglang", None, environment.parent)
     assert Path(python) == environment / "bin" / "python"
+
+
+def test_sglang_without_its_kernels_does_not_serve(environment: Path) -> None:
+    version = recipe(EngineName.SGLANG, Device.CPU).version
+    marker = Marker(engine=EngineName.SGLANG, device=Device.CPU, version=version)
+    (environment / MARKER).write_text(marker.model_dump_json())
+    with pytest.raises(EnvironmentMissingError, match=r"no CPU build\. Use engine: hf or vllm"):
+        engine_python("sglang", None, environment.parent)
 
 
 def test_an_environment_that_broke_off_is_not_used(environment: Path) -> None:

@@ -27,12 +27,13 @@ from workers.engine.hf.lora.weights import AdapterShelf, AdapterWeights, read_ad
 from workers.engine.hf.model import LoadedModel, load_model, make_cache
 from workers.engine.hf.pooled import BATCH_TOKENS, HfPooling, PoolQueue
 from workers.engine.hf.pooling import read_pooling
-from workers.engine.hf.pooling_backend import HfPoolingBackend, Task, choose_task
+from workers.engine.hf.pooling_backend import HfPoolingBackend
 from workers.engine.hf.prefixes import Rows
 from workers.engine.hf.sampling import Sampler
 from workers.engine.hf.scheduler import Scheduler
 from workers.engine.hf.sequence import Sequence
 from workers.engine.hf.settings import HfSettings
+from workers.engine.hf.task import Task, choose_task
 from workers.engine.spec import EngineSpec, read_settings
 from workers.engine.text.pretrained import PretrainedVocabulary, load_vocabulary
 
@@ -49,7 +50,7 @@ def create(
     """Raises SpecError."""
     settings = read_settings(spec.settings, HfSettings)
     assert spec.model_path is not None, "the spec has checked it"
-    task = choose_task(spec.model_path, settings)
+    task = choose_task(spec.model_path, settings.task)
     vocabulary = load_vocabulary(
         spec.model_path,
         trust_remote_code=spec.trust_remote_code,

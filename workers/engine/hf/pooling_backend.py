@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -34,38 +33,9 @@ from workers.engine.hf.pooled import BATCH_TOKENS, HfPooling, PooledBatch, pad, 
 from workers.engine.hf.pooling import PoolingKind, pool, read_json, read_pooling
 from workers.engine.hf.preparing import attention_name
 from workers.engine.hf.settings import HfSettings
+from workers.engine.hf.task import VALUE_HEAD_FILE, Task
 from workers.engine.spec import EngineSpec, SpecError
 from workers.engine.text.pretrained import PretrainedVocabulary
-
-VALUE_HEAD_FILE = "value_head.safetensors"
-
-
-class Task(StrEnum):
-    GENERATE = "generate"
-    EMBED = "embed"
-    SCORE = "score"
-
-
-def choose_task(path: str, settings: HfSettings) -> Task:
-    """What the entry says; else what the directory's files say. Raises SpecError."""
-    if settings.task is not None:
-        return Task(settings.task)
-    folder = Path(path)
-    config = read_json(folder / "config.json") or {}
-    architectures = [str(name) for name in config.get("architectures") or ()]
-    if (folder / VALUE_HEAD_FILE).is_file():
-        return Task.SCORE
-    if any(name.endswith("ForSequenceClassification") for name in architectures):
-        return Task.SCORE
-    if (folder / "modules.json").is_file():
-        return Task.EMBED
-    generates = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
-    return Task.GENERATE if generates or not architectures else _not_a_decoder(architectures)
-
-
-def _not_a_decoder(architectures: list[str]) -> Task:
-    whole = architectures[0].endswith(("Model", "ForMaskedLM"))
-    return Task.EMBED if whole else Task.GENERATE
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from workers.contract.messages import (
     AdapterRef,
+    Capability,
     FailureKind,
     FinishReason,
     GrammarKind,
@@ -32,6 +33,7 @@ from workers.engine.backend import (
     Score,
     Work,
 )
+from workers.engine.residency import AdapterPool, with_adapters
 from workers.engine.scripted.pooling import ScriptedPooling
 from workers.engine.scripted.script import Reply, Script
 from workers.engine.scripted.vocabulary import ScriptedNames, ScriptedVocabulary
@@ -80,7 +82,9 @@ class ScriptedBackend:
         self._waiting: deque[_Speaker] = deque()
         self._tickers: dict[float, _Ticker] = {}
         self._running: dict[int, _Ticker] = {}
-        self._adapters = _ScriptedAdapters(spec.max_loras, self)
+        self._adapter_names: dict[int, str] = {}
+        """Of the sequences that are waiting or running with one."""
+        self._pool: AdapterPool | None = None
         self._pooling = ScriptedPooling()
         self._prompt_tokens = self._generated_tokens = 0
 
@@ -88,10 +92,16 @@ class ScriptedBackend:
         self._receiver = receiver
         self._loop = asyncio.get_running_loop()
         await asyncio.sleep(self._script.startup_delay_ms / 1000)
+        capabilities = set(self._script.capabilities)
+        if self._spec.max_loras:
+            places = self._spec.max_loras
+            self._pool = AdapterPool(places, _ScriptedAdapters(), receiver.adapters_changed)
+        else:
+            capabilities.discard(Capability.LORA)
         return Description(
             engine="scripted/1",
             max_model_len=self._spec.max_model_len or _DEFAULT_MODEL_LEN,
-            capabilities=frozenset(self._script.capabilities),
+            capabilities=frozenset(capabilities),
             max_loras=self._spec.max_loras,
             max_lora_rank=self._spec.max_lora_rank,
         )
@@ -101,7 +111,9 @@ class ScriptedBackend:
         if reply.fail is not None and reply.fail.after_tokens is None:
             raise RefusedError(reply.fail.kind, reply.fail.message, reply.fail.param)
         if work.adapter is not None:
-            await self._adapters.load(work.adapter)
+            assert self._pool is not None, "LoRA is declared only with a pool"
+            await self._pool.acquire(work.adapter)
+            self._adapter_names[work.key] = work.adapter.name
         speaker = _Speaker(work, reply, self._words(work, reply))
         self._prompt_tokens += len(work.prompt_ids)
         self._waiting.append(speaker)
@@ -113,33 +125,32 @@ class ScriptedBackend:
             ticker.speakers.pop(key, None)
         else:
             self._waiting = deque(s for s in self._waiting if s.work.key != key)
+        self._release(key)
         self._promote()
+
+    def _release(self, key: int) -> None:
+        name = self._adapter_names.pop(key, None)
+        if name is not None and self._pool is not None:
+            self._pool.release(name)
 
     @property
     def adapters(self) -> AdapterHost | None:
-        return self._adapters if self._spec.max_loras else None
+        return self._pool
 
     @property
     def pooling(self) -> ScriptedPooling:
         return self._pooling
 
-    @property
-    def receiver(self) -> Receiver:
-        return self._receiver
-
     def stats(self) -> Stats:
         running = len(self._running)
-        return Stats(
+        stats = Stats(
             running=running,
             waiting=len(self._waiting),
             kv_usage=running / self._spec.max_num_seqs,
-            adapters=list(self._adapters.resident),
-            adapter_hits=self._adapters.num_hits,
-            adapter_loads=self._adapters.num_loads,
-            adapter_evictions=self._adapters.num_evictions,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
         )
+        return with_adapters(stats, self._pool)
 
     async def close(self) -> None:
         self._tickers.clear()
@@ -211,6 +222,7 @@ class ScriptedBackend:
             if output.ended is not None:
                 del ticker.speakers[output.key]
                 del self._running[output.key]
+                self._release(output.key)
         self._receiver.deliver(outputs)
         if any(s.at < len(s.token_ids) or not s.reply.hangs for s in ticker.speakers.values()):
             self._set(ticker)
@@ -253,32 +265,18 @@ class ScriptedBackend:
 
 
 class _ScriptedAdapters:
-    """Keeps the books of adapters as a real engine would; reads no weights."""
+    """Any adapter with a configuration will do; no weights are read."""
 
-    def __init__(self, max_loras: int, backend: ScriptedBackend) -> None:
-        self._max_loras = max_loras
-        self._backend = backend
-        self.resident: dict[str, AdapterRef] = {}
-        self.num_hits = self.num_loads = self.num_evictions = 0
-
-    async def load(self, adapter: AdapterRef) -> None:
-        if adapter.name in self.resident:
-            self.num_hits += 1
-            self.resident[adapter.name] = self.resident.pop(adapter.name)
-            return
+    async def check(self, adapter: AdapterRef) -> None:
         if not (Path(adapter.path) / "adapter_config.json").is_file():
             message = f"The adapter {adapter.name!r} has no files."
             raise RefusedError(FailureKind.ADAPTER_NOT_FOUND, message, "model")
-        self.num_loads += 1
-        if len(self.resident) >= self._max_loras:
-            self.num_evictions += 1
-            del self.resident[next(iter(self.resident))]
-        self.resident[adapter.name] = adapter
-        self._backend.receiver.adapters_changed()
 
-    async def unload(self, name: str) -> None:
-        if self.resident.pop(name, None) is not None:
-            self._backend.receiver.adapters_changed()
+    async def load(self, adapter: AdapterRef) -> None:
+        """There is nothing to load."""
+
+    async def drop(self, adapter: AdapterRef) -> None:
+        """Nor to drop."""
 
 
 def _score(token_id: int, num_top: int) -> Score:

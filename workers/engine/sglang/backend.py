@@ -40,7 +40,7 @@ from workers.engine.sglang.settings import (
     prepare_environment,
     server_arguments,
 )
-from workers.engine.spec import EngineSpec, read_settings
+from workers.engine.spec import EngineSpec, SpecError, read_settings
 from workers.engine.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -129,8 +129,14 @@ class SglangBackend:
         )
 
     def _create_engine(self) -> tuple[Any, str]:
-        from sglang.srt.entrypoints.engine import Engine
-        from sglang.version import __version__
+        try:
+            from sglang.srt.entrypoints.engine import Engine
+            from sglang.version import __version__
+        except (ImportError, RuntimeError) as error:  # libraries that want CUDA raise either
+            raise SpecError(
+                f"SGLang cannot be loaded: {error}. Its compiled kernels have no CPU build: on a "
+                "machine without CUDA use engine: hf or vllm"
+            ) from error
 
         root = logging.getLogger()
         handlers, level = root.handlers[:], root.level

@@ -15,71 +15,67 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workers.contract.messages import (
     AdapterRef,
     Capability,
-    FailureKind,
-    FinishReason,
     Stats,
 )
 from workers.engine.backend import (
     AdapterHost,
     Description,
-    Ended,
     Output,
     Receiver,
-    RefusedError,
-    Score,
     Work,
 )
 from workers.engine.residency import AdapterPool, with_adapters
-from workers.engine.spec import EngineSpec, read_settings
+from workers.engine.spec import EngineSpec, SpecError, read_settings
 from workers.engine.text.vocabulary import Vocabulary
+from workers.engine.vllm.answers import Job, refusal
+from workers.engine.vllm.launch import SHUTDOWN_TIMEOUT_S, start_engine
 from workers.engine.vllm.settings import (
+    MAX_LOGPROBS,
+    POOLING_SETTINGS,
     VllmSettings,
     adapter_places,
-    check_device,
     engine_arguments,
     prepare_environment,
 )
 
+if TYPE_CHECKING:
+    from workers.engine.vllm.pooling_backend import VllmPoolingBackend
+
 log = logging.getLogger(__name__)
 
-MAX_LOGPROBS = 20
-_SHUTDOWN_TIMEOUT_S = 10.0
 _CAPABILITIES = frozenset(Capability) - {Capability.EMBED, Capability.SCORE, Capability.LORA}
 
 
-def create(spec: EngineSpec) -> tuple[VllmBackend, Vocabulary]:
+def create(spec: EngineSpec) -> tuple[VllmBackend | VllmPoolingBackend, Vocabulary]:
     """Raises SpecError."""
     settings = read_settings(spec.settings, VllmSettings)
     engine_arguments(spec, settings, on_cpu=False)
     prepare_environment(spec, settings)
-    # Imports transformers, which must come after the environment is set.
+    # These import torch and transformers, which must come after the environment is set.
+    from workers.engine.hf.task import Task, choose_task
     from workers.engine.text.pretrained import load_vocabulary
+    from workers.engine.vllm.pooling_backend import VllmPoolingBackend
 
-    vocabulary = load_vocabulary(spec.model_path or "", trust_remote_code=spec.trust_remote_code)
+    path = spec.model_path or ""
+    embeds = settings.pooling is not None and settings.task is None
+    task = Task.EMBED if embeds else choose_task(path, settings.task)
+    vocabulary = load_vocabulary(
+        path, trust_remote_code=spec.trust_remote_code, spells_output=task is Task.GENERATE
+    )
+    if task is not Task.GENERATE:
+        return VllmPoolingBackend(spec, settings, task, vocabulary), vocabulary
+    for name in POOLING_SETTINGS:
+        if getattr(settings, name) is not None:
+            raise SpecError(
+                f"settings: {name} is for a vLLM engine that embeds, not one that generates"
+            )
     return VllmBackend(spec, settings, vocabulary.eos_ids), vocabulary
-
-
-class _Job:
-    """A sequence in the engine."""
-
-    __slots__ = ("adapter", "cached_tokens", "held", "prompt_scores", "request_id", "work")
-
-    def __init__(self, work: Work, request_id: str) -> None:
-        self.work = work
-        self.request_id = request_id
-        self.cached_tokens = 0
-        self.prompt_scores: list[Score] | None = None
-        if work.sampling.prompt_logprobs is not None:
-            self.prompt_scores = [Score(math.nan, [])]
-        self.held: list[Output] | None = []
-        """Outputs that came before `submit` returned; None once they may be delivered."""
 
 
 class VllmBackend:
@@ -87,8 +83,8 @@ class VllmBackend:
         self._spec = spec
         self._eos_ids = eos_ids
         self._settings = settings
-        self._jobs: dict[str, _Job] = {}
-        self._by_key: dict[int, _Job] = {}
+        self._jobs: dict[str, Job] = {}
+        self._by_key: dict[int, Job] = {}
         self._scheduler: Any = None
         self._sends: set[asyncio.Future[None]] = set()
         self._pool: AdapterPool | None = None
@@ -98,7 +94,9 @@ class VllmBackend:
 
     async def start(self, receiver: Receiver) -> Description:
         self._receiver = receiver
-        self._engine, version = await asyncio.to_thread(self._create_engine)
+        self._engine, version = await asyncio.to_thread(
+            start_engine, self._spec, self._settings, {}
+        )
         self._core = self._engine.engine_core
         self._tasks = await self._core.get_supported_tasks_async()
         self._steps = asyncio.create_task(self._read_steps())
@@ -119,28 +117,16 @@ class VllmBackend:
             max_lora_rank=self._spec.max_lora_rank if self._spec.max_loras else 0,
         )
 
-    def _create_engine(self) -> tuple[Any, str]:
-        import vllm.version
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.platforms import current_platform
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        on_cpu = current_platform.is_cpu()
-        check_device(self._spec, on_cpu=on_cpu)
-        arguments = engine_arguments(self._spec, self._settings, on_cpu=on_cpu)
-        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(max_logprobs=MAX_LOGPROBS, **arguments))
-        return engine, vllm.version.__version__
-
     # --- requests ---------------------------------------------------------------------------------
 
     async def submit(self, work: Work) -> None:
         if work.adapter is not None:
             assert self._pool is not None, "LoRA is declared only with a pool"
             await self._pool.acquire(work.adapter)
-        job: _Job | None = None
+        job: Job | None = None
         try:
             request = await self._prepare(work)
-            job = _Job(work, request.request_id)
+            job = Job(work, request.request_id)
             self._jobs[job.request_id] = self._by_key[work.key] = job
             await self._core.add_request_async(request)
         except BaseException as error:
@@ -148,7 +134,7 @@ class VllmBackend:
                 self._release(work.adapter)
             else:
                 self._forget(job)
-            raise _refusal(work, error) from error
+            raise refusal(work, error) from error
         # Nothing may reach the receiver before it knows that the sequence was accepted.
         asyncio.get_running_loop().call_soon(self._flush, job)
         self._prompt_tokens += len(work.prompt_ids)
@@ -183,7 +169,7 @@ class VllmBackend:
         self._sends.add(sending)
         sending.add_done_callback(self._sends.discard)
 
-    def _forget(self, job: _Job) -> None:
+    def _forget(self, job: Job) -> None:
         if self._jobs.pop(job.request_id, None) is not None:
             del self._by_key[job.work.key]
             self._release(job.work.adapter)
@@ -218,40 +204,19 @@ class VllmBackend:
                 outputs.append(output)
         return outputs
 
-    def _flush(self, job: _Job) -> None:
+    def _flush(self, job: Job) -> None:
         held, job.held = job.held, None
         if held:
             self._receiver.deliver(held)
 
-    def _output(self, job: _Job, result: Any) -> Output:
-        work, token_ids = job.work, result.new_token_ids
+    def _output(self, job: Job, result: Any) -> Output:
+        output = job.read(result)
         if result.prefill_stats is not None:
-            job.cached_tokens = result.prefill_stats.num_cached_tokens
             self._cached_tokens += job.cached_tokens
-        self._generated_tokens += len(token_ids)
-        output = Output(work.key)
-        if job.prompt_scores is not None:
-            self._add_prompt_scores(job, result, output)
-        if result.finish_reason is not None:
-            output.ended = _ended(job, result)
+        self._generated_tokens += len(result.new_token_ids)
+        if output.ended is not None:
             self._forget(job)
-        if not work.max_tokens:
-            return output
-        if isinstance(output.ended, Ended) and output.ended.stop_id is not None:
-            token_ids = token_ids[:-1]
-        output.token_ids = token_ids
-        if work.sampling.logprobs is not None and token_ids:
-            output.scores = _scores(result.new_logprobs, len(token_ids))
         return output
-
-    def _add_prompt_scores(self, job: _Job, result: Any, output: Output) -> None:
-        """vLLM may score a long prompt over several steps."""
-        scores = job.prompt_scores
-        assert scores is not None, "only called while scores are collected"
-        if result.new_prompt_logprobs_tensors is not None:
-            scores += _scores(result.new_prompt_logprobs_tensors)
-        if len(scores) >= len(job.work.prompt_ids):
-            output.prompt_scores, job.prompt_scores = scores, None
 
     # --- the rest ---------------------------------------------------------------------------------
 
@@ -280,42 +245,4 @@ class VllmBackend:
         if self._steps is not None:
             self._steps.cancel()
         if self._engine is not None:
-            await asyncio.to_thread(self._engine.shutdown, _SHUTDOWN_TIMEOUT_S)
-
-
-def _scores(logprobs: Any, count: int | None = None) -> list[Score]:
-    """The first column is the token itself, the others are the most likely ones."""
-    ids, values = logprobs[0][:count].tolist(), logprobs[1][:count].tolist()
-    return [
-        Score(row_values[0], list(zip(row_ids[1:], row_values[1:], strict=True)))
-        for row_ids, row_values in zip(ids, values, strict=True)
-    ]
-
-
-def _ended(job: _Job, result: Any) -> Ended | RefusedError:
-    from vllm.v1.engine import FinishReason as VllmFinish
-
-    reason = result.finish_reason
-    if reason is VllmFinish.ERROR:
-        return RefusedError(FailureKind.INTERNAL, "The engine could not go on with this request.")
-    if reason is VllmFinish.ABORT:
-        return Ended(FinishReason.ABORT, None, job.cached_tokens)
-    if reason is VllmFinish.STOP and isinstance(result.stop_reason, int) and job.work.max_tokens:
-        return Ended(FinishReason.STOP, result.stop_reason, job.cached_tokens)
-    ended = FinishReason.STOP if reason is VllmFinish.STOP else FinishReason.LENGTH
-    return Ended(ended, None, job.cached_tokens)
-
-
-def _refusal(work: Work, error: BaseException) -> BaseException:
-    """What vLLM refused, in our words; anything else as it is."""
-    from vllm.exceptions import VLLMClientError
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    if isinstance(error, EngineDeadError):
-        return RefusedError(FailureKind.ENGINE_DEAD, "The engine stopped unexpectedly.")
-    if not isinstance(error, VLLMClientError | ValueError):
-        return error
-    param = getattr(error, "parameter", None)
-    if work.grammar is not None and param is None:
-        return RefusedError(FailureKind.INVALID_GRAMMAR, str(error), "response_format")
-    return RefusedError(FailureKind.INVALID_REQUEST, str(error), param)
+            await asyncio.to_thread(self._engine.shutdown, SHUTDOWN_TIMEOUT_S)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from workers.engine.rope import RopeScaling, nested_overrides, rope_overrides
 from workers.engine.spec import EngineSpec, SpecError
 
+MAX_LOGPROBS = 20
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values vLLM's `--max-lora-rank` takes."""
 
@@ -36,6 +37,20 @@ class VllmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     attention_backend: str | None = None
     rope_scaling: RopeScaling | None = None
     """linear, dynamic, yarn or llama3, or a table of transformers' rope parameters."""
+    task: Literal["generate", "embed", "score"] | None = None
+    """None: what the model's files say. A vLLM engine that embeds or scores cannot generate."""
+    pooling: Literal["mean", "last", "cls"] | None = None
+    """How a model that embeds does so; None: what the model ships. This and the next three have no
+    meaning for a model that generates, and are refused there."""
+    normalize: bool | None = None
+    """Whether embeddings have length 1. None: what the model's modules.json says, else yes."""
+    is_matryoshka: bool | None = None
+    """Whether embeddings may be cut short (`dimensions`). None: what the model's config says."""
+    matryoshka_dimensions: list[int] | None = None
+    """The only lengths they may be cut to."""
+
+
+POOLING_SETTINGS = ("pooling", "normalize", "is_matryoshka", "matryoshka_dimensions")
 
 
 def adapter_places(spec: EngineSpec, settings: VllmSettings) -> int:
@@ -56,6 +71,7 @@ def engine_arguments(spec: EngineSpec, settings: VllmSettings, *, on_cpu: bool) 
         "trust_remote_code": spec.trust_remote_code,
         "enforce_eager": on_cpu if settings.enforce_eager is None else settings.enforce_eager,
         "enable_log_requests": False,
+        "max_logprobs": MAX_LOGPROBS,
         # One compiler for all engines: what one refuses, the others refuse.
         "structured_outputs_config": {"backend": "xgrammar"},
         "logprobs_mode": "raw_logprobs",
