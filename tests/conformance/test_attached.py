@@ -227,13 +227,15 @@ async def test_a_second_worker_finds_what_the_first_has_loaded(
 
 
 async def test_a_wrong_attachment_is_refused_at_start(attached: Attached, tmp_path: Path) -> None:
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         "served_model must be one of remote": {"served_model": "other"},
         "answers /v1/models with 401": {"api_key": "wrong"},
-        "cannot be reached": {"url": "http://127.0.0.1:9"},
-        "typo": {"typo": 1},
-        "Invalid enum value": {"flavour": "ollama"},
     }
+    if attached.server.flavour == "vllm":  # what follows never gets as far as the server
+        cases |= {
+            "cannot be reached": {"url": "http://127.0.0.1:9"},
+            "Invalid enum value": {"flavour": "ollama"},
+        }
     workers = [
         (message, attach(attached.server, attached.model, tmp_path / str(n), **settings))
         for n, (message, settings) in enumerate(cases.items())
