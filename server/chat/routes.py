@@ -38,3 +38,4 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 )
 async def create_chat_completion(body: ChatCompletionRequest) -> None:
     """Answers a conversation. Fields that the model's engine cannot honour are refused by name."""
+    raise NotImplementedError("requests to this path go through server.direct")

@@ -24,3 +24,4 @@ router = APIRouter(tags=["Completions"])
 )
 async def create_completion(body: CompletionRequest) -> None:
     """Continues text or tokens as they are, without a chat format."""
+    raise NotImplementedError("requests to this path go through server.direct")

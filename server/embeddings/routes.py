@@ -18,3 +18,4 @@ router = APIRouter(tags=["Embeddings"])
 )
 async def create_embedding(body: EmbeddingRequest) -> None:
     """One vector for each input, pooled as the model declares."""
+    raise NotImplementedError("requests to this path go through server.direct")

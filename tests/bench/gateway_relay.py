@@ -114,7 +114,7 @@ def create_relay() -> FastAPI:
         return key
 
     @app.post("/v1/chat/completions")
-    async def chat(body: Body, key: Annotated[str, Depends(find_key)]) -> Any:
+    async def chat(body: Body, key: str = Depends(find_key)) -> Any:
         answer_id = f"chatcmpl-{uuid4().hex}"
         if body.stream:
             return EventSourceResponse(relay(body, key, answer_id))
