@@ -1,174 +1,198 @@
 """Linear layers that add to each token its own adapter's part.
 
 Layers that read the same input (query, key and value; gate and up) are computed as one product.
-All resident adapters lie side by side behind the weights: rows [W of each layer; A of each rank],
-so that the same product gives the layers' outputs and x A^T. A step takes the stretch of ranks
-that its adapters span, blanks in each token's row what is not its adapter's, and adds that times B:
-one large product and one small one per layer, however many adapters there are.
+The adapters lie side by side behind the weights, as columns: [W | B of each rank]. A step makes
+x A^T for the ranks its adapters span, blanks in each token's row what is not its adapter's, puts
+that behind x, and one product gives the layers' outputs, adapters included: two products and three
+small operations per group, however many adapters and layers there are.
 
-Shape letters: T tokens, M layers of a group, C ranks of all adapters.
+B stands at the rows of its own layer and is zero at those of the others, so that one product serves
+a group: some memory and some multiplying by zero, against the setup of a product per layer.
+
+Shape letters: T tokens, I input size, O outputs of a group, M layers of a group, C ranks of all
+adapters, R ranks of a step times M.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_FEW_TOKENS = 16
-"""Up to here a product with B costs less in float32 than in bfloat16, on CPU."""
+_FIRST_RANKS = 128
+"""Room for so many is there from the start: making it means copying the weights."""
 _FEW_RANKS = 64
 """So many ranks before the stretch are computed in vain rather than by another product."""
+_FEW_TOKENS = 16
+_SMALL_A = 16_384
+"""On CPU, a product of so few tokens with an A of so few elements costs less in float32 than the
+setup of one in a narrower type."""
+_ALIASED_BYTES = 1024
+"""Rows at multiples of this fall on few cache lines; padding spreads them."""
 
 
 @dataclass(slots=True)
 class AdapterStep:
     """Shared by all layers of a model: what this step's tokens use. `foreign` [T, C] is True where
-    a column is not of the token's adapter; None if all tokens use one adapter alone."""
+    a rank is not of the token's adapter; None if all tokens use one adapter alone. Its first column
+    is rank `start`: that of the stretch, or 0 if the ranks before it are computed in vain."""
 
     first: int = 0
     end: int = 0
+    start: int = 0
     foreign: Tensor | None = None
     planned: tuple[list[tuple[int, int]], list[int]] | None = None
     """What it was made for: while rows only decode, the next step is the same."""
+    _repeated: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
 
     def clear(self) -> None:
-        self.first = self.end = 0
+        self.first = self.end = self.start = 0
+        self.set_foreign(None)
         self.foreign = None
+
+    def foreign_to(self, num_layers: int) -> Tensor | None:
+        """[T, R] for a group of that many layers, each rank once per layer."""
+        if self.foreign is None or num_layers == 1:
+            return self.foreign
+        if num_layers not in self._repeated:
+            self._repeated[num_layers] = self.foreign.repeat_interleave(num_layers, 1)
+        return self._repeated[num_layers]
+
+    def set_foreign(self, foreign: Tensor | None) -> None:
+        self.foreign = foreign
+        self._repeated.clear()
 
 
 class SharedInput:
-    """The linear layers that read one input, and the adapters of each.
-
-    On CPU, B is kept in float32 whatever the model's dtype: a product over so few ranks costs less
-    in float32 than the setup of one in bfloat16."""
+    """The linear layers that read one input, and the adapters of each."""
 
     def __init__(self, linears: Sequence[nn.Linear], width: int, step: AdapterStep) -> None:
         self.in_features = linears[0].in_features
         self.sizes = [linear.out_features for linear in linears]
-        self._num_out = sum(self.sizes)
-        self._width = width
+        self._starts = [sum(self.sizes[:member]) for member in range(len(linears))]
+        self._max_ranks = width
+        self._num_ranks = 0
         self._step = step
-        alone = len(linears) == 1
         weights = [linear.weight.data for linear in linears]
-        self._rows = weights[0] if alone else torch.cat(weights)
+        self._joined = weights[0] if len(weights) == 1 else torch.cat(weights)
+        self._weight = self._joined
+        self._a_CMI = self._joined.new_zeros(0, len(linears), self.in_features)
         self._bias = self._join_biases(linears)
-        self._factor_dtype = self._rows.dtype
-        if self._rows.device.type == "cpu":
-            self._factor_dtype = torch.float32
-        self._a_CMI: Tensor | None = None
-        self._b: list[Tensor | None] = [None] * len(linears)
         self._span = (0, 0)
-        self._first_rank_row = 0
-        self._span_rows = self._rows
-        self._span_bias: Tensor | None = None
-        self._span_a: Tensor | None = None
-        self._span_b: list[Tensor | None] = []
+        self._span_joined = self._joined
+        self._span_a = self._span_b = self._a_CMI
+        self._small_a: Tensor | None = None
         self._input: Tensor | None = None
         self._outputs: tuple[Tensor, ...] = ()
         self._num_taken = 0
+        if width:
+            self._grow(min(width, _FIRST_RANKS))
 
     def _join_biases(self, linears: Sequence[nn.Linear]) -> Tensor | None:
-        """Of the rows of A too, where it is zero."""
         if all(linear.bias is None for linear in linears):  # pyright: ignore
             return None
-        bias = self._rows.new_zeros(self._num_out + self._width * len(linears))
-        for part, linear in zip(bias[: self._num_out].split(self.sizes), linears, strict=True):
+        bias = self._joined.new_zeros(sum(self.sizes))
+        for part, linear in zip(bias.split(self.sizes), linears, strict=True):
             if linear.bias is not None:  # pyright: ignore
                 part.copy_(linear.bias.data)
         return bias
 
+    def _grow(self, num_ranks: int) -> None:
+        num_members, size = len(self.sizes), self.in_features
+        num_columns = size + num_ranks * num_members
+        item_bytes = self._joined.itemsize
+        if num_columns * item_bytes % _ALIASED_BYTES == 0:
+            num_columns += 64 // item_bytes
+        joined = self._joined.new_zeros(self._joined.shape[0], num_columns)
+        kept = size + self._num_ranks * num_members
+        joined[:, :kept].copy_(self._joined[:, :kept])
+        a_CMI = self._a_CMI.new_zeros(num_ranks, num_members, size)
+        a_CMI[: self._num_ranks].copy_(self._a_CMI)
+        self._joined, self._a_CMI, self._num_ranks = joined, a_CMI, num_ranks
+        self._weight = joined[:, :size]
+        self._span = (0, 0)
+
     def weight(self, member: int) -> Tensor:
-        return self._rows[: self._num_out].split(self.sizes)[member]
+        return self._weight.split(self.sizes)[member]
 
     def bias(self, member: int) -> Tensor | None:
-        bias = self._bias
-        return None if bias is None else bias[: self._num_out].split(self.sizes)[member]
+        return None if self._bias is None else self._bias.split(self.sizes)[member]
+
+    def _b_OC(self, member: int, first: int, end: int) -> Tensor:
+        rows = slice(self._starts[member], self._starts[member] + self.sizes[member])
+        num_members, size = len(self.sizes), self.in_features
+        columns = slice(size + first * num_members + member, size + end * num_members, num_members)
+        return self._joined[rows, columns]
 
     def install(self, member: int, first: int, a: Tensor, b: Tensor) -> None:
-        """Puts an adapter's factors at rank `first`. Memory is taken with the first adapter."""
+        """Puts an adapter's factors at rank `first`."""
         self._span = (0, 0)
-        if self._a_CMI is None:
-            num_rows = self._num_out + self._width * len(self.sizes)
-            rows = self._rows.new_zeros(num_rows, self.in_features)
-            rows[: self._num_out].copy_(self._rows)
-            shape = (self._width, len(self.sizes), self.in_features)
-            self._rows = self._span_rows = rows
-            self._a_CMI = rows[self._num_out :].view(shape)
-        b_CO = self._b[member]
-        if b_CO is None:
-            b_CO = self._b[member] = self._rows.new_zeros(
-                (self._width, self.sizes[member]), dtype=self._factor_dtype
-            )
-        self._a_CMI[first : first + a.shape[0], member].copy_(a, non_blocking=True)
-        b_CO[first : first + b.shape[0]].copy_(b, non_blocking=True)
+        end = first + a.shape[0]
+        if end > self._num_ranks:
+            self._grow(min(max(end, 2 * self._num_ranks), self._max_ranks))
+        self._a_CMI[first:end, member].copy_(a, non_blocking=True)
+        self._b_OC(member, first, end).copy_(b.t(), non_blocking=True)
 
     def blank(self, member: int, first: int, end: int) -> None:
-        if self._a_CMI is not None:
+        self._span = (0, 0)
+        end = min(end, self._num_ranks)
+        if first < end:
             self._a_CMI[first:end, member].zero_()
-        b_CO = self._b[member]
-        if b_CO is not None:
-            b_CO[first:end].zero_()
+            self._b_OC(member, first, end).zero_()
 
     def output(self, member: int, x: Tensor) -> Tensor:
         """Layer `member` of `x`. The first layer asked computes for all, the last forgets: the
         input is compared as an object, which none can replace while it is held here."""
         if len(self.sizes) == 1:
-            return self._compute(x)[0]
+            return self._compute(x)
         if x is not self._input:
-            self._input, self._outputs, self._num_taken = x, self._compute(x), 0
+            outputs = self._compute(x).split(self.sizes, -1)
+            self._input, self._outputs, self._num_taken = x, outputs, 0
         found = self._outputs[member]
         self._num_taken += 1
         if self._num_taken == len(self.sizes):
             self._input, self._outputs = None, ()
         return found
 
-    def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
-        step, a_CMI, num_out = self._step, self._a_CMI, self._num_out
-        if step.end == step.first or a_CMI is None:
-            bias = None if self._bias is None else self._bias[:num_out]
-            return F.linear(x, self._rows[:num_out], bias).split(self.sizes, -1)
+    def _compute(self, x: Tensor) -> Tensor:
+        step = self._step
+        if step.end == step.first:
+            return F.linear(x, self._weight, self._bias)
         if self._span != (step.first, step.end):
-            self._select(step.first, step.end)
+            self._select()
         x_TI = x.reshape(-1, self.in_features)
-        y_TO = F.linear(x_TI, self._span_rows, self._span_bias)
-        h_TR = y_TO[:, self._first_rank_row :]
-        if self._span_a is not None:
-            h_TR = F.linear(x_TI, self._span_a)
-        h_MTC = self._own_ranks(h_TR.unflatten(-1, (-1, len(self.sizes))).permute(2, 0, 1))
-        outputs = y_TO[:, :num_out].split(self.sizes, -1)
-        for y_TO, h_TC, b_CO in zip(outputs, h_MTC, self._span_b, strict=True):
-            if b_CO is None:
-                continue
-            if h_TC.dtype == y_TO.dtype:
-                y_TO.addmm_(h_TC, b_CO.to(y_TO.dtype))
-            else:
-                y_TO += h_TC @ b_CO
-        return tuple(y.view(*x.shape[:-1], y.shape[-1]) for y in outputs)
+        h_TR = self._own_ranks(x_TI)
+        if step.start:
+            y_TO = F.linear(x_TI, self._weight, self._bias)
+            y_TO.addmm_(h_TR, self._span_b.t())
+        else:
+            y_TO = F.linear(torch.cat((x_TI, h_TR), 1), self._span_joined, self._bias)
+        return y_TO.view(*x.shape[:-1], y_TO.shape[1])
 
-    def _select(self, first: int, end: int) -> None:
-        """Views of what ranks `first` to `end` need; the same while rows only decode."""
-        assert self._a_CMI is not None
-        num_members = len(self.sizes)
-        is_apart = first > _FEW_RANKS
-        num_rows = self._num_out + (0 if is_apart else end * num_members)
-        self._first_rank_row = self._num_out + (0 if is_apart else first * num_members)
-        self._span_rows = self._rows[:num_rows]
-        self._span_bias = None if self._bias is None else self._bias[:num_rows]
-        self._span_a = self._a_CMI[first:end].flatten(0, 1) if is_apart else None
-        self._span_b = [None if b is None else b[first:end] for b in self._b]
-        self._span = (first, end)
+    def _select(self) -> None:
+        """What the step's stretch of ranks needs; the same while rows only decode."""
+        step, num_members = self._step, len(self.sizes)
+        behind = self.in_features + step.end * num_members
+        self._span_joined = self._joined[:, :behind]
+        self._span_b = self._joined[:, self.in_features + step.start * num_members : behind]
+        self._span_a = self._a_CMI[step.start : step.end].flatten(0, 1)
+        is_small = self._span_a.device.type == "cpu" and self._span_a.numel() <= _SMALL_A
+        is_small = is_small and self._span_a.dtype != torch.float32
+        self._small_a = self._span_a.float() if is_small else None
+        self._span = (step.first, step.end)
 
-    def _own_ranks(self, h_MTC: Tensor) -> Tensor:
-        """Contiguous, zero where not the token's own. Assigned, not multiplied: what another's
-        adapter makes of a token may be infinite."""
-        is_few = h_MTC.shape[1] <= _FEW_TOKENS
-        dtype = self._factor_dtype if is_few else h_MTC.dtype
-        own = torch.empty(h_MTC.shape, dtype=dtype, device=h_MTC.device).copy_(h_MTC)
-        return own if self._step.foreign is None else own.masked_fill_(self._step.foreign, 0.0)
+    def _own_ranks(self, x_TI: Tensor) -> Tensor:
+        """x A^T, zero where not the token's own. Assigned, not multiplied: what another's adapter
+        makes of a token may be infinite."""
+        foreign = self._step.foreign_to(len(self.sizes))
+        if self._small_a is not None and x_TI.shape[0] <= _FEW_TOKENS:
+            h_TR = F.linear(x_TI.float(), self._small_a)
+            return (h_TR if foreign is None else h_TR.masked_fill_(foreign, 0.0)).to(x_TI.dtype)
+        h_TR = F.linear(x_TI, self._span_a)
+        return h_TR if foreign is None else h_TR.masked_fill_(foreign, 0.0)
 
 
 class LoraLinear(nn.Module):
@@ -213,10 +237,11 @@ def plan_adapters(
         return
     step.first = min(first for first, _ in used)
     step.end = max(end for _, end in used)
-    if len(used) == 1 and (0, 0) not in blocks:
-        step.foreign = None
+    step.start = step.first if step.first > _FEW_RANKS else 0
+    if len(used) == 1 and step.first == step.start and (0, 0) not in blocks:
+        step.set_foreign(None)
         return
-    columns = torch.arange(step.first, step.end)[None, :]
+    columns = torch.arange(step.start, step.end)[None, :]
     per_run = torch.tensor(blocks)
     foreign = (columns < per_run[:, :1]) | (columns >= per_run[:, 1:])
-    step.foreign = foreign.repeat_interleave(torch.tensor(counts), 0).to(device)
+    step.set_foreign(foreign.repeat_interleave(torch.tensor(counts), 0).to(device))
