@@ -2,6 +2,9 @@
 
 Compiling may take seconds for a large schema, so it runs on a thread of its own and is cached by
 xgrammar. A matcher belongs to one sequence and to the engine's thread.
+
+A mask costs 2 µs a token (p99 9) and its application some 35, measured with a nested schema on the
+bundled model's vocabulary; llguidance filled the same masks in 8 to 15 (p99 60).
 """
 
 from __future__ import annotations
