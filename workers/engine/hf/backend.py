@@ -24,6 +24,7 @@ from workers.engine.hf.engine import Cancel, Engine, Load, Submit, Unload
 from workers.engine.hf.grammar import GrammarCompiler
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.lora.weights import AdapterShelf, AdapterWeights, read_adapter
+from workers.engine.hf.media.host import HfMedia
 from workers.engine.hf.model import LoadedModel, load_model, make_cache
 from workers.engine.hf.pooled import BATCH_TOKENS, HfPooling, PoolQueue
 from workers.engine.hf.pooling import read_pooling
@@ -73,6 +74,7 @@ class HfBackend:
         self._pooling = read_pooling(spec.model_path or "", settings)
         self._embeddings: HfPooling | None = None
         self._grammars: GrammarCompiler | None = None
+        self._media: HfMedia | None = None
 
     async def start(self, receiver: Receiver) -> Description:
         self._loop = asyncio.get_running_loop()
@@ -88,16 +90,19 @@ class HfBackend:
             capabilities=capabilities,
             max_loras=self._spec.max_loras if can_adapt else 0,
             max_lora_rank=self._spec.max_lora_rank if can_adapt else 0,
+            media=loaded.media,
         )
 
     async def submit(self, work: Work) -> None:
-        adapter = grammar = None
+        adapter = grammar = pictures = None
+        if self._media is not None:
+            pictures = self._media.place(work)
         if work.adapter is not None and self._adapters is not None:
             adapter = await self._adapters.fetch(work.adapter)
         if work.grammar is not None and self._grammars is not None:
             compile_it = partial(self._grammars.compile, work.grammar, work.stop_ids)
             grammar = await self._loop.run_in_executor(self._grammars.thread, compile_it)
-        self._running.tell(Submit(Sequence(work, grammar, adapter)))
+        self._running.tell(Submit(Sequence(work, grammar, adapter, pictures=pictures)))
 
     def abort(self, key: int) -> None:
         self._running.tell(Cancel(key))
@@ -118,6 +123,8 @@ class HfBackend:
             self._grammars.close()
         if self._adapters is not None:
             self._adapters.close()
+        if self._media is not None:
+            self._media.close()
         if self._engine is not None:
             await asyncio.to_thread(self._engine.stop, _STOP_TIMEOUT_S)
 
@@ -129,7 +136,8 @@ class HfBackend:
     def _build(self) -> LoadedModel:
         """Takes seconds; runs off the event loop."""
         spec, settings = self._spec, self._settings
-        loaded = load_model(spec, settings)
+        loaded = load_model(spec, settings, self._vocabulary.tokenizer)
+        self._media = loaded.media
         cache = self._cache = make_cache(loaded, spec, settings)
         loaded.attention.cache = cache
         rows = Rows(cache, settings.prefix_rows)

@@ -21,6 +21,7 @@ from workers.engine.hf.attention import Chunk, StepLayout, plan_runs
 from workers.engine.hf.lora.layer import plan_adapters
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.lora.weights import AdapterWeights
+from workers.engine.hf.media.sequences import PictureSlice, step_inputs
 from workers.engine.hf.model import LoadedModel, is_out_of_memory
 from workers.engine.hf.pooled import PooledBatch, PoolQueue
 from workers.engine.hf.prefixes import Rows
@@ -230,8 +231,12 @@ class Engine:
         ids: list[int] = []
         positions: list[int] = []
         keep: list[int] = []
+        pictures: list[PictureSlice] = []
         for part in slices:
             first = len(ids)
+            if part.sequence.pictures is not None:
+                seen = PictureSlice(part.sequence.pictures, first, part.start, part.end)
+                pictures.append(seen)
             ids.extend(part.sequence.tokens[part.start : part.end])
             positions.extend(range(part.start, part.end))
             if part.sequence.prompt_scores is not None and not part.sequence.num_output:
@@ -240,11 +245,13 @@ class Engine:
                 keep.append(len(ids) - 1)
         device = self._loaded.device
         self._lay_out(step, positions)
-        logits_NV = self._loaded.logits(
+        inputs = step_inputs(
+            self._loaded.model,
             torch.tensor([ids], device=device),
             torch.tensor([positions], device=device),
-            torch.tensor(keep, device=device, dtype=torch.long),
+            pictures,
         )
+        logits_NV = self._loaded.logits(inputs, torch.tensor(keep, device=device, dtype=torch.long))
         return self._advance(slices, logits_NV)
 
     def _lay_out(self, step: Step, positions: list[int]) -> None:

@@ -11,7 +11,12 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
 
 from workers.engine.hf.attention import (
     IMPLEMENTATION,
@@ -22,6 +27,9 @@ from workers.engine.hf.attention import (
 from workers.engine.hf.kv import LayerShape, SlotCache, token_bytes
 from workers.engine.hf.lora.layer import AdapterStep, LoraLinear
 from workers.engine.hf.lora.wrapping import wrap_linears
+from workers.engine.hf.media.check import PictureProbe
+from workers.engine.hf.media.families import FAMILIES
+from workers.engine.hf.media.host import HfMedia, open_media
 from workers.engine.hf.preparing import merge_adapters, scale_rope
 from workers.engine.hf.quantization import quantization_options
 from workers.engine.hf.settings import HfSettings
@@ -46,35 +54,39 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     max_model_len: int
+    media: HfMedia | None = None
 
-    def logits(self, ids_1T: Tensor, positions_1T: Tensor, keep: Tensor) -> Tensor:
+    def logits(self, inputs: dict[str, Tensor], keep: Tensor) -> Tensor:
         """Float32 logits [N, V] of the tokens whose places in the packed row `keep` lists."""
-        result = self.model(
-            input_ids=ids_1T, position_ids=positions_1T, use_cache=False, logits_to_keep=keep
-        )
-        return result.logits[0].float()
+        return self.model(**inputs, use_cache=False, logits_to_keep=keep).logits[0].float()
 
 
-def load_model(spec: EngineSpec, settings: HfSettings) -> LoadedModel:
-    """Raises SpecError."""
+def load_model(spec: EngineSpec, settings: HfSettings, tokenizer: Any | None = None) -> LoadedModel:
+    """Reads pictures, if the model does and a tokenizer is given. Raises SpecError."""
     device = choose_device(spec.device)
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
     assert spec.model_path is not None
     model = _read(spec.model_path, spec, settings, device)
     max_model_len = _context_length(model.config, spec)
+    media = None if tokenizer is None else open_media(model, tokenizer, spec, settings)
+    pictures = None if media is None else PictureProbe(model, media)
     stock = _probe(model) if settings.verify else None
-    model.set_attn_implementation(IMPLEMENTATION)
+    stock_picture = pictures.stock() if pictures is not None and settings.verify else None
+    _set_attention(model)
     attention = attach(model)
     step = AdapterStep()
     width = spec.max_loras * spec.max_lora_rank
-    layers = wrap_linears(model, width, step, partial(_probe, model))
+    decoder = model.get_decoder() if model.config.model_type in FAMILIES else model
+    layers = wrap_linears(model, width, step, partial(_probe, model), within=decoder)
     ours = _probe(model)
     if stock is not None:
         _compare(stock, ours, model.dtype)
+    if pictures is not None and stock_picture is not None:
+        _compare(stock_picture, pictures.ours(), model.dtype)
     if not attention.seen or sorted(attention.seen) != list(range(len(attention.seen))):
         raise SpecError("the model's attention does not go through transformers' interface")
-    return LoadedModel(model, attention, step, layers, device, model.dtype, max_model_len)
+    return LoadedModel(model, attention, step, layers, device, model.dtype, max_model_len, media)
 
 
 def make_cache(loaded: LoadedModel, spec: EngineSpec, settings: HfSettings) -> SlotCache:
@@ -128,7 +140,9 @@ def _read(path: str, spec: EngineSpec, settings: HfSettings, device: torch.devic
         config = AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
         scale_rope(config, path, spec, settings)
         quantization = quantization_options(spec, settings, device, dtype)
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        sees = config.model_type in FAMILIES
+        kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        model: Any = kind.from_pretrained(
             path,
             config=config,
             dtype=dtype if dtype is not None else "auto",
@@ -143,6 +157,15 @@ def _read(path: str, spec: EngineSpec, settings: HfSettings, device: torch.devic
     if not quantization:
         model = model.to(device)
     return model.eval().requires_grad_(False)
+
+
+def _set_attention(model: Any) -> None:
+    """The decoder's; what looks at pictures keeps its own."""
+    parts = getattr(model.config, "sub_configs", {})
+    if model.config.model_type not in FAMILIES or "text_config" not in parts:
+        model.set_attn_implementation(IMPLEMENTATION)
+    else:
+        model.set_attn_implementation({"text_config": IMPLEMENTATION})
 
 
 def _context_length(config: Any, spec: EngineSpec) -> int:

@@ -21,9 +21,10 @@ MIN_SHARED_TOKENS = 16
 
 @dataclass(slots=True)
 class _Kept:
-    """A finished sequence's row: keys and values of all its `tokens` are computed."""
+    """A finished sequence's row: keys and values of all its tokens are computed. `keys` are those
+    of `Sequence.keys`."""
 
-    tokens: array[int]
+    keys: array[int]
     adapter_uid: int
     last_used: int
 
@@ -56,11 +57,11 @@ class Rows:
         best: Shared | None = None
         for row, other in enumerate(self.active):
             if other.adapter_uid == sequence.adapter_uid:
-                coming = _common(sequence.tokens, other.tokens, limit)
+                coming = _common(sequence.keys, other.keys, limit)
                 best = _better(best, Shared(row, min(coming, other.num_computed), coming))
         for row, kept in self._kept.items():
             if kept.adapter_uid == sequence.adapter_uid:
-                length = _common(sequence.tokens, kept.tokens, limit)
+                length = _common(sequence.keys, kept.keys, limit)
                 best = _better(best, Shared(row, length, length))
         return best if best is not None and best.coming >= MIN_SHARED_TOKENS else None
 
@@ -89,8 +90,8 @@ class Rows:
         if keep:
             self._cache.swap(row, last, length, mover.num_computed)
             self._clock += 1
-            tokens = sequence.tokens[:length]
-            self._kept[last] = _Kept(tokens, sequence.adapter_uid, self._clock)
+            keys = sequence.keys[:length]
+            self._kept[last] = _Kept(keys, sequence.adapter_uid, self._clock)
         else:
             self._cache.copy(last, row, mover.num_computed)
         self.active[row] = mover
@@ -109,14 +110,14 @@ class Rows:
             del self._kept[row]
 
     def _holds(self, row: int, kept: _Kept) -> bool:
-        return row < self._cache.rows and len(kept.tokens) <= self._cache.length
+        return row < self._cache.rows and len(kept.keys) <= self._cache.length
 
     def _rehouse(self, row: int, kept: _Kept) -> None:
         """Its row is about to be overwritten: it moves to a free one behind, or goes."""
         free = (r for r in range(row + 1, self._cache.rows) if r not in self._kept)
         target = next(free, None)
         if target is not None:
-            self._cache.copy(row, target, len(kept.tokens))
+            self._cache.copy(row, target, len(kept.keys))
             self._kept[target] = kept
 
     def _drop_oldest(self) -> None:

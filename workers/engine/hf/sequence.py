@@ -13,6 +13,7 @@ from workers.engine.backend import Score, Work
 if TYPE_CHECKING:
     from workers.engine.hf.grammar import GrammarState
     from workers.engine.hf.lora.weights import AdapterWeights
+    from workers.engine.hf.media.sequences import SequencePictures
 
 BASE_MODEL_UID = 0
 
@@ -33,6 +34,7 @@ class Sequence:
     output_counts: dict[int, int] = field(default_factory=dict[int, int])
     """How often each token was put out; kept for sequences with penalties only."""
     is_aborted: bool = False
+    pictures: SequencePictures | None = None
     _random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +62,11 @@ class Sequence:
         return len(self.tokens) - self.num_computed
 
     @property
+    def keys(self) -> array[int]:
+        """What makes the beginnings of two sequences the same: tokens, and the pictures in them."""
+        return self.tokens if self.pictures is None else self.pictures.keys
+
+    @property
     def adapter_uid(self) -> int:
         return self.adapter.uid if self.adapter is not None else BASE_MODEL_UID
 
@@ -74,6 +81,8 @@ class Sequence:
 
     def append(self, token_id: int) -> None:
         self.tokens.append(token_id)
+        if self.pictures is not None:
+            self.pictures.keys.append(token_id)
         if self.has_penalties:
             self.output_counts[token_id] = self.output_counts.get(token_id, 0) + 1
 

@@ -46,6 +46,10 @@ class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Whether bnb's 4 bits have quantized scales too."""
     merged_adapters: str | list[str] | None = None
     """LoRA directories merged into the model in this order; separated by commas if a string."""
+    image_max_pixels: int = 768 * 768
+    """Pictures with more pixels are made smaller first, as LLaMA-Factory does."""
+    image_min_pixels: int = 32 * 32
+    """Pictures with fewer pixels are made larger first."""
     verify: bool = True
     """Compares our attention with the model's own at start, and refuses a model that differs."""
 
@@ -67,5 +71,7 @@ class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if not 1 <= self.image_min_pixels <= self.image_max_pixels:
+            raise ValueError("image_min_pixels must be from 1 to image_max_pixels")
         if self.prefix_rows < 0 or self.adapter_host_bytes < 0:
             raise ValueError("prefix_rows and adapter_host_bytes must not be negative")

@@ -12,15 +12,21 @@ from workers.engine.hf.lora.layer import AdapterStep, LoraLinear, SharedInput
 
 
 def wrap_linears(
-    model: nn.Module, width: int, step: AdapterStep, run: Callable[[], object]
+    model: nn.Module,
+    width: int,
+    step: AdapterStep,
+    run: Callable[[], object],
+    within: nn.Module | None = None,
 ) -> dict[str, LoraLinear]:
-    """Replaces every linear layer but the output layer; gives them by name. `run` runs the model.
+    """Replaces every linear layer of `within` (None: of the whole model) but the output
+    layer; gives them by their names in the model. `run` runs the model.
     The output layer sees only the tokens that are sampled, so it cannot tell whose they are."""
     output_layer = getattr(model, "get_output_embeddings", lambda: None)()
+    inside = set((within or model).modules())
     linears = {
         name: module
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and module is not output_layer
+        if type(module) is nn.Linear and module is not output_layer and module in inside
     }
     wrapped: dict[str, LoraLinear] = {}
     for names in _find_groups(linears, run):

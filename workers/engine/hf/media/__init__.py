@@ -1,0 +1,1 @@
+"""Pictures in prompts of the HF engine: read to tensors, then to features in place of tokens."""
