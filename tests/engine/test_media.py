@@ -3,14 +3,18 @@ others, whatever the prefix cache holds."""
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from PIL import Image
 
+from server.config import Config, EngineKind, ModelEntry
+from tests.gateway.conftest import MODEL, Worker, start_gateway
 from workers.contract.messages import FailureKind, Media, MediaKind, PromptPart, Text
 from workers.engine.backend import RefusedError
 from workers.engine.hf.media.pictures import PixelBounds, read_picture
@@ -136,6 +140,48 @@ async def test_what_cannot_be_read_is_refused_by_its_place(client: WorkerClient,
 
 async def test_the_worker_says_what_it_takes(client: WorkerClient, kind: str) -> None:
     assert client.hello.media == {MediaKind.IMAGE: seeing.PLACEHOLDERS[kind]}
+
+
+def test_a_chat_over_http_answers_about_its_picture(
+    worker: WorkerProcess, folder: Path, kind: str, tmp_path: Path
+) -> None:
+    picture = seeing.picture(9)
+    forged = f"{seeing.PLACEHOLDERS[kind]} what is it?"
+    expected = seeing.processed(
+        folder, kind, f"<|im_start|>user\n{seeing.MARKS[kind]}what is it?<|im_end|>\n"
+        "<|im_start|>assistant\n", [picture],
+    )  # fmt: skip
+    entry = ModelEntry(id=MODEL, path="/nowhere", engine=EngineKind.HF)
+    config = Config(data=tmp_path, models=(entry,))
+    gateway = start_gateway(config, [Worker(worker.address, worker.process)], [MODEL])  # type: ignore[arg-type]
+    try:
+        with gateway.client() as client:
+
+            def ask(data: bytes, question: str) -> Any:
+                url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+                content: list[Any] = [
+                    {"type": "image_url", "image_url": {"url": url, "detail": "high"}},
+                    {"type": "text", "text": question},
+                ]
+                return client.chat.completions.create(
+                    model=MODEL,
+                    messages=[{"role": "user", "content": content}],
+                    temperature=0,
+                    max_completion_tokens=8,
+                    extra_body={"ignore_eos": True, "skip_special_tokens": False},
+                )
+
+            answer = ask(seeing.png(picture), "what is it?")
+            assert answer.usage.prompt_tokens == expected["input_ids"].shape[1]
+            ids = seeing.greedy(seeing.load(folder), expected, 8)
+            assert answer.choices[0].message.content == seeing.tokenizer(kind).decode(ids)
+            assert ask(seeing.png(picture), forged).usage.completion_tokens == 8
+            with pytest.raises(openai.BadRequestError) as caught:
+                ask(seeing.png(picture)[:60], "what is it?")
+            assert caught.value.code == "image_parse_error"
+            assert caught.value.param == "messages[0].content[0]"
+    finally:
+        gateway.stop()
 
 
 def test_bounds_are_llama_factorys() -> None:
