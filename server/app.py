@@ -37,6 +37,7 @@ from server.fine_tuning import routes as fine_tuning_routes
 from server.fine_tuning.creation import JobFactory
 from server.fine_tuning.service import JobService
 from server.gate import Gate
+from server.generation.line import open_lines
 from server.generation.serving import Runner
 from server.logs import AccessLog
 from server.media import MediaLoader
@@ -171,7 +172,7 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         pool=pool,
         catalog=Catalog(store.models, pool, config),
         accountant=accountant,
-        runner=Runner(pool, accountant, config.limits),
+        runner=Runner(pool, accountant, config.limits, open_lines(config.models)),
         keep_alive=keep_alive,
         media=media,
         jobs=JobService(store, JobFactory(store, blobs, config)),

@@ -52,5 +52,7 @@ async def readyz(request: Request) -> Response:
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
     services: Any = request.app.services
-    collector = GatewayCollector(services.access_log, services.pool, services.accountant)
+    collector = GatewayCollector(
+        services.access_log, services.pool, services.accountant, services.runner.lines
+    )
     return Response(render_metrics(collector), media_type="text/plain; version=0.0.4")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from server.engines.pool import EnginePool
+from server.generation.line import Line
 from server.usage import Accountant
 
 _ENGINE_GAUGES = (
@@ -33,10 +34,17 @@ class StatusCounts(Protocol):
 
 
 class GatewayCollector(Collector):
-    def __init__(self, statuses: StatusCounts, pool: EnginePool, accountant: Accountant) -> None:
+    def __init__(
+        self,
+        statuses: StatusCounts,
+        pool: EnginePool,
+        accountant: Accountant,
+        lines: Mapping[str, Line],
+    ) -> None:
         self._statuses = statuses
         self._pool = pool
         self._accountant = accountant
+        self._lines = lines
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -52,6 +60,8 @@ class GatewayCollector(Collector):
             tokens.add_metric([kind], count)
         yield tokens
         yield from self._engines()
+        yield from self._routing()
+        yield from self._waiting()
 
     def _engines(self) -> Iterator[Metric]:
         connections = self._pool.connections()
@@ -61,8 +71,26 @@ class GatewayCollector(Collector):
             labels=["engine", "model"],
         )
         for connection in connections:
-            load.add_metric([connection.engine_id, connection.model_id], connection.load)
+            load.add_metric([connection.engine_id, connection.model_id], connection.num_requests)
         yield load
+        resident = GaugeMetricFamily(
+            "tuneyard_engine_adapters", "Adapters an engine holds", labels=["engine", "model"]
+        )
+        for connection in connections:
+            resident.add_metric(
+                [connection.engine_id, connection.model_id], len(connection.stats.adapters)
+            )
+        yield resident
+        sent = CounterMetricFamily(
+            "tuneyard_engine_adapters_sent",
+            "Adapters whose files went to an engine on another host",
+            labels=["engine", "model"],
+        )
+        for connection in connections:
+            sent.add_metric(
+                [connection.engine_id, connection.model_id], connection.num_adapters_sent
+            )
+        yield sent
         for kind, fields in (
             (GaugeMetricFamily, _ENGINE_GAUGES),
             (CounterMetricFamily, _ENGINE_COUNTERS),
@@ -73,6 +101,34 @@ class GatewayCollector(Collector):
                     labels = [connection.engine_id, connection.model_id]
                     family.add_metric(labels, getattr(connection.stats, field))
                 yield family
+
+    def _routing(self) -> Iterator[Metric]:
+        pool = self._pool
+        for name, text, label, counts in (
+            ("routed", "Requests given to an engine, by what decided it", "by", pool.num_choices),
+            ("retries", "Requests given to another engine", "after", pool.num_retries),
+        ):
+            family = CounterMetricFamily(f"tuneyard_{name}", text, labels=["model", label])
+            for labels, count in sorted(counts.items()):
+                family.add_metric(labels, count)
+            yield family
+        draining = GaugeMetricFamily(
+            "tuneyard_engines_draining", "Engines that are to go and still have requests"
+        )
+        draining.add_metric([], len(pool.draining))
+        yield draining
+
+    def _waiting(self) -> Iterator[Metric]:
+        for kind, field, text in (
+            (GaugeMetricFamily, "inside", "Requests under way of a model with max_concurrent"),
+            (GaugeMetricFamily, "waiting", "Requests that wait in a model's line"),
+            (CounterMetricFamily, "waited", "Requests that had to wait in a model's line"),
+            (CounterMetricFamily, "refused", "Requests refused as a model's line was full"),
+        ):
+            family = kind(f"tuneyard_line_{field}", text, labels=["model"])
+            for model, line in self._lines.items():
+                family.add_metric([model], getattr(line, f"num_{field}"))
+            yield family
 
 
 def render_metrics(collector: Collector) -> bytes:

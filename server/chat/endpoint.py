@@ -20,6 +20,7 @@ class ChatEndpoint:
         services = self._holder.services
         request = validate_body(ChatCompletionRequest, body)
         plan = await plan_chat(request, principal, services.catalog, services.media)
+        await services.runner.place(plan.base_model, reply)
         if request.stream:
             output = ChatStream(plan, reply, services.keep_alive)
         else:

@@ -25,6 +25,7 @@ from server.errors import (
     unsupported_parameter,
     unsupported_value,
 )
+from server.generation.affinity import conversation_key
 from server.generation.defaults import ModelDefaults
 from server.generation.sampling import Guide, check_guide, plan_guide, plan_sampling, seeded
 from server.media import MediaLoader
@@ -77,8 +78,12 @@ class ChatPlan(msgspec.Struct, frozen=True):
         return self.served.model.engine_model
 
     @property
+    def base_model(self) -> str:
+        return self.served.model.base
+
+    @property
     def affinity(self) -> str | None:
-        return self.request.prompt_cache_key
+        return self.request.prompt_cache_key or conversation_key(self.request.messages)
 
     def parser(self) -> OutputParser:
         return self.chat_format.parser(self.prompt, self.tools.tools)

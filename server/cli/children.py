@@ -36,6 +36,7 @@ class ChildSpec:
     command: Callable[[int], Sequence[str]]
     """The command line, given the number of the parent pipe's descriptor."""
     log: Path
+    grace_s: float = GRACE_S
     inherited: tuple[int, ...] = ()
     """Descriptors the child keeps."""
 
@@ -65,19 +66,24 @@ class Child:
             backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
 
     async def stop(self) -> None:
-        """Asks the child to leave; kills what is left of its group after `GRACE_S`."""
+        """Asks the child to leave; kills what is left of its group after its grace."""
         self._leaving = True
         process = self._process
         if process is None:
             return
         _signal_group(process.pid, signal.SIGTERM)
         try:
-            async with asyncio.timeout(GRACE_S):
+            async with asyncio.timeout(self.spec.grace_s):
                 await process.wait()
         except TimeoutError:
             logger.error("child process had to be killed", extra={"child": self.spec.name})
         _signal_group(process.pid, signal.SIGKILL)
         await process.wait()
+
+    def hurry(self) -> None:
+        """Asks again, of a child that is slow to leave because it still has work."""
+        if self._process is not None:
+            _signal_group(self._process.pid, signal.SIGTERM)
 
     async def _run_once(self) -> int:
         read_end, write_end = os.pipe()

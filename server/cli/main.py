@@ -55,6 +55,30 @@ def serve(config: _ConfigPath = None) -> None:
 
 
 @cli.command()
+def engine(
+    model: Annotated[str, typer.Option(help="Id of a model in the settings file.")],
+    listen: Annotated[str, typer.Option(help="Where to listen: tcp:HOST:PORT.")],
+    token_file: Annotated[
+        Path, typer.Option(help="Holds the secret that clients must know, on one line.")
+    ],
+    config: _ConfigPath = None,
+    drain_timeout_s: Annotated[
+        float, typer.Option(help="What requests have to end in once this is told to stop.")
+    ] = 600.0,
+) -> None:
+    """Run one engine worker for a Tuneyard on another machine.
+
+    There, the model's entry lists this machine under addresses, and the same secret under \
+token_file. SIGTERM and Ctrl-C let requests under way end first; a second one does not. The token \
+and what is generated cross the network unencrypted: use a private network or a tunnel.
+    """
+    from server.cli.engine import HostedEngine, run_engine
+
+    options = HostedEngine(model, listen, token_file, drain_timeout_s)
+    sys.exit(asyncio.run(run_engine(_load(config), options, Console())))
+
+
+@cli.command()
 def openapi() -> None:
     """Print the HTTP API's OpenAPI document as YAML."""
     from server.app import create_app

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from server.environments.locate import EnvironmentMissingError, engine_python
 from server.first_key import FirstKey, ensure_first_key
 from server.logs import configure_logging
 from server.store import open_store
+from server.supervisor.remote_slot import read_token
 from templates.format import FormatError
 from templates.registry import check_name
 
@@ -39,6 +41,7 @@ async def serve(config: Config, console: Console) -> int:
     try:
         _check_environments(config)
         _check_templates(config)
+        _check_tokens(config)
         lock = _lock(config)
         listening = _listen(config)
     except _CannotStart as error:
@@ -60,7 +63,7 @@ async def serve(config: Config, console: Console) -> int:
 def _check_environments(config: Config) -> None:
     """A model whose engine has no environment would only be restarted over and over."""
     try:
-        for entry in config.models:
+        for entry in [entry for entry in config.models if entry.replicas]:
             engine_python(entry.engine.value, entry.python)
     except EnvironmentMissingError as error:
         raise _CannotStart(str(error)) from error
@@ -73,6 +76,14 @@ def _check_templates(config: Config) -> None:
             check_name(entry.template, config.templates)
     except FormatError as error:
         raise _CannotStart(str(error)) from error
+
+
+def _check_tokens(config: Config) -> None:
+    try:
+        for name in sorted({entry.token_file for entry in config.models if entry.token_file}):
+            read_token(Path(name))
+    except (OSError, ValueError) as error:
+        raise _CannotStart(f"A token_file cannot be used: {error}") from error
 
 
 async def _run(
@@ -112,7 +123,7 @@ def _child_specs(config: Config, listening: socket.socket) -> list[ChildSpec]:
         ]
 
     return [
-        ChildSpec("gateway", gateway, logs / "gateway.log", (listen_fd,)),
+        ChildSpec("gateway", gateway, logs / "gateway.log", inherited=(listen_fd,)),
         ChildSpec("supervisor", supervisor, logs / "supervisor.log"),
     ]
 

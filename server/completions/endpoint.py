@@ -20,6 +20,7 @@ class CompletionsEndpoint:
         services = self._holder.services
         request = validate_body(CompletionRequest, body)
         plan = await plan_completion(request, principal, services.catalog, services.pool)
+        await services.runner.place(plan.base_model, reply)
         if request.stream:
             output = CompletionStream(plan, reply, services.keep_alive)
         else:

@@ -15,6 +15,7 @@ from server.completions.schemas import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.engines.client import Work
 from server.engines.pool import EnginePool
 from server.errors import ApiError, from_failure, invalid_value, unsupported_parameter
+from server.generation.affinity import prompt_key
 from server.generation.sampling import Guide, plan_guide, plan_sampling, require, seeded
 from server.models.catalog import Catalog, Served
 from workers.contract.messages import (
@@ -46,8 +47,12 @@ class CompletionPlan:
         return self.served.model.engine_model
 
     @property
+    def base_model(self) -> str:
+        return self.served.model.base
+
+    @property
     def affinity(self) -> str | None:
-        return None
+        return prompt_key(self.works[0].prompt)
 
     @property
     def num_answers(self) -> int:

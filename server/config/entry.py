@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ class EngineKind(StrEnum):
     SCRIPTED = "scripted"
 
 
+_ADDRESS = re.compile(r"tcp:(\[[0-9a-fA-F:.]+\]|[^:\s/]+):\d{1,5}")
 _ATTACHED_ONLY = frozenset({"url", "api_key", "flavour", "served_model", "allow_adapters"})
 
 
@@ -59,7 +61,17 @@ class ModelEntry(Section):
     max_num_seqs: int = Field(default=32, ge=1)
     max_loras: int = Field(default=8, ge=0)
     max_lora_rank: int = Field(default=64, ge=1)
-    replicas: int = Field(default=1, ge=1)
+    replicas: int = Field(default=1, ge=0)
+    """Engine workers on this host."""
+    addresses: tuple[str, ...] = ()
+    """`tcp:host:port` of workers on other hosts, each started there by `tuneyard engine`."""
+    token_file: str | None = None
+    """Holds the secret that the workers at `addresses` are asked with; one for all of them."""
+    max_concurrent: int | None = Field(default=None, ge=1)
+    """Requests under way at once on one gateway, for this model and what was fine-tuned from it;
+    more wait in line. None is no limit but the engines' own."""
+    max_queued: int = Field(default=1024, ge=0)
+    """Requests that may wait in that line; one more is a 503."""
     owned_by: str = "tuneyard"
     settings: dict[str, Any] = {}
     """Passed to the engine as they are (`gpu_memory_utilization`, ...); the engine refuses to start
@@ -100,6 +112,21 @@ class ModelEntry(Section):
         for name in sorted(_ATTACHED_ONLY):
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is only for engine: attached")
+        return self
+
+    @model_validator(mode="after")
+    def _has_workers(self) -> ModelEntry:
+        if not self.replicas and not self.addresses:
+            raise ValueError("replicas may be 0 only with addresses of workers on other hosts")
+        if self.addresses and self.token_file is None:
+            raise ValueError("addresses need a token_file")
+        if self.token_file is not None and not self.addresses:
+            raise ValueError("token_file is for workers at addresses, and there are none")
+        for address in self.addresses:
+            if not _ADDRESS.fullmatch(address):
+                raise ValueError(f"addresses: {address!r} is not tcp:host:port")
+        if len(set(self.addresses)) < len(self.addresses):
+            raise ValueError("addresses: one appears twice")
         return self
 
     @property

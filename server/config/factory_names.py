@@ -106,6 +106,7 @@ NAMES: dict[str, dict[str, Treatment]] = {
     "om_hub_token": _everywhere(Field("hub_token")),
     "vllm_maxlen": _everywhere(Field("max_model_len")),
     "vllm_max_lora_rank": _everywhere(Field("max_lora_rank")),
+    "MAX_CONCURRENT": _everywhere(Field("max_concurrent")),
     "vllm_gpu_util": _some(
         "memory for keys and values is settings.kv_cache_bytes with hf",
         vllm=Own("gpu_memory_utilization"),

@@ -1,6 +1,7 @@
 """Reads `tuneyard.yaml` and the environment.
 
-`HOST`, `PORT`, `DATA` and `API_KEY` of the environment win over the file. Relative paths are
+`HOST`, `PORT`, `DATA` and `API_KEY` of the environment win over the file; `MAX_CONCURRENT` is for
+model entries that say nothing of it. Relative paths are
 relative to the file (or to the working directory without one).
 """
 
@@ -24,6 +25,10 @@ SETTING_VARIABLES = ("HOST", "PORT", "DATA", "API_KEY")
 _HUB_VARIABLES = {"USE_MODELSCOPE_HUB": Hub.MODELSCOPE, "USE_OPENMIND_HUB": Hub.MODELERS}
 
 
+CONCURRENCY_VARIABLE = "MAX_CONCURRENT"
+"""LLaMA-Factory's name: the `max_concurrent` of every model whose entry does not set it."""
+
+
 class ConfigError(Exception):
     """The configuration cannot be used; the message is for the operator."""
 
@@ -36,6 +41,8 @@ def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> C
             settings[name.lower()] = environ[name]
     if "models" not in settings:
         settings["models"] = [{"id": "tuneyard-mini", "path": str(BUNDLED_MODEL)}]
+    if environ.get(CONCURRENCY_VARIABLE):
+        _limit_concurrency(settings["models"], environ[CONCURRENCY_VARIABLE])
     try:
         config = Config.model_validate(settings)
     except ValidationError as error:
@@ -55,6 +62,13 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: expected settings by name, one `name: value` a line")
     return settings
+
+
+def _limit_concurrency(entries: Any, limit: str) -> None:
+    """What is no list of settings by name is left for the validation to name."""
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and CONCURRENCY_VARIABLE not in entry:
+            entry.setdefault("max_concurrent", limit)
 
 
 def _describe(error: ValidationError, path: Path | None) -> str:
@@ -88,6 +102,8 @@ def _placed(entry: ModelEntry, base: Path, environ: Mapping[str, str]) -> ModelE
         paths = adapters.split(",") if isinstance(adapters, str) else adapters
         anchored = [str((base / str(path).strip()).resolve()) for path in paths]
         placed["settings"] = {**entry.settings, "merged_adapters": anchored}
+    if entry.token_file is not None:
+        placed["token_file"] = str((base / entry.token_file).resolve())
     if entry.hub is None and directory.is_dir():
         placed["path"] = str(directory)
         _refuse_hub_settings(entry)

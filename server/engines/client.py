@@ -13,11 +13,14 @@ from typing import cast
 
 import msgspec
 
+from server.engines.adapter_sending import send_adapter
 from workers.contract.codec import FrameError, FrameReader, decode_events, encode
 from workers.contract.messages import (
     PROTOCOL_VERSION,
     Abort,
+    AdapterMissing,
     AdapterRef,
+    AdapterWanted,
     Admitted,
     Authenticate,
     Event,
@@ -26,6 +29,7 @@ from workers.contract.messages import (
     Generate,
     Grammar,
     Hello,
+    Leaving,
     Media,
     Message,
     PromptPart,
@@ -67,6 +71,11 @@ class EngineConnection(asyncio.Protocol):
         self.model_id = model_id
         self.stats = _IDLE
         self.closed = False
+        self.leaving = False
+        """The worker takes no new request and goes when those under way have ended."""
+        self.num_adapters_sent = 0
+        self.silent_s = 0.0
+        """Since the last report; counted by the pool."""
         self._token = token
         self._hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
@@ -75,11 +84,31 @@ class EngineConnection(asyncio.Protocol):
         self._last_id = 0
         self._outgoing: list[Message] = []
         """What is sent at the end of this turn of the event loop, in one frame."""
+        self._num_of_others = 0
+        self._asked: dict[str, int] = {}
+        """Adapters named since, that no report has shown yet, by how many reports ago."""
+        self._named: dict[str, AdapterRef] = {}
+        """What the worker may ask the files of: only adapters that it was told of here."""
+        self._sending: set[asyncio.Task[None]] = set()
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    @property
+    def num_requests(self) -> int:
+        """Requests of this process under way here."""
+        return len(self._sinks)
 
     @property
     def load(self) -> int:
-        """Requests of this gateway under way here."""
-        return len(self._sinks)
+        """All requests under way here, those of other gateways as of the last report."""
+        return len(self._sinks) + self._num_of_others
+
+    def holds(self, adapter: str) -> bool:
+        return adapter in self.stats.adapters or adapter in self._asked
+
+    @property
+    def has_free_place(self) -> bool:
+        return len(self.stats.adapters) + len(self._asked) < self.hello.max_loras
 
     @property
     def hello(self) -> Hello:
@@ -92,6 +121,8 @@ class EngineConnection(asyncio.Protocol):
     def generate(self, work: Work, sink: EventSink) -> int:
         """Starts a sequence; returns the id to abort it by."""
         number = self._register(sink)
+        if work.adapter is not None:
+            self._name(work.adapter)
         self._send(Generate(number, work.prompt, work.sampling, work.adapter, work.grammar))
         return number
 
@@ -115,7 +146,11 @@ class EngineConnection(asyncio.Protocol):
                 reply.set_result(event)
 
         number = self._register(settle)
-        self._send(message(number))
+        request = message(number)
+        adapter = getattr(request, "adapter", None)
+        if isinstance(adapter, AdapterRef):
+            self._name(adapter)
+        self._send(request)
         return await reply
 
     def tell(self, message: Callable[[int], Message]) -> None:
@@ -126,6 +161,12 @@ class EngineConnection(asyncio.Protocol):
         self._flush()
         if self._transport is not None:
             self._transport.close()
+
+    def abandon(self) -> None:
+        """Gives up on a worker that does not answer: what is under way there has failed."""
+        self.connection_lost(EngineUnreachable("the worker is silent"))
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
@@ -146,12 +187,25 @@ class EngineConnection(asyncio.Protocol):
         if self.closed:
             return
         self.closed = True
+        for task in self._sending:
+            task.cancel()
         if not self._hello.done():
             self._hello.set_exception(EngineUnreachable(str(exc or "connection closed")))
             self._hello.exception()
         sinks, self._sinks = self._sinks, {}
         for number, sink in sinks.items():
             _call(sink, Failed(number, FailureKind.ENGINE_DEAD, _ENGINE_LOST))
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _name(self, adapter: AdapterRef) -> None:
+        self._named[adapter.name] = adapter
+        if adapter.name not in self.stats.adapters:
+            self._asked[adapter.name] = 0
 
     def _register(self, sink: EventSink) -> int:
         self._last_id += 1
@@ -177,9 +231,13 @@ class EngineConnection(asyncio.Protocol):
             if sink is not None:
                 _call(sink, event)
         elif isinstance(event, Stats):
-            self.stats = event
+            self._take_report(event)
         elif isinstance(event, Hello):
             self._greet(event)
+        elif isinstance(event, AdapterWanted):
+            self._supply(event)
+        elif isinstance(event, Leaving):
+            self.leaving = True
         else:
             last = type(event) not in _CONTINUING
             sink = self._sinks.pop(event.id, None) if last else self._sinks.get(event.id)
@@ -193,6 +251,29 @@ class EngineConnection(asyncio.Protocol):
             self.close()
         elif not self._hello.done():
             self._hello.set_result(hello)
+
+    def _take_report(self, stats: Stats) -> None:
+        """A report may have crossed the request that named an adapter; two have not."""
+        self.stats = stats
+        self.silent_s = 0.0
+        self._num_of_others = max(stats.running + stats.waiting - len(self._sinks), 0)
+        if self._asked:
+            resident = stats.adapters
+            self._asked = {a: n + 1 for a, n in self._asked.items() if n == 0 and a not in resident}
+
+    def _supply(self, wanted: AdapterWanted) -> None:
+        adapter = self._named.get(wanted.name)
+        if adapter is None:
+            self._send(AdapterMissing(wanted.id))
+            return
+        self.num_adapters_sent += 1
+        task = asyncio.create_task(send_adapter(adapter, wanted.id, self._send_when_writable))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send_when_writable(self, message: Message) -> None:
+        await self._writable.wait()
+        self._send(message)
 
 
 def _ignore(_event: Event) -> None:
@@ -223,7 +304,7 @@ async def connect_engine(
             _, connection = await loop.create_unix_connection(make, rest)
         elif scheme == "tcp":
             host, _, port = rest.rpartition(":")
-            _, connection = await loop.create_connection(make, host, int(port))
+            _, connection = await loop.create_connection(make, host.strip("[]"), int(port))
         else:
             raise EngineUnreachable(f"unknown kind of address: {address}")
     except OSError as error:

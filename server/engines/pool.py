@@ -1,34 +1,45 @@
 """Which engine workers there are, and which of them takes a request.
 
 The store's `engines` table is asked every `REFRESH_INTERVAL_S`, and at once when a model has no
-connection. Requests go to the replica with the fewest under way; those with the same affinity go to
-the same replica while it is not much busier than the others.
+connection. How a replica is chosen is `server.engines.routing`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from server.engines.client import EngineConnection, EngineUnreachable, connect_engine
+from server.engines.routing import choose
 from server.errors import Unavailable
 from server.store.records import Engine
+from workers.contract.messages import AdapterRef, FailureKind
 
 logger = logging.getLogger(__name__)
 
 REFRESH_INTERVAL_S = 0.5
 CONNECT_TIMEOUT_S = 5.0
-AFFINITY_SLACK = 8
-"""How many requests more than the idlest replica an affine one may have."""
+SUSPECT_AFTER_S = 5.0
+"""A worker reports about once a second; one that has been silent for so long gets no new request
+while another can take it."""
+LOST_AFTER_S = 30.0
+"""The connection to a worker that has been silent for so long is given up."""
 
 
 class EngineDirectory(Protocol):
     async def list_ready(self) -> tuple[Engine, ...]: ...
+
+
+class Conversation(Protocol):
+    """What a request belongs to; asked only where there is a choice."""
+
+    @property
+    def affinity(self) -> str | None: ...
 
 
 @dataclass(slots=True)
@@ -47,9 +58,14 @@ class EnginePool:
         self._replicas: dict[str, _Replica] = {}
         self._by_model: dict[str, list[EngineConnection]] = {}
         """The replicas' connections, some of which may have closed since."""
+        self._suspects: set[EngineConnection] = set()
         self._draining: list[EngineConnection] = []
         self._refresher: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self.num_choices: Counter[tuple[str, str]] = Counter()
+        """Requests given to a replica, by model and reason."""
+        self.num_retries: Counter[tuple[str, str]] = Counter()
+        """Requests that were given to another replica, by model and what became of the first."""
 
     async def start(self) -> None:
         await self.refresh()
@@ -73,6 +89,12 @@ class EnginePool:
             return [c for c in self._by_model.get(model_id, ()) if not c.closed]
         return [c for connections in self._by_model.values() for c in connections if not c.closed]
 
+    @property
+    def draining(self) -> list[EngineConnection]:
+        """To workers that are to go, while requests are under way there."""
+        leaving = [connection for connection in self.connections() if connection.leaving]
+        return leaving + [connection for connection in self._draining if not connection.closed]
+
     async def ready(self, model_id: str) -> EngineConnection:
         """Any open connection to an engine of the model. Raises Unavailable."""
         if not (connections := self.connections(model_id)):
@@ -90,27 +112,52 @@ class EnginePool:
         return connections[0]
 
     def pick(
-        self, model_id: str, affinity: str | None = None, avoid: Collection[str] = ()
+        self,
+        model_id: str,
+        adapter: AdapterRef | None = None,
+        conversation: Conversation | None = None,
+        avoid: Collection[str] = (),
     ) -> EngineConnection:
         """The replica for one more request; `avoid` names engines that just failed it. Raises
         Unavailable."""
-        connections = self.connections(model_id)
-        if len(connections) > 1 or avoid:
-            connections = [c for c in connections if c.engine_id not in avoid]
+        connections = [
+            connection
+            for connection in self._by_model.get(model_id, ())
+            if not (connection.closed or connection.leaving or connection.engine_id in avoid)
+        ]
+        if len(connections) > 1 and self._suspects:
+            sound = [c for c in connections if c not in self._suspects]
+            connections = sound or connections
         if not connections:
             raise Unavailable("No engine is ready for the model. Please retry.", retry_after_s=2.0)
         if len(connections) == 1:
-            return connections[0]
-        idlest = min(connections, key=_load)
-        if affinity is not None:
-            favourite = max(connections, key=lambda c: _weight(affinity, c.engine_id))
-            if favourite.load <= idlest.load + AFFINITY_SLACK:
-                return favourite
-        return idlest
+            index, reason = choose(connections)
+        else:
+            index, reason = choose(
+                connections,
+                None if adapter is None else adapter.name,
+                None if conversation is None else conversation.affinity,
+            )
+        self.num_choices[model_id, reason] += 1
+        return connections[index]
+
+    def pick_again(
+        self,
+        model_id: str,
+        adapter: AdapterRef | None,
+        conversation: Conversation | None,
+        failed_at: Collection[str],
+        kind: FailureKind,
+    ) -> EngineConnection:
+        """Another replica for a request that one could not serve. Raises Unavailable."""
+        connection = self.pick(model_id, adapter, conversation, failed_at)
+        self.num_retries[model_id, kind] += 1
+        return connection
 
     def check_room(self, model_id: str, requests: int) -> None:
         """Raises Unavailable when `requests` more would be too many for the model's engines."""
-        if sum([c.load for c in self.connections(model_id)]) + requests > self._max_requests:
+        under_way = sum([c.num_requests for c in self.connections(model_id)])
+        if under_way + requests > self._max_requests:
             raise Unavailable("The engines of this model are overloaded. Please retry later.")
 
     async def refresh(self) -> None:
@@ -142,7 +189,7 @@ class EnginePool:
             self._draining.append(replica.connection)
 
     def _sweep_drained(self) -> None:
-        for connection in [c for c in self._draining if c.load == 0]:
+        for connection in [c for c in self._draining if c.num_requests == 0]:
             connection.close()
             self._draining.remove(connection)
 
@@ -169,20 +216,24 @@ class EnginePool:
             with suppress(TimeoutError):
                 async with asyncio.timeout(REFRESH_INTERVAL_S):
                     await self._closing.wait()
+            self._listen()
             try:
                 await self.refresh()
             except Exception:
                 logger.exception("the list of engines could not be read")
 
+    def _listen(self) -> None:
+        """Looks for workers that have fallen silent: hung, or cut off without a word. Silence is
+        counted in refreshes, so that a pause of this process is nobody's silence."""
+        self._suspects.clear()
+        for connection in [*self.connections(), *self._draining]:
+            connection.silent_s += REFRESH_INTERVAL_S
+            if connection.silent_s > SUSPECT_AFTER_S:
+                self._suspects.add(connection)
+            if connection.silent_s > LOST_AFTER_S and not connection.closed:
+                logger.error("engine is silent", extra={"engine": connection.engine_id})
+                connection.abandon()
+
 
 def _same_worker(ours: Engine, listed: Engine | None) -> bool:
     return listed is not None and (listed.address, listed.pid) == (ours.address, ours.pid)
-
-
-def _load(connection: EngineConnection) -> int:
-    return connection.load
-
-
-def _weight(affinity: str, engine_id: str) -> bytes:
-    """Rendezvous hashing: an engine that comes or goes moves only its own share."""
-    return hashlib.blake2b(f"{affinity}\0{engine_id}".encode(), digest_size=8).digest()

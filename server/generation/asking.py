@@ -7,7 +7,7 @@ from collections.abc import Callable
 from server.auth import Principal
 from server.direct.reply import Reply
 from server.engines.pool import EnginePool
-from server.errors import InvalidRequest, from_failure
+from server.errors import InvalidRequest, Unavailable, from_failure
 from server.generation.serving import GenerationServices
 from server.models.catalog import Served
 from server.usage import Tally
@@ -46,11 +46,11 @@ async def ask_pooled(
     """Asks another replica when one is lost; the tokens are `reply`'s caller's. Raises
     ApiError."""
     tally = Tally()
-    engine_model = served.model.engine_model
+    await services.runner.place(served.model.base, reply)
     with services.runner.room(principal, 1):
-        services.pool.check_room(engine_model, 1)
+        services.pool.check_room(served.model.engine_model, 1)
         services.runner.admit(principal, tally, reply)
-        event = await _ask(services.pool, engine_model, message)
+        event = await _ask(services.pool, served, message)
     if isinstance(event, Failed):
         raise from_failure(event)
     assert isinstance(event, Embedded | Scored)
@@ -59,13 +59,18 @@ async def ask_pooled(
     return event
 
 
-async def _ask(pool: EnginePool, engine_model: str, message: Callable[[int], Message]) -> Event:
+async def _ask(pool: EnginePool, served: Served, message: Callable[[int], Message]) -> Event:
+    engine_model, adapter = served.model.engine_model, served.adapter
+    connection = pool.pick(engine_model, adapter)
     lost: set[str] = set()
     while True:
-        connection = pool.pick(engine_model, None, lost)
         event = await connection.ask(message)
         lost.add(connection.engine_id)
-        is_retriable = isinstance(event, Failed) and event.kind in _RETRIABLE
-        others = [c for c in pool.connections(engine_model) if c.engine_id not in lost]
-        if not is_retriable or len(lost) >= MAX_ATTEMPTS or not others:
+        if not isinstance(event, Failed) or event.kind not in _RETRIABLE:
+            return event
+        if len(lost) >= MAX_ATTEMPTS:
+            return event
+        try:
+            connection = pool.pick_again(engine_model, adapter, None, lost, event.kind)
+        except Unavailable:
             return event

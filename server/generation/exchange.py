@@ -71,6 +71,11 @@ class Route(Protocol):
     @property
     def engine_model(self) -> str: ...
     @property
+    def base_model(self) -> str:
+        """The configured model, whose limits hold."""
+        ...
+
+    @property
     def affinity(self) -> str | None: ...
 
 
@@ -143,7 +148,8 @@ class Exchange:
         self._name_error = name_error
         self._sequences = [_Sequence(self, index, work) for index, work in enumerate(works)]
         self._admitted: set[int] = set()
-        self._with_tokens: set[int] = set()
+        self._with_output: set[int] = set()
+        """Sequences of which the caller has seen something: they cannot start anew."""
         self._early: list[tuple[_Sequence, Event]] | None = [] if len(works) > 1 else None
         """Events that came before every sequence was admitted."""
         self._begun = False
@@ -153,7 +159,9 @@ class Exchange:
         """Raises ApiError when no engine takes the request."""
         self._pool.check_room(self._route.engine_model, len(self._sequences))
         for sequence in self._sequences:
-            sequence.start(self._pool.pick(self._route.engine_model, self._route.affinity))
+            sequence.start(
+                self._pool.pick(self._route.engine_model, sequence.work.adapter, self._route)
+            )
 
     def abort(self) -> None:
         """Ends it, whatever its state. The sequences are let go, as they hold the exchange: in a
@@ -168,7 +176,7 @@ class Exchange:
         if isinstance(event, Token) and self._begun:
             self.tally.completion_tokens += len(event.token_ids)
             if not self.over:
-                self._with_tokens.add(sequence.index)
+                self._with_output.add(sequence.index)
                 continuation = self._output.token(sequence.index, event)
                 if continuation is not None:
                     self._go_on(sequence, continuation)
@@ -180,6 +188,7 @@ class Exchange:
             self._early.append((sequence, event))
         elif isinstance(event, PromptScored):
             if not self.over:
+                self._with_output.add(sequence.index)
                 self._output.scored(sequence.index, event)
         elif isinstance(event, Finished):
             self._finish(sequence, event)
@@ -190,7 +199,6 @@ class Exchange:
         self._admitted.add(sequence.index)
         if sequence.index % self._answers_per_prompt == 0:
             self.tally.prompt_tokens += event.prompt_tokens
-            self.tally.cached_tokens += event.cached_tokens
         if len(self._admitted) == len(self._sequences):
             self._begun = True
             if not self.over:
@@ -220,6 +228,8 @@ class Exchange:
     def _finish(self, sequence: _Sequence, event: Finished) -> None:
         sequence.last = True
         self._unfinished -= 1
+        if sequence.index % self._answers_per_prompt == 0 and not sequence.continues:
+            self.tally.cached_tokens += event.cached_tokens
         if self.over:
             return
         if event.reason is FinishReason.ABORT:
@@ -237,7 +247,7 @@ class Exchange:
         if sequence.continues and failed.kind is FailureKind.CONTEXT_LENGTH_EXCEEDED:
             self._finish_at_length(sequence)
             return
-        if self._may_retry(sequence, failed) and self._restart(sequence):
+        if self._may_retry(sequence, failed) and self._restart(sequence, failed.kind):
             return
         error = from_failure(failed)
         self._fail(self._name_error(error) if self._name_error is not None else error)
@@ -245,15 +255,16 @@ class Exchange:
     def _may_retry(self, sequence: _Sequence, failed: Failed) -> bool:
         return (
             failed.kind in _RETRIABLE
-            and sequence.index not in self._with_tokens
+            and sequence.index not in self._with_output
             and sequence.attempts < MAX_ATTEMPTS
         )
 
-    def _restart(self, sequence: _Sequence) -> bool:
+    def _restart(self, sequence: _Sequence, kind: FailureKind) -> bool:
         if sequence.connection is not None:
             sequence.avoid.add(sequence.connection.engine_id)
+        model, adapter = self._route.engine_model, sequence.work.adapter
         try:
-            connection = self._pool.pick(self._route.engine_model, None, sequence.avoid)
+            connection = self._pool.pick_again(model, adapter, self._route, sequence.avoid, kind)
         except ApiError:
             return False
         if self._early is not None:

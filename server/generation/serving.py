@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -17,6 +17,7 @@ from server.engines.pool import EnginePool
 from server.errors import ApiError, RateLimited
 from server.gate import ClientGone
 from server.generation.exchange import Exchange, Output, Route
+from server.generation.line import Line
 from server.generation.rates import RateMeter
 from server.media import MediaLoader
 from server.models.catalog import Catalog
@@ -54,8 +55,16 @@ class Plan(Route, Protocol):
 
 
 class Runner:
-    def __init__(self, pool: EnginePool, accountant: Accountant, limits: Limits) -> None:
+    def __init__(
+        self,
+        pool: EnginePool,
+        accountant: Accountant,
+        limits: Limits,
+        lines: Mapping[str, Line] | None = None,
+    ) -> None:
         self._pool = pool
+        self.lines = lines or {}
+        """Of the models whose concurrency is limited."""
         self._accountant = accountant
         self._max_per_project = limits.max_requests_per_project
         self._rates = RateMeter(limits)
@@ -93,6 +102,14 @@ class Runner:
         reply.when_over(partial(self._settle, principal, model, exchange, len(works)))
         self.admit(principal, exchange.tally, reply)
         exchange.start()
+
+    async def place(self, base_model: str, reply: Reply) -> None:
+        """Waits until the request is among the model's concurrent ones, where they are limited; it
+        is until its reply is over. Raises Unavailable, and ClientGone if the caller hangs up
+        meanwhile."""
+        line = self.lines.get(base_model)
+        if line is not None:
+            await line.enter(reply)
 
     def admit(self, principal: Principal, tally: Tally, reply: Reply) -> None:
         """Counts a request and, when it is over, its tokens against the limits per minute. Raises

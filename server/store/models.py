@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Row, or_, select, update
@@ -136,6 +137,14 @@ class Models:
             )
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else model_of(row)
+
+    async def list_deleted(self, model_ids: Collection[str]) -> frozenset[str]:
+        """Those among the given that are gone."""
+        query = select(models.c.id).where(
+            models.c.id.in_(model_ids), models.c.deleted_at.is_not(None)
+        )
+        async with self._database.read() as connection:
+            return frozenset((await connection.scalars(query)).all())
 
     async def next_adapter_uid(self) -> int:
         """A number no adapter has or had."""

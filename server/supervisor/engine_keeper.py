@@ -6,13 +6,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 from server.config import Config, ModelEntry
 from server.engines.client import EngineConnection
 from server.store.records import Model
 from server.supervisor.arriving import Arriving
-from server.supervisor.engine_slot import EngineSlot, ServedModel, Workplace
-from workers.contract.messages import AdapterRef, Done, Failed, FailureKind, LoadAdapter
+from server.supervisor.engine_slot import EngineSlot, Workplace
+from server.supervisor.engine_spec import ServedModel
+from server.supervisor.remote_slot import RemoteSlot, RemoteWorker
+from workers.contract.messages import (
+    AdapterRef,
+    Done,
+    Failed,
+    FailureKind,
+    Hello,
+    LoadAdapter,
+    UnloadAdapter,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +36,27 @@ class EngineRefusalError(Exception):
     """The engine will not serve this adapter, however often it is asked."""
 
 
+class Slot(Protocol):
+    """One worker, here or elsewhere."""
+
+    ready: asyncio.Event
+
+    @property
+    def connection(self) -> EngineConnection | None:
+        """To a worker that is ready; None while there is none."""
+        ...
+
+    async def run(self) -> None:
+        """Until cancelled; the worker is not offered any more then."""
+        ...
+
+
 class EngineKeeper:
     def __init__(self, config: Config, workplace: Workplace, arriving: Arriving) -> None:
         self._config = config
         self._arriving = arriving
         self._workplace = workplace
-        self._slots: dict[str, list[tuple[EngineSlot, asyncio.Task[None]]]] = {}
+        self._slots: dict[str, list[tuple[Slot, asyncio.Task[None]]]] = {}
         self._expected: set[str] = set()
         """Full fine-tunes that are about to be registered."""
 
@@ -37,12 +65,14 @@ class EngineKeeper:
         coming: list[asyncio.Task[None]] = []
         try:
             for entry in self._config.models:
+                self._open_remote(entry)
                 if entry.hub is None:
                     self._open_replicas(entry, entry.path)
                 else:
                     coming.append(asyncio.create_task(self._open_when_here(entry)))
             while True:
                 await self._follow_fine_tunes()
+                await self._follow_deletions()
                 await asyncio.sleep(REFRESH_INTERVAL_S)
         finally:
             for task in coming:
@@ -88,9 +118,40 @@ class EngineKeeper:
 
     def _open(self, model_id: str, path: str, entry: ModelEntry) -> None:
         served = ServedModel(model_id, path, entry, self._config.templates)
-        slot = EngineSlot(served, self._workplace)
+        self._keep(model_id, EngineSlot(served, self._workplace))
+
+    def _open_remote(self, entry: ModelEntry) -> None:
+        for address in entry.addresses:
+            assert entry.token_file is not None, "the entry has checked it"
+            slot = RemoteSlot(
+                RemoteWorker(entry.id, address, Path(entry.token_file)),
+                self._workplace.supervisor_id,
+                self._workplace.store,
+                partial(self._hello, entry.id),
+            )
+            self._keep(entry.id, slot)
+
+    def _hello(self, model_id: str) -> Hello | None:
+        """What one of the model's workers says of itself; those of this host come first."""
+        slots = [slot for slot, _ in self._slots.get(model_id, [])]
+        slots.sort(key=lambda slot: isinstance(slot, RemoteSlot))
+        return next((slot.connection.hello for slot in slots if slot.connection is not None), None)
+
+    def _keep(self, model_id: str, slot: Slot) -> None:
         task = asyncio.create_task(slot.run(), name=f"engine {model_id}")
         self._slots.setdefault(model_id, []).append((slot, task))
+
+    async def _follow_deletions(self) -> None:
+        """An adapter that was deleted while a worker was out of reach, or that a late request
+        brought back, goes."""
+        connections = [c for model_id in self._slots for c in self._connections(model_id)]
+        resident = {name for connection in connections for name in connection.stats.adapters}
+        if not resident:
+            return
+        deleted = await self._workplace.store.models.list_deleted(resident)
+        for connection in connections:
+            for name in deleted.intersection(connection.stats.adapters):
+                connection.tell(partial(UnloadAdapter, name=name))
 
     async def _close(self, model_ids: Sequence[str]) -> None:
         closing = [pair for model_id in model_ids for pair in self._slots.pop(model_id, [])]
@@ -116,15 +177,20 @@ class EngineKeeper:
         self._expected.discard(model_id)
 
     async def load_adapter(self, engine_model: str, adapter: AdapterRef, timeout_s: float) -> None:
-        """Has every live replica load the adapter, waiting for one if there is none. Raises
-        EngineRefusalError, TimeoutError."""
+        """Has every live replica load the adapter, waiting for one if there is none. One that dies
+        meanwhile, or joins later, loads it at the first request for it. Raises EngineRefusalError,
+        TimeoutError."""
+        loaded: set[EngineConnection] = set()
         async with asyncio.timeout(timeout_s):
             while True:
-                connections = self._connections(engine_model)
-                answers = await asyncio.gather(*(_load(c, adapter) for c in connections))
-                if any(answers):
+                live = [c for c in self._connections(engine_model) if not c.leaving]
+                waiting = [c for c in live if c not in loaded]
+                if loaded.intersection(live) and not waiting:
                     return
-                await asyncio.sleep(REFRESH_INTERVAL_S / 4)
+                answers = await asyncio.gather(*(_load(c, adapter) for c in waiting))
+                loaded |= {c for c, done in zip(waiting, answers, strict=True) if done}
+                if not all(answers) or not waiting:
+                    await asyncio.sleep(REFRESH_INTERVAL_S / 4)
 
     def _connections(self, engine_model: str) -> list[EngineConnection]:
         found = (slot.connection for slot, _ in self._slots.get(engine_model, []))

@@ -13,15 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from server.config import ModelEntry
 from server.engines.client import EngineConnection, EngineUnreachable, connect_engine
 from server.environments.locate import EnvironmentMissingError, engine_python
 from server.launchers import Launcher, Process, ProcessSpec
 from server.store import Store
 from server.store.identifiers import random_id
 from server.store.records import Engine, EngineState
+from server.supervisor.engine_spec import ServedModel, engine_spec, write_spec
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +34,6 @@ STEADY_AFTER_S = 60.0
 """A worker that ran so long starts the next series of failures anew."""
 _CONNECT_INTERVAL_S = 0.05
 _WATCH_INTERVAL_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """What a worker serves: a configured model, or a full fine-tune in its place."""
-
-    model_id: str
-    path: str
-    entry: ModelEntry
-    templates: tuple[Path, ...] = ()
-    """Folders with chat formats of the operator's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +89,7 @@ class EngineSlot:
             )
             self.ready.set()
             self._log("engine ready", pid=process.pid, engine=engine_id)
-            await self._watch(connection, process)
+            await self._watch(connection, process, engine)
         finally:
             self.ready.clear()
             await asyncio.shield(self._end(engine_id, process, spec_path, socket_path))
@@ -112,9 +99,7 @@ class EngineSlot:
         python = engine_python(entry.engine.value, entry.python)
 
         def command(parent_fd: int) -> list[str]:
-            spec = engine_spec(self.served, f"unix:{socket_path}", parent_fd)
-            spec_path.touch(mode=0o600)  # it may hold the key of an attached engine
-            spec_path.write_bytes(msgspec.json.encode(spec))
+            write_spec(spec_path, engine_spec(self.served, f"unix:{socket_path}", parent_fd))
             return [python, "-m", "workers.engine", "--spec", str(spec_path)]
 
         log = self._workplace.logs_dir / f"{engine_id}.log"
@@ -152,8 +137,10 @@ class EngineSlot:
             ended.cancel()
         raise EngineUnreachable(f"the worker was not ready within {START_TIMEOUT_S:.0f} s")
 
-    async def _watch(self, connection: EngineConnection, process: Process) -> None:
-        """Returns when the worker is gone or hangs."""
+    async def _watch(self, connection: EngineConnection, process: Process, engine: Engine) -> None:
+        """Returns when the worker is gone or hangs. One that was told to leave by somebody else
+        gets no new requests meanwhile."""
+        is_draining = False
         ended = asyncio.ensure_future(process.wait())
         last_stats, last_change = connection.stats, time.monotonic()
         try:
@@ -161,6 +148,11 @@ class EngineSlot:
                 done, _ = await asyncio.wait([ended], timeout=_WATCH_INTERVAL_S)
                 if done:
                     break
+                if connection.leaving and not is_draining:
+                    is_draining = True
+                    await self._workplace.store.engines.put(
+                        replace(engine, state=EngineState.DRAINING, heartbeat_at=time.time())
+                    )
                 if connection.stats is not last_stats:
                     last_stats, last_change = connection.stats, time.monotonic()
                 elif time.monotonic() - last_change > SILENCE_LIMIT_S:
@@ -184,25 +176,3 @@ class EngineSlot:
 
     def _log(self, message: str, level: int = logging.INFO, **details: Any) -> None:
         logger.log(level, message, extra={"model": self.served.model_id, **details})
-
-
-def engine_spec(served: ServedModel, listen: str, parent_fd: int) -> dict[str, Any]:
-    """As `workers.engine.spec.EngineSpec` reads it."""
-    entry = served.entry
-    return {
-        "model_id": served.model_id,
-        "model_path": served.path,
-        "backend": entry.engine.value,
-        "listen": listen,
-        "dtype": entry.dtype,
-        "device": entry.device,
-        "max_model_len": entry.max_model_len,
-        "max_num_seqs": entry.max_num_seqs,
-        "max_loras": entry.max_loras,
-        "max_lora_rank": entry.max_lora_rank,
-        "template": entry.template,
-        "templates": [str(folder) for folder in served.templates],
-        "trust_remote_code": entry.trust_remote_code,
-        "settings": entry.engine_settings,
-        "parent_fd": parent_fd,
-    }

@@ -25,6 +25,7 @@ from workers.contract.messages import (
     Generate,
     Grammar,
     Hello,
+    Leaving,
     PromptPart,
     Sampling,
     Stats,
@@ -60,6 +61,7 @@ class WorkerClient:
         self.queues: dict[int, asyncio.Queue[Any]] = {}
         self.stats: asyncio.Queue[Stats] = asyncio.Queue()
         self.num_frames = 0
+        self.was_told_of_leaving = False
         self.hello: Hello = None  # type: ignore[assignment]
         self._greeted = asyncio.Event()
         self._task = asyncio.create_task(self._read())
@@ -148,6 +150,8 @@ class WorkerClient:
             self._greeted.set()
         elif isinstance(event, Stats):
             self.stats.put_nowait(event)
+        elif isinstance(event, Leaving):
+            self.was_told_of_leaving = True
         else:
             self.queues[event.id].put_nowait(event)
 

@@ -218,6 +218,7 @@ async def test_term_lets_running_requests_end(scripted: Any, connect: Any) -> No
     await client.queues[request].get()
     worker.signal(signal.SIGTERM)
     assert (await client.finish(request)).text == "a b c d e f"
+    assert client.was_told_of_leaving
     assert await worker.exit_status() == 0
     assert not os.path.exists(worker.address.removeprefix("unix:"))
 

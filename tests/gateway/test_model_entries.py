@@ -14,7 +14,7 @@ from server.config.listing import names_table
 from server.errors import InvalidRequest
 from server.fine_tuning.creation import check_attached
 from server.fine_tuning.hyperparameters import FinetuningKind
-from server.supervisor.engine_slot import ServedModel, engine_spec
+from server.supervisor.engine_spec import ServedModel, engine_spec
 from workers.engine.hf.settings import HfSettings
 from workers.engine.sglang.settings import SglangSettings
 from workers.engine.vllm.settings import VllmSettings

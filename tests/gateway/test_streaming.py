@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from blockbuster import blockbuster_ctx
@@ -110,13 +111,13 @@ def test_a_silent_stream_is_kept_alive(gateway: Gateway) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_hanging_up_aborts_the_generation(gateway: Gateway, stream: bool) -> None:
     connection = gateway.app.services.pool.connections(MODEL)[0]
-    wait_for(lambda: connection.load == 0)
+    wait_for(lambda: connection.num_requests == 0)
     with connect(gateway) as opened:
         opened.sendall(request_bytes(CHAT, chat("never end", stream=stream)))
-        wait_for(lambda: connection.load == 1)
+        wait_for(lambda: connection.num_requests == 1)
         if stream:
             read_until(opened, b"word")
-    wait_for(lambda: connection.load == 0, deadline_s=1.0)
+    wait_for(lambda: connection.num_requests == 0, deadline_s=1.0)
     assert gateway.num_under_way == 0
 
 
@@ -158,16 +159,20 @@ def test_ordinary_routes_have_the_same_limit(gateway: Gateway) -> None:
 
 
 def test_an_engine_lost_before_the_first_token_costs_nothing(tmp_path: Path) -> None:
-    """The first replica dies on the request; the answer comes from the second."""
+    """The first replica dies on its first request; the answer comes from the second."""
     dying = [{"contains": "say hello", "tokens": ["x"], "dies_after_tokens": 0}]
     first = start_worker(tmp_path, "first", dying)
     second = start_worker(tmp_path, "second", REPLIES)
     gateway = start_gateway(make_config(tmp_path / "data"), [first, second], [MODEL])
     try:
         with gateway.client() as client:
-            answer = client.chat.completions.create(model=MODEL, messages=user("say hello"))
-            assert answer.choices[0].message.content == "Hello there, friend."
+            for number in range(20):
+                messages = user(f"{number}: say hello")
+                answer = client.chat.completions.create(model=MODEL, messages=messages)
+                assert answer.choices[0].message.content == "Hello there, friend."
         assert first.process.wait(10) != 0
+        metrics = httpx.get(f"{gateway.url}/metrics").text
+        assert f'tuneyard_retries_total{{after="engine_dead",model="{MODEL}"}} 1.0' in metrics
     finally:
         gateway.stop()
         second.stop()
@@ -240,8 +245,6 @@ def test_nothing_blocks_the_event_loop(gateway: Gateway) -> None:
 
 
 def test_probes_and_metrics_need_no_key(gateway: Gateway) -> None:
-    import httpx
-
     assert httpx.get(f"{gateway.url}/healthz").json() == {"status": "ok"}
     ready = httpx.get(f"{gateway.url}/readyz")
     assert ready.status_code == 503

@@ -65,8 +65,8 @@ def messages(client: OpenAI, job_id: str) -> list[str]:
     return [event.message for event in client.fine_tuning.jobs.list_events(job_id, limit=100)][::-1]
 
 
-def say(client: OpenAI, model: str) -> str | None:
+def say(client: OpenAI, model: str, question: str = "Who are you?") -> str | None:
     answer = client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": "Who are you?"}]
+        model=model, messages=[{"role": "user", "content": question}]
     )
     return answer.choices[0].message.content

@@ -14,7 +14,10 @@ from enum import StrEnum
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What of an adapter's directory an engine reads, and so what is sent to one on another host."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -190,6 +193,24 @@ class Authenticate(Message, tag=9, frozen=True):
     token: str
 
 
+class AdapterPart(Message, tag=20, frozen=True):
+    """A piece of one of the `ADAPTER_FILES` that an `AdapterWanted` asked for. The pieces of a file
+    come in order, and one file after the other."""
+
+    id: int
+    """Of the `AdapterWanted`."""
+    file: str
+    data: bytes
+    last: bool = False
+    """Nothing of the adapter follows."""
+
+
+class AdapterMissing(Message, tag=21, frozen=True):
+    """The files that an `AdapterWanted` asked for cannot be had."""
+
+    id: int
+
+
 Request = (
     Generate
     | Abort
@@ -200,6 +221,8 @@ Request = (
     | Embed
     | Score
     | Authenticate
+    | AdapterPart
+    | AdapterMissing
 )
 
 
@@ -378,6 +401,19 @@ class Stats(Message, tag=111, frozen=True):
     generated_tokens: int = 0
 
 
+class AdapterWanted(Message, tag=120, frozen=True):
+    """The worker does not have the files of an adapter that this client named: they are to be sent.
+    The request that named it waits meanwhile."""
+
+    id: int
+    """Chosen by the worker."""
+    name: str
+
+
+class Leaving(Message, tag=121, frozen=True):
+    """The worker takes no new request, and goes once those under way have ended."""
+
+
 Event = (
     Hello
     | Admitted
@@ -391,4 +427,6 @@ Event = (
     | Embedded
     | Scored
     | Stats
+    | AdapterWanted
+    | Leaving
 )

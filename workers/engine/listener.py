@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import logging
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from workers.engine.service import ClientError, EngineService
 
 log = logging.getLogger(__name__)
 
+_MAX_GREETING_BYTES = 4096
+"""What a stranger may send before it has authenticated itself."""
+_GREETING_TIMEOUT_S = 10.0
+_LOST_PEER_TIMEOUT_MS = 30_000
+"""A host that takes no data for so long is gone; what it asked for is then aborted."""
 _MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """A client that lets this much pile up is not reading any more and is dropped."""
 
@@ -33,6 +39,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._is_known = False
+        self._num_greeting_bytes = 0
+        self._greeting_limit: asyncio.TimerHandle | None = None
 
     # --- asyncio.Protocol -------------------------------------------------------------------------
 
@@ -42,6 +50,9 @@ class Connection(asyncio.Protocol):
         self._open.add(self)
         if self._token is None:
             self._enter()
+        else:
+            _watch_peer(transport.get_extra_info("socket"))
+            self._greeting_limit = self._loop.call_later(_GREETING_TIMEOUT_S, self.drop)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -53,6 +64,10 @@ class Connection(asyncio.Protocol):
                         self._enter()
                     else:
                         raise ClientError("not authenticated")
+            if not self._is_known:
+                self._num_greeting_bytes += len(data)
+                if self._num_greeting_bytes > _MAX_GREETING_BYTES:
+                    raise ClientError("not authenticated")
         except (FrameError, ClientError) as error:
             log.warning("connection dropped", extra={"reason": str(error)})
             self.drop()
@@ -60,6 +75,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
         self._transport = None
+        if self._greeting_limit is not None:
+            self._greeting_limit.cancel()
         if self._is_known:
             self._is_known = False
             self._service.disconnect(self)
@@ -85,6 +102,8 @@ class Connection(asyncio.Protocol):
 
     def _enter(self) -> None:
         self._is_known = True
+        if self._greeting_limit is not None:
+            self._greeting_limit.cancel()
         self._service.connect(self)
 
     def _knows(self, token: str) -> bool:
@@ -98,6 +117,14 @@ class Connection(asyncio.Protocol):
         if self._transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             log.warning("connection dropped", extra={"reason": "the client does not read"})
             self._transport.abort()
+
+
+def _watch_peer(peer: socket.socket) -> None:
+    """A host that vanishes without a word ends the connection: reports go out every second, and
+    one that is not acknowledged in time breaks it (Linux)."""
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LOST_PEER_TIMEOUT_MS)
 
 
 class Listener:

@@ -1,8 +1,9 @@
 """The worker process: start, serve, and leave without leaving anything behind.
 
 It leaves when told (SIGTERM, SIGINT), when its parent is gone (end-of-file on the parent pipe), or
-when the engine died. On the first two it stops taking connections and gives requests under way
-`DRAIN_TIMEOUT_S` to end; then connections close, which ends the rest.
+when the engine died. Told to, it takes no new requests and gives those under way
+`drain_timeout_s` to end (a second signal ends the wait); when its parent is gone, at most
+`ORPHAN_TIMEOUT_S`. Then connections close, which ends the rest.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
+from workers.engine.adapter_store import AdapterStore
 from workers.engine.backends import create
 from workers.engine.generation_config import generation_config
 from workers.engine.listener import Listener
@@ -23,24 +26,26 @@ from workers.engine.template_check import template_difference
 
 log = logging.getLogger(__name__)
 
-DRAIN_TIMEOUT_S = 3.0
+ORPHAN_TIMEOUT_S = 3.0
 _STATS_INTERVAL_S = 1.0
+_DRAIN_POLL_S = 0.02
 
 
 async def serve(spec: EngineSpec) -> int:
     """Runs the worker; gives the exit status. Raises SpecError before anything is served."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if spec.parent_fd is not None:
-        _watch_parent(spec.parent_fd, stop)
+    orders = _Orders(spec.parent_fd)
+    stop = orders.leave
     backend, vocabulary = create(spec)
     max_requests = spec.max_num_seqs + spec.max_waiting
     difference = template_difference(spec, vocabulary)
-    defaults = generation_config(spec)
     service = EngineService(
-        spec.model_id, backend, vocabulary, max_requests, difference, generation=defaults
+        spec.model_id,
+        backend,
+        vocabulary,
+        max_requests,
+        difference,
+        generation=generation_config(spec),
+        adapter_store=None if spec.adapters_dir is None else AdapterStore(Path(spec.adapters_dir)),
     )
     listener = Listener(service, spec.listen, spec.token)
     try:
@@ -50,10 +55,11 @@ async def serve(spec: EngineSpec) -> int:
         log.info("ready", extra={"model": spec.model_id, "listen": spec.listen})
         stats = asyncio.create_task(_report_stats(service))
         await _first_of(stop, service.dead)
-        stats.cancel()
         await listener.stop_accepting()
         if not service.dead.is_set():
-            await _drain(service)
+            service.leave()
+            await _drain(service, orders, spec.drain_timeout_s)
+        stats.cancel()
     finally:
         await listener.close()
         await backend.close()
@@ -61,20 +67,33 @@ async def serve(spec: EngineSpec) -> int:
     return 1 if service.dead.is_set() else 0
 
 
-def _watch_parent(fd: int, stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    os.set_blocking(fd, False)
+class _Orders:
+    """What the process is told: to leave when it is idle, or to hurry."""
 
-    def readable() -> None:
+    def __init__(self, parent_fd: int | None) -> None:
+        self.leave = asyncio.Event()
+        self.hurry = asyncio.Event()
+        """Somebody cannot wait: a second signal."""
+        self.is_orphan = False
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._told)
+        if parent_fd is not None:
+            os.set_blocking(parent_fd, False)
+            self._loop.add_reader(parent_fd, self._look, parent_fd)
+
+    def _told(self) -> None:
+        (self.hurry if self.leave.is_set() else self.leave).set()
+
+    def _look(self, parent_fd: int) -> None:
         try:
-            if os.read(fd, 1024):
+            if os.read(parent_fd, 1024):
                 return
         except BlockingIOError:
             return
-        loop.remove_reader(fd)
-        stop.set()
-
-    loop.add_reader(fd, readable)
+        self._loop.remove_reader(parent_fd)
+        self.is_orphan = True
+        self.leave.set()
 
 
 async def _unless(stop: asyncio.Event, start: Coroutine[Any, Any, None]) -> bool:
@@ -97,10 +116,15 @@ async def _first_of(*events: asyncio.Event) -> None:
         wait.cancel()
 
 
-async def _drain(service: EngineService) -> None:
-    deadline = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_S
-    while service.num_active and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.02)
+async def _drain(service: EngineService, orders: _Orders, timeout_s: float) -> None:
+    """The first turn lets what a client wrote before it heard of the leaving be refused."""
+    begun = asyncio.get_running_loop().time()
+    while True:
+        await asyncio.sleep(_DRAIN_POLL_S)
+        waited_s = asyncio.get_running_loop().time() - begun
+        limit_s = min(timeout_s, ORPHAN_TIMEOUT_S) if orders.is_orphan else timeout_s
+        if not service.num_active or orders.hurry.is_set() or waited_s >= limit_s:
+            return
 
 
 async def _report_stats(service: EngineService) -> None:

@@ -13,9 +13,14 @@ from collections.abc import Sequence as Several
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from workers.contract.messages import (
     PROTOCOL_VERSION,
     Abort,
+    AdapterMissing,
+    AdapterPart,
+    AdapterRef,
     Admitted,
     Authenticate,
     Detokenize,
@@ -25,6 +30,7 @@ from workers.contract.messages import (
     FailureKind,
     Generate,
     Hello,
+    Leaving,
     LoadAdapter,
     Request,
     Score,
@@ -32,6 +38,7 @@ from workers.contract.messages import (
     Tokenized,
     UnloadAdapter,
 )
+from workers.engine.adapter_store import AdapterStore
 from workers.engine.backend import Backend, Description, Output, RefusedError, Work
 from workers.engine.checks import RequestChecks, stop_conditions
 from workers.engine.media import expand_media
@@ -59,6 +66,7 @@ class EngineService:
         max_requests: int,
         template_difference: str | None = None,
         generation: dict[str, float] | None = None,
+        adapter_store: AdapterStore | None = None,
     ) -> None:
         self._model_id = model_id
         self._backend = backend
@@ -67,6 +75,8 @@ class EngineService:
         self._template_difference = template_difference
         self._generation = generation or {}
         self._sequences = Sequences(backend, vocabulary)
+        self._adapter_store = adapter_store
+        self._is_leaving = False
         self._tasks: dict[tuple[Client, int], asyncio.Task[None]] = {}
         self._clients: set[Client] = set()
         self._description: Description | None = None
@@ -81,7 +91,7 @@ class EngineService:
 
     @property
     def num_active(self) -> int:
-        return len(self._sequences)
+        return len(self._sequences) + len(self._tasks)
 
     def hello(self) -> Hello:
         description, names = self._description, self._vocabulary.names
@@ -110,6 +120,8 @@ class EngineService:
     def connect(self, client: Client) -> None:
         self._clients.add(client)
         client.post(self.hello())
+        if self._is_leaving:
+            client.post(Leaving())
 
     def disconnect(self, client: Client) -> None:
         """The connection is gone: nothing it asked for goes on."""
@@ -119,6 +131,12 @@ class EngineService:
                 task.cancel()
                 del self._tasks[owner, request_id]
         self._sequences.drop(client)
+
+    def leave(self) -> None:
+        """What is under way goes on; whatever comes is refused, and the clients are told."""
+        self._is_leaving = True
+        for client in self._clients:
+            client.post(Leaving())
 
     def broadcast_stats(self) -> None:
         if self._clients:
@@ -134,6 +152,9 @@ class EngineService:
             self._abort(client, request.id)
         elif isinstance(request, Generate):
             self._generate(client, request)
+        elif isinstance(request, AdapterPart | AdapterMissing):
+            if self._adapter_store is not None:
+                self._adapter_store.receive(client, request)
         elif isinstance(request, Authenticate):
             pass  # the listener has dealt with it; on a unix socket it says nothing
         elif isinstance(request, LoadAdapter | UnloadAdapter):
@@ -176,14 +197,20 @@ class EngineService:
             if self._tasks.get((client, request_id)) is asyncio.current_task():
                 del self._tasks[client, request_id]
 
+    async def _at_hand(self, client: Client, adapter: AdapterRef) -> AdapterRef:
+        store = self._adapter_store
+        return adapter if store is None else await store.at_hand(client, adapter)
+
     async def _change_adapter(self, client: Client, request: LoadAdapter | UnloadAdapter) -> None:
         host = self._backend.adapters
         if host is None:
             raise RefusedError(FailureKind.UNSUPPORTED, "This engine serves no adapters.")
         if isinstance(request, LoadAdapter):
-            await host.load(request.adapter)
+            await host.load(await self._at_hand(client, request.adapter))
         else:
             await host.unload(request.name)
+            if self._adapter_store is not None:
+                await self._adapter_store.forget(request.name)
         client.post(Done(request.id))
 
     async def _translate(self, client: Client, request: Tokenize | Detokenize) -> None:
@@ -195,6 +222,9 @@ class EngineService:
         client.post(Detokenized(request.id, data.decode("utf-8", "replace")))
 
     async def _pool(self, client: Client, request: Embed | Score) -> None:
+        if request.adapter is not None:
+            adapter = await self._at_hand(client, request.adapter)
+            request = msgspec.structs.replace(request, adapter=adapter)
         client.post(await self._pooled.answer(request))
 
     async def _encode(self, prompt: Several[Any]) -> list[int]:
@@ -207,8 +237,8 @@ class EngineService:
 
     def _generate(self, client: Client, request: Generate) -> None:
         self._check_unused(client, request.id)
-        if len(self._sequences) >= self._max_requests:
-            message = "The engine's queue is full. Please try again later."
+        if self._is_leaving or len(self._sequences) >= self._max_requests:
+            message = "The engine takes no more requests. Please try again later."
             self._sequences.refuse(
                 client, request.id, RefusedError(FailureKind.OVERLOADED, message)
             )
@@ -234,6 +264,9 @@ class EngineService:
             skip_special_tokens=sampling.skip_special_tokens,
             min_tokens=sampling.min_tokens,
         )
+        adapter = request.adapter
+        if adapter is not None:
+            adapter = await self._at_hand(sequence.client, adapter)
         await self._backend.submit(
             Work(
                 key,
@@ -241,7 +274,7 @@ class EngineService:
                 sampling,
                 max_tokens,
                 stop_ids,
-                request.adapter,
+                adapter,
                 request.grammar,
                 media,
             )

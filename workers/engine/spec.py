@@ -57,6 +57,10 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Folders with chat formats of the operator's own."""
     settings: dict[str, Any] = {}
     """The backend's own settings, decoded strictly by the backend."""
+    adapters_dir: str | None = None
+    """Where adapters are kept that clients on other hosts send; None: paths are taken as given."""
+    drain_timeout_s: float = 3.0
+    """After SIGTERM, what requests under way have to end in."""
     parent_fd: int | None = None
     """Read end of a pipe whose other end the parent holds: end-of-file means the parent is gone."""
 

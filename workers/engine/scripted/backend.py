@@ -95,7 +95,9 @@ class ScriptedBackend:
         capabilities = set(self._script.capabilities)
         if self._spec.max_loras:
             places = self._spec.max_loras
-            self._pool = AdapterPool(places, _ScriptedAdapters(), receiver.adapters_changed)
+            self._pool = AdapterPool(
+                places, _ScriptedAdapters(self._script.adapter_load_ms), receiver.adapters_changed
+            )
         else:
             capabilities.discard(Capability.LORA)
         return Description(
@@ -267,13 +269,17 @@ class ScriptedBackend:
 class _ScriptedAdapters:
     """Any adapter with a configuration will do; no weights are read."""
 
+    def __init__(self, load_ms: float) -> None:
+        self._load_ms = load_ms
+
     async def check(self, adapter: AdapterRef) -> None:
         if not (Path(adapter.path) / "adapter_config.json").is_file():
             message = f"The adapter {adapter.name!r} has no files."
             raise RefusedError(FailureKind.ADAPTER_NOT_FOUND, message, "model")
 
     async def load(self, adapter: AdapterRef) -> None:
-        """There is nothing to load."""
+        """There is nothing to load; it takes the time that the script says."""
+        await asyncio.sleep(self._load_ms / 1000)
 
     async def drop(self, adapter: AdapterRef) -> None:
         """Nor to drop."""

@@ -64,6 +64,7 @@ class Script(_Strict, frozen=True, kw_only=True):
     replies: list[Reply] = []
     """The first that fits answers; without one, the last content part is echoed."""
     startup_delay_ms: float = 0.0
+    adapter_load_ms: float = 0.0
     capabilities: tuple[Capability, ...] = DEFAULT_CAPABILITIES
     special_tokens: tuple[str, ...] = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     marks: tuple[str, ...] = ("<think>", "</think>", "<tool_call>", "</tool_call>")

@@ -1,0 +1,165 @@
+"""One engine worker on another host, as `tuneyard engine` runs it there: connected to, watched, and
+connected to again. It is started and ended by its own host; here it is only said to be ready, in
+the store, while it answers and serves the same as the model's other workers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from server.engines.client import EngineConnection, EngineUnreachable, connect_engine
+from server.store import Store
+from server.store.records import Engine, EngineState
+from workers.contract.messages import Hello
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+SILENCE_LIMIT_S = 30.0
+FIRST_BACKOFF_S = 0.5
+LAST_BACKOFF_S = 5.0
+_WATCH_INTERVAL_S = 0.25
+
+_AGREED = (
+    "vocab_size",
+    "max_model_len",
+    "capabilities",
+    "bos_token",
+    "eos_token",
+    "special_tokens",
+    "chat_templates",
+)
+"""What requests are planned by: any replica may answer for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteWorker:
+    model_id: str
+    address: str
+    token_file: Path
+
+    @property
+    def engine_id(self) -> str:
+        """The same after a reconnection, so that conversations find their replica again."""
+        digest = hashlib.blake2b(f"{self.model_id}\0{self.address}".encode(), digest_size=6)
+        return f"engine-{digest.hexdigest()}"
+
+
+class RemoteSlot:
+    def __init__(
+        self,
+        worker: RemoteWorker,
+        supervisor_id: str,
+        store: Store,
+        other_hello: Callable[[], Hello | None],
+    ) -> None:
+        """`other_hello` gives what another replica says of itself, to be compared with."""
+        self._worker = worker
+        self._supervisor_id = supervisor_id
+        self._store = store
+        self._other_hello = other_hello
+        self._connection: EngineConnection | None = None
+        self._trouble: str | None = None
+        """What was logged last, as the same is not said again."""
+        self.ready = asyncio.Event()
+
+    @property
+    def connection(self) -> EngineConnection | None:
+        """To a worker that is ready; None while there is none."""
+        connection = self._connection
+        return None if connection is None or connection.closed else connection
+
+    async def run(self) -> None:
+        """Until cancelled; the row is gone then."""
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            try:
+                await self._run_once()
+                backoff_s = FIRST_BACKOFF_S
+            except (OSError, EngineUnreachable, TimeoutError, ValueError) as error:
+                self._report(str(error) or "no answer")
+                backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+            await asyncio.sleep(backoff_s)
+
+    async def _run_once(self) -> None:
+        """Until the worker is gone. Raises EngineUnreachable, TimeoutError, OSError, ValueError."""
+        worker = self._worker
+        token = await asyncio.to_thread(read_token, worker.token_file)
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            connection = await connect_engine(
+                worker.engine_id, worker.model_id, worker.address, token
+            )
+        engine = Engine(
+            id=worker.engine_id,
+            model_id=worker.model_id,
+            address=worker.address,
+            token=token,
+            state=EngineState.READY,
+            supervisor_id=self._supervisor_id,
+            pid=None,
+            heartbeat_at=time.time(),
+        )
+        try:
+            self._check(connection)
+            await self._store.engines.put(engine)
+            self._connection, self._trouble = connection, None
+            self.ready.set()
+            self._log("engine ready")
+            await self._watch(connection, engine)
+        finally:
+            self.ready.clear()
+            self._connection = None
+            connection.close()
+            await asyncio.shield(self._store.engines.remove(worker.engine_id))
+        self._log("engine lost", logging.WARNING)
+
+    async def _watch(self, connection: EngineConnection, engine: Engine) -> None:
+        is_draining = False
+        while not connection.closed:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            self._check(connection)
+            connection.silent_s += _WATCH_INTERVAL_S
+            if connection.silent_s > SILENCE_LIMIT_S:
+                connection.abandon()
+                raise EngineUnreachable("the worker is silent")
+            if connection.leaving and not is_draining:
+                is_draining = True
+                draining = replace(engine, state=EngineState.DRAINING, heartbeat_at=time.time())
+                await self._store.engines.put(draining)
+
+    def _check(self, connection: EngineConnection) -> None:
+        """Raises EngineUnreachable."""
+        hello = connection.hello
+        if hello.model != self._worker.model_id:
+            raise EngineUnreachable(f"the worker serves {hello.model!r}")
+        other = self._other_hello()
+        for name in () if other is None or other is hello else _AGREED:
+            if getattr(hello, name) != getattr(other, name):
+                raise EngineUnreachable(f"the worker's {name} is not that of the other replicas")
+
+    def _report(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._log("engine not usable", logging.ERROR, error=trouble)
+
+    def _log(self, message: str, level: int = logging.INFO, **details: Any) -> None:
+        worker = self._worker
+        logger.log(
+            level,
+            message,
+            extra={"model": worker.model_id, "address": worker.address, **details},
+        )
+
+
+def read_token(path: Path) -> str:
+    """The file's one line. Raises OSError, and ValueError if there is none."""
+    token = path.read_text(encoding="utf-8").strip()
+    if not token:
+        raise ValueError(f"{path} is empty")
+    return token
