@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.store.checkpoint_rows import drop_checkpoints, insert_checkpoint
 from server.store.database import Database
 from server.store.files import insert_file
-from server.store.identifiers import random_id
 from server.store.job_rows import insert_events, job_of
 from server.store.job_states import JobAction, transition
 from server.store.models import insert_model
@@ -30,7 +30,7 @@ from server.store.records import (
     NewCheckpoint,
     NewEvent,
 )
-from server.store.tables import job_checkpoints, jobs, models
+from server.store.tables import jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +201,9 @@ class Progress:
             await _note_estimate(connection, job_id, report.estimated_finish)
             await insert_events(connection, job_id, report.events)
             for checkpoint, model in report.checkpoints:
-                await _insert_checkpoint(connection, job_id, checkpoint, model)
+                await insert_checkpoint(connection, job_id, checkpoint, model)
             if report.checkpoints:
-                await _drop_checkpoints(connection, job_id, report.num_checkpoints_kept)
+                await drop_checkpoints(connection, job_id, report.num_checkpoints_kept)
         return True
 
     async def succeed(self, owner: str, job_id: str, outcome: Outcome) -> bool:
@@ -264,45 +264,4 @@ async def _note_estimate(
             update(jobs)
             .where(jobs.c.id == job_id, jobs.c.status == JobStatus.RUNNING)
             .values(estimated_finish=estimated_finish)
-        )
-
-
-async def _insert_checkpoint(
-    connection: AsyncConnection, job_id: str, checkpoint: NewCheckpoint, model: Model
-) -> None:
-    """A step saved twice (a trainer went on from an earlier one) is the same checkpoint."""
-    known = await connection.scalar(
-        select(job_checkpoints.c.num).where(
-            job_checkpoints.c.job_id == job_id, job_checkpoints.c.step == checkpoint.step
-        )
-    )
-    if known is not None:
-        return
-    await connection.execute(
-        job_checkpoints.insert().values(
-            id=random_id("ftckpt_"),
-            job_id=job_id,
-            step=checkpoint.step,
-            model_id=checkpoint.model_id,
-            metrics=checkpoint.metrics,
-            created_at=checkpoint.created_at,
-        )
-    )
-    await insert_model(connection, model)
-
-
-async def _drop_checkpoints(connection: AsyncConnection, job_id: str, num_kept: int) -> None:
-    surplus = (
-        select(job_checkpoints.c.model_id)
-        .where(job_checkpoints.c.job_id == job_id)
-        .order_by(job_checkpoints.c.step.desc())
-        .offset(num_kept)
-    )
-    names = list((await connection.scalars(surplus)).all())
-    if names:
-        await connection.execute(
-            update(models).where(models.c.id.in_(names)).values(deleted_at=int(time.time()))
-        )
-        await connection.execute(
-            delete(job_checkpoints).where(job_checkpoints.c.model_id.in_(names))
         )

@@ -5,22 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.blobs import Blobs
 from server.config import Config
-from server.files.schemas import RESULTS_PURPOSE
 from server.launchers import Launcher
 from server.store import Store
-from server.store.identifiers import random_id
 from server.store.progress import Outcome, Report
 from server.store.records import (
     EventLevel,
-    File,
     Job,
     JobError,
     JobStatus,
@@ -30,13 +25,13 @@ from server.store.records import (
     NewEvent,
 )
 from server.supervisor.engine_keeper import EngineKeeper, EngineRefusalError
+from server.supervisor.job_files import JobFiles
 from server.supervisor.run_log import (
     RunFold,
     RunLogReader,
     checkpoint_metrics,
     estimated_finish,
     events_of,
-    step_metrics_csv,
 )
 from server.supervisor.train_spec import build_train_spec, makes_adapter, resulting_model
 from server.supervisor.trained_models import install
@@ -80,6 +75,7 @@ class Training:
         self.status: JobStatus | None = job.status
         self._workshop = workshop
         self._dir = workshop.config.jobs_dir / job.id
+        self._files = JobFiles(job, self._dir, workshop.blobs)
         has_validation = job.plan.validation_blob is not None
         self._fold = RunFold(job.train_seq, has_validation)
         self._recorded_seq = job.train_seq
@@ -96,7 +92,7 @@ class Training:
             logger.exception("training failed", extra={"job": self.job.id})
             await self._fail(JobError("internal_error", "The job failed on an internal error."))
         if self.status is JobStatus.CANCELLED:
-            await self._remove_state()
+            await self._files.remove()
 
     async def _carry_out(self) -> None:
         await self._prepare()
@@ -110,13 +106,9 @@ class Training:
         await self._publish(path, completed.trained_tokens)
 
     async def _prepare(self) -> None:
-        self._dir.mkdir(parents=True, exist_ok=True)
-        plan, blobs = self.job.plan, self._workshop.blobs
         owner = await self._workshop.store.keys.project(self.job.project_id)
         self._owned_by = owner.slug
-        await blobs.fetch(plan.training_blob, self._dir / "training.jsonl")
-        if plan.validation_blob is not None:
-            await blobs.fetch(plan.validation_blob, self._dir / "validation.jsonl")
+        await self._files.fetch()
 
     async def _train(self) -> bool:
         """True once training is complete; False when it was stopped by its user or owner."""
@@ -265,7 +257,7 @@ class Training:
             raise JobFailedError(JobError("internal_error", message)) from refusal
 
     async def _succeed(self, model: Model, trained_tokens: int) -> None:
-        result_file = await self._write_result_file()
+        result_file = await self._files.write_result()
         outcome = Outcome(
             model=model,
             result_file=result_file,
@@ -283,29 +275,7 @@ class Training:
             await self._look()
             return
         self.status = JobStatus.SUCCEEDED
-        await self._remove_state()
-
-    async def _write_result_file(self) -> File:
-        content = await asyncio.to_thread(step_metrics_csv, self._dir / "events.ndjson")
-        file_id = random_id("file-")
-        writer = await self._workshop.blobs.create(file_id)
-        try:
-            await writer.write(content)
-            await writer.commit()
-        finally:
-            await writer.discard()
-        return File(
-            id=file_id,
-            project_id=self.job.project_id,
-            filename="step_metrics.csv",
-            purpose=RESULTS_PURPOSE,
-            num_bytes=len(content),
-            status="processed",
-            status_details=None,
-            created_at=int(time.time()),
-            expires_at=None,
-            blob=file_id,
-        )
+        await self._files.remove()
 
     async def _fail(self, error: JobError) -> None:
         event = NewEvent(error.message, EventLevel.ERROR)
@@ -314,19 +284,6 @@ class Training:
         )
         if failed:
             self.status = JobStatus.FAILED
-            await self._remove_state()
+            await self._files.remove()
         else:
             await self._look()
-
-    async def _remove_state(self) -> None:
-        """Logs and events stay; what only training needed goes."""
-        for name in ("state", "checkpoints", "model"):
-            await asyncio.to_thread(shutil.rmtree, self._dir / name, ignore_errors=True)
-        await self._remove_data()
-
-    async def _remove_data(self) -> None:
-        for name in ("training.jsonl", "validation.jsonl"):
-            (self._dir / name).unlink(missing_ok=True)
-        for blob in (self.job.plan.training_blob, self.job.plan.validation_blob):
-            if blob is not None:
-                await self._workshop.blobs.delete(blob)

@@ -1,0 +1,67 @@
+"""The files of one job: what it trains on, what training leaves, and the table it results in."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from pathlib import Path
+
+from server.blobs import Blobs
+from server.files.schemas import RESULTS_PURPOSE
+from server.store.identifiers import random_id
+from server.store.records import File, Job
+from server.supervisor.run_log import step_metrics_csv
+
+
+class JobFiles:
+    """`folder` is the job's own."""
+
+    def __init__(self, job: Job, folder: Path, blobs: Blobs) -> None:
+        self._job = job
+        self._dir = folder
+        self._blobs = blobs
+
+    async def fetch(self) -> None:
+        """Brings the data to where the trainer reads it."""
+        self._dir.mkdir(parents=True, exist_ok=True)
+        plan = self._job.plan
+        await self._blobs.fetch(plan.training_blob, self._dir / "training.jsonl")
+        if plan.validation_blob is not None:
+            await self._blobs.fetch(plan.validation_blob, self._dir / "validation.jsonl")
+
+    async def write_result(self) -> File:
+        """The metrics of every step; stored, and not registered yet."""
+        content = await asyncio.to_thread(step_metrics_csv, self._dir / "events.ndjson")
+        file_id = random_id("file-")
+        writer = await self._blobs.create(file_id)
+        try:
+            await writer.write(content)
+            await writer.commit()
+        finally:
+            await writer.discard()
+        return File(
+            id=file_id,
+            project_id=self._job.project_id,
+            filename="step_metrics.csv",
+            purpose=RESULTS_PURPOSE,
+            num_bytes=len(content),
+            status="processed",
+            status_details=None,
+            created_at=int(time.time()),
+            expires_at=None,
+            blob=file_id,
+        )
+
+    async def remove(self) -> None:
+        """Logs and events stay; what only training needed goes."""
+        for name in ("state", "checkpoints", "model"):
+            await asyncio.to_thread(shutil.rmtree, self._dir / name, ignore_errors=True)
+        await self._remove_data()
+
+    async def _remove_data(self) -> None:
+        for name in ("training.jsonl", "validation.jsonl"):
+            (self._dir / name).unlink(missing_ok=True)
+        for blob in (self._job.plan.training_blob, self._job.plan.validation_blob):
+            if blob is not None:
+                await self._blobs.delete(blob)
