@@ -34,6 +34,7 @@ _AGREED = (
     "eos_token",
     "special_tokens",
     "chat_templates",
+    "generation",
 )
 """What requests are planned by: any replica may answer for all."""
 
