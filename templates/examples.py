@@ -9,9 +9,8 @@ wording and never quote the row's text.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar, cast
+from typing import NoReturn, cast
 
 from templates.conversation import (
     ChatMessage,
@@ -21,16 +20,18 @@ from templates.conversation import (
     Part,
     Role,
     TextPart,
-    Tool,
-    ToolCall,
 )
-
-_JsonObject = dict[str, Any]
-_T = TypeVar("_T")
-
-
-class ExampleError(Exception):
-    """What is wrong with a row, without its line number."""
+from templates.example_fields import (
+    ExampleError,
+    JsonObject,
+    check_encodable,
+    object_of,
+    only_fields,
+    optional_text,
+    read_at,
+    text_of,
+)
+from templates.example_tools import read_tool_calls, read_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,6 @@ _ASSISTANT_KEYS = _MESSAGE_KEYS | {
     "reasoning_content",
 }
 _TOOL_KEYS = _MESSAGE_KEYS | {"tool_call_id"}
-_MAX_FUNCTIONS = 128
 
 
 def read_example(line: str | bytes) -> Example:
@@ -79,18 +79,18 @@ def read_example(line: str | bytes) -> Example:
         raise ExampleError("line contains invalid json: nested too deeply") from error
     if not isinstance(row, dict):
         raise ExampleError(_UNEXPECTED_FORMAT)
-    row = cast(_JsonObject, row)
+    row = cast(JsonObject, row)
     if "messages" in row:
         return ChatExample(_conversation(row))
     if "prompt" in row or "completion" in row:
-        _only(row, frozenset({"prompt", "completion"}), "")
-        completion = _text_of(row, "completion")
+        only_fields(row, frozenset({"prompt", "completion"}), "")
+        completion = text_of(row, "completion")
         if not completion:
             raise ExampleError("'completion' is empty")
-        return CompletionExample(_text_of(row, "prompt"), completion)
+        return CompletionExample(text_of(row, "prompt"), completion)
     if "text" in row:
-        _only(row, frozenset({"text"}), "")
-        text = _text_of(row, "text")
+        only_fields(row, frozenset({"text"}), "")
+        text = text_of(row, "text")
         if not text:
             raise ExampleError("'text' is empty")
         return TextExample(text)
@@ -101,16 +101,16 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ExampleError(f"line contains invalid json: {name} is not a JSON value")
 
 
-def _conversation(row: _JsonObject) -> Conversation:
-    _only(row, _CHAT_KEYS, "")
+def _conversation(row: JsonObject) -> Conversation:
+    only_fields(row, _CHAT_KEYS, "")
     if not isinstance(row.get("parallel_tool_calls"), bool | None):
         raise ExampleError("'parallel_tool_calls' must be a boolean")
-    tools = _tools(row)
+    tools = read_tools(row)
     raw = row["messages"]
     if not isinstance(raw, list) or not raw:
         raise ExampleError("'messages' must be a non-empty array")
     messages = tuple(
-        _at(f"message {number}", _message, item)
+        read_at(f"message {number}", _message, item)
         for number, item in enumerate(cast(list[object], raw), 1)
     )
     declared = {tool.name for tool in tools}
@@ -123,205 +123,79 @@ def _conversation(row: _JsonObject) -> Conversation:
     return Conversation(messages, tools)
 
 
-# --- messages -------------------------------------------------------------------------------------
-
-
 def _message(value: object) -> ChatMessage:
-    message = _object(value, "a message")
+    message = object_of(value, "a message")
     if "role" not in message:
         raise ExampleError("Discriminator 'role' is missing in value")
     match message["role"]:
         case "assistant":
             return _assistant(message)
         case "tool":
-            _only(message, _TOOL_KEYS, "")
-            call_id = _text_of(message, "tool_call_id")
+            only_fields(message, _TOOL_KEYS, "")
+            call_id = text_of(message, "tool_call_id")
             parts = _content(message)
-            name = _optional_text(message, "name")
+            name = optional_text(message, "name")
             return ChatMessage(Role.TOOL, parts, tool_call_id=call_id, name=name)
         case "function":
-            _only(message, _MESSAGE_KEYS, "")
-            return ChatMessage(Role.TOOL, _content(message), name=_text_of(message, "name"))
+            only_fields(message, _MESSAGE_KEYS, "")
+            return ChatMessage(Role.TOOL, _content(message), name=text_of(message, "name"))
         case "system" | "developer" | "user" as role:
-            _only(message, _MESSAGE_KEYS, "")
+            only_fields(message, _MESSAGE_KEYS, "")
             parts = _content(message, allow_images=role == "user")
-            return ChatMessage(Role(role), parts, name=_optional_text(message, "name"))
+            return ChatMessage(Role(role), parts, name=optional_text(message, "name"))
         case _:
             raise ExampleError(
                 "'role' must be one of system, developer, user, assistant, tool, function"
             )
 
 
-def _assistant(message: _JsonObject) -> ChatMessage:
-    _only(message, _ASSISTANT_KEYS, "")
+def _assistant(message: JsonObject) -> ChatMessage:
+    only_fields(message, _ASSISTANT_KEYS, "")
     weight = message.get("weight")
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
         raise ExampleError("'weight' must be 0 or 1")
-    calls = _tool_calls(message)
+    calls = read_tool_calls(message)
     parts: tuple[Part, ...] = ()
     if message.get("content") is not None:
         parts = _content(message)
-    elif (refusal := _optional_text(message, "refusal")) is not None:
+    elif (refusal := optional_text(message, "refusal")) is not None:
         parts = (TextPart(refusal),)
     elif not calls:
         raise ExampleError("an assistant message needs 'content' or 'tool_calls'")
     return ChatMessage(
         Role.ASSISTANT,
         parts,
-        reasoning=_optional_text(message, "reasoning_content"),
+        reasoning=optional_text(message, "reasoning_content"),
         tool_calls=calls,
-        name=_optional_text(message, "name"),
+        name=optional_text(message, "name"),
         weight=None if weight is None else int(weight),
     )
 
 
-def _content(message: _JsonObject, *, allow_images: bool = False) -> tuple[Part, ...]:
+def _content(message: JsonObject, *, allow_images: bool = False) -> tuple[Part, ...]:
     content = message.get("content")
     if isinstance(content, str):
-        _encodable(content, "content")
+        check_encodable(content, "content")
         return (TextPart(content),)
     if not isinstance(content, list) or not content:
         raise ExampleError("'content' must be a string or a non-empty array of parts")
     return tuple(
-        _at(f"content part {number}", lambda item: _part(item, allow_images), item)
+        read_at(f"content part {number}", lambda item: _part(item, allow_images), item)
         for number, item in enumerate(cast(list[object], content), 1)
     )
 
 
 def _part(value: object, allow_images: bool) -> Part:
-    part = _object(value, "a content part")
+    part = object_of(value, "a content part")
     match part.get("type"):
         case "text":
-            _only(part, frozenset({"type", "text"}), "")
-            return TextPart(_text_of(part, "text"))
+            only_fields(part, frozenset({"type", "text"}), "")
+            return TextPart(text_of(part, "text"))
         case "image_url" if allow_images:
-            _only(part, frozenset({"type", "image_url"}), "")
-            image = _object(part.get("image_url"), "'image_url'")
-            _only(image, frozenset({"url", "detail"}), "image_url.")
-            detail = _optional_text(image, "detail")
-            return MediaPart(MediaKind.IMAGE, _text_of(image, "url"), detail)
+            only_fields(part, frozenset({"type", "image_url"}), "")
+            image = object_of(part.get("image_url"), "'image_url'")
+            only_fields(image, frozenset({"url", "detail"}), "image_url.")
+            detail = optional_text(image, "detail")
+            return MediaPart(MediaKind.IMAGE, text_of(image, "url"), detail)
         case _:
             raise ExampleError("'type' of a content part is not one this message may have")
-
-
-# --- tools ----------------------------------------------------------------------------------------
-
-
-def _tool_calls(message: _JsonObject) -> tuple[ToolCall, ...]:
-    legacy = message.get("function_call")
-    if legacy is not None:
-        return (_at("function_call", _called_function, legacy),)
-    raw = message.get("tool_calls")
-    if raw is None:
-        return ()
-    if not isinstance(raw, list):
-        raise ExampleError("'tool_calls' must be an array")
-    return tuple(
-        _at(f"tool call {number}", _tool_call, item)
-        for number, item in enumerate(cast(list[object], raw), 1)
-    )
-
-
-def _tool_call(value: object) -> ToolCall:
-    call = _object(value, "a tool call")
-    _only(call, frozenset({"id", "type", "function"}), "")
-    if call.get("type", "function") != "function":
-        raise ExampleError("'type' must be 'function'")
-    function = _called_function(call.get("function"))
-    return ToolCall(function.name, function.arguments, _text_of(call, "id"))
-
-
-def _called_function(value: object) -> ToolCall:
-    function = _object(value, "'function'")
-    _only(function, frozenset({"name", "arguments"}), "function.")
-    arguments = _text_of(function, "arguments")
-    try:
-        decoded: object = json.loads(arguments)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ExampleError("'function.arguments' must be the text of a JSON object") from error
-    if not isinstance(decoded, dict):
-        raise ExampleError("'function.arguments' must be the text of a JSON object")
-    return ToolCall(_text_of(function, "name"), arguments)
-
-
-def _tools(row: _JsonObject) -> tuple[Tool, ...]:
-    for key in ("tools", "functions"):
-        raw = row.get(key)
-        if raw is None:
-            continue
-        if not isinstance(raw, list) or len(cast(list[object], raw)) > _MAX_FUNCTIONS:
-            raise ExampleError(f"'{key}' must be an array of at most {_MAX_FUNCTIONS}")
-        read = _tool if key == "tools" else _function
-        return tuple(
-            _at(f"{key}[{index}]", read, item) for index, item in enumerate(cast(list[object], raw))
-        )
-    return ()
-
-
-def _tool(value: object) -> Tool:
-    tool = _object(value, "a tool")
-    _only(tool, frozenset({"type", "function"}), "")
-    if tool.get("type") != "function":
-        raise ExampleError("'type' must be 'function'")
-    return _function(tool.get("function"))
-
-
-def _function(value: object) -> Tool:
-    function = _object(value, "'function'")
-    _only(function, frozenset({"name", "description", "parameters", "strict"}), "function.")
-    parameters = function.get("parameters")
-    if parameters is not None:
-        parameters = _object(parameters, "'parameters'")
-    if not isinstance(function.get("strict"), bool | None):
-        raise ExampleError("'strict' must be a boolean")
-    return Tool(
-        _text_of(function, "name"),
-        _optional_text(function, "description"),
-        parameters,
-        bool(function.get("strict")),
-    )
-
-
-# --- values ---------------------------------------------------------------------------------------
-
-
-def _at(place: str, read: Callable[[object], _T], value: object) -> _T:
-    """Reads `value`; an error gets its place in front."""
-    try:
-        return read(value)
-    except ExampleError as error:
-        raise ExampleError(f"{place} {error}") from error
-
-
-def _object(value: object, what: str) -> _JsonObject:
-    if not isinstance(value, dict):
-        raise ExampleError(f"{what} must be an object")
-    return cast(_JsonObject, value)
-
-
-def _text_of(values: _JsonObject, key: str) -> str:
-    value = values.get(key)
-    if not isinstance(value, str):
-        raise ExampleError(f"'{key}' must be a string")
-    _encodable(value, key)
-    return value
-
-
-def _optional_text(values: _JsonObject, key: str) -> str | None:
-    return None if values.get(key) is None else _text_of(values, key)
-
-
-def _encodable(value: str, key: str) -> None:
-    """JSON can escape half a surrogate pair, which no tokenizer takes."""
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ExampleError(f"'{key}' holds an unpaired surrogate") from error
-
-
-def _only(values: _JsonObject, known: frozenset[str], prefix: str) -> None:
-    """A field that would be ignored is refused, unless it says nothing."""
-    for key, value in values.items():
-        if key not in known and value not in (None, [], {}):
-            name = key if key.isidentifier() and len(key) <= 64 else "(unnamed)"
-            raise ExampleError(f"has an unknown field '{prefix}{name}'")

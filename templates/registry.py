@@ -15,7 +15,8 @@ from pathlib import Path
 from templates.family import Family
 from templates.family_file import FamilyFileError, parse_families, read_family_file
 from templates.format import AS_IT_IS, ChatFormat, FormatError, FormatSettings, TokenizerInfo
-from templates.jinja_format import JinjaFormat, default_template
+from templates.jinja_format import JinjaFormat
+from templates.jinja_renderer import check_template, default_template
 from templates.named import NamedFormat
 
 OWN_TEMPLATE = "jinja"
@@ -111,7 +112,7 @@ def read_folders(folders: tuple[Path, ...]) -> DroppedIn:
                 _add_families(found, path)
             elif path.suffix == ".jinja":
                 source = path.read_text(encoding="utf-8")
-                JinjaFormat.check(source, str(path))
+                check_template(source, str(path))
                 found.jinja[path.stem] = source
     return found
 

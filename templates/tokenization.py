@@ -13,25 +13,17 @@ Works on the `tokenizers` library alone. It takes a Hugging Face fast tokenizer,
 
 from __future__ import annotations
 
-import json
-import re
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
-from tokenizers import AddedToken, Tokenizer
-from tokenizers.models import Unigram
+from tokenizers import Tokenizer
 
+from templates.control_tokens import GuardedTokenizer, control_tokens
 from templates.format import TokenizerInfo
 
 MAX_CACHED_CONTROL_TEXTS = 4096
-
-_ORDINARY_ADDED_TOKEN = re.compile(
-    r"[\s\u2581]*|</?(?:table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|ul|ol|li|em"
-    r"|strong|b|i|u|s|p|br|a|code|pre|sub|sup|span|div)>"
-)
 
 
 @runtime_checkable
@@ -90,7 +82,7 @@ class Encoder:
             backend.no_padding()
             backend.no_truncation()
         self._tokenizer = backend
-        self._added = _control_tokens(backend)
+        self._added = control_tokens(backend)
         self._added_ids = frozenset(self._added)
         words = [token.content for token in self._added.values()]
         self._longest = max(map(len, words), default=0)
@@ -199,75 +191,8 @@ class Encoder:
         return "".join([*parts, text[position:]])
 
     @cached_property
-    def _guarded(self) -> _GuardedTokenizer:
-        return _GuardedTokenizer.of(self._tokenizer)
-
-
-@dataclass(frozen=True, slots=True)
-class _GuardedTokenizer:
-    """A copy of a tokenizer in which the control tokens have names drawn at random."""
-
-    tokenizer: Tokenizer
-    names: dict[int, str]
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> _GuardedTokenizer:
-        nonce = secrets.token_hex(16)
-        names = {i: f"\ue000{nonce}{i}\ue001" for i in _control_tokens(tokenizer)}
-        state = json.loads(tokenizer.to_str())
-        renamed = {
-            token["content"]: names[token["id"]]
-            for token in state["added_tokens"]
-            if token["id"] in names
-        }
-        for token in state["added_tokens"]:
-            if token["id"] in names:
-                token["content"] = names[token["id"]]
-                token["normalized"] = False
-        state["post_processor"] = None
-        _rename_pieces(state["model"], renamed)
-        copy = Tokenizer.from_str(json.dumps(state))
-        if any(copy.token_to_id(name) != token_id for token_id, name in names.items()):
-            raise ValueError("the tokenizer's control tokens cannot be told apart from content")
-        return cls(copy, names)
-
-
-def _rename_pieces(model: dict[str, Any], renamed: dict[str, str]) -> None:
-    """Renames vocabulary entries, so that no merging of characters leads to them."""
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, dict):
-        entries = cast(dict[str, int], vocabulary).items()
-        model["vocab"] = {renamed.get(piece, piece): i for piece, i in entries}
-    else:
-        model["vocab"] = [[renamed.get(piece, piece), score] for piece, score in vocabulary]
-    if "merges" in model:
-        pairs = ((m.split(" ") if isinstance(m, str) else m) for m in model["merges"])
-        model["merges"] = [
-            [left, right]
-            for left, right in pairs
-            if renamed.keys().isdisjoint((left, right, left + right))
-        ]
-
-
-def _control_tokens(tokenizer: Tokenizer) -> dict[int, AddedToken]:
-    """Every added token, special or not, but for those that are part of ordinary writing: runs of
-    white space (GPT-NeoX, Phi, Gemma), the HTML tags that Gemma's vocabulary lists, and the token
-    for what the vocabulary lacks."""
-    unknown = _unknown_token(tokenizer)
-    return {
-        token_id: token
-        for token_id, token in tokenizer.get_added_tokens_decoder().items()
-        if token.content != unknown
-        and (token.special or not _ORDINARY_ADDED_TOKEN.fullmatch(token.content))
-    }
-
-
-def _unknown_token(tokenizer: Tokenizer) -> str | None:
-    model = tokenizer.model
-    if isinstance(model, Unigram):
-        unknown_id = json.loads(model.__getstate__())["unk_id"]
-        return None if unknown_id is None else tokenizer.id_to_token(unknown_id)
-    return getattr(model, "unk_token", None)
+    def _guarded(self) -> GuardedTokenizer:
+        return GuardedTokenizer.of(self._tokenizer)
 
 
 def _layout(parts: Sequence[PromptPart]) -> list[_Run | _Whole | list[int]]:
@@ -319,7 +244,7 @@ def describe_tokenizer(
     if chat_templates is None:
         own = getattr(tokenizer, "chat_template", None)
         chat_templates = {"default": own} if isinstance(own, str) else dict(own or {})
-    words = (token.content for token in _control_tokens(backend).values())
+    words = (token.content for token in control_tokens(backend).values())
     return TokenizerInfo(
         bos_token=_text_or_none(getattr(tokenizer, "bos_token", None)),
         eos_token=_text_or_none(getattr(tokenizer, "eos_token", None)),

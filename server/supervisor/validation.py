@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.store.records import JobError
-from templates.examples import ChatExample, ExampleError, TextExample, read_example
+from templates.example_fields import ExampleError
+from templates.examples import ChatExample, TextExample, read_example
 
 MIN_EXAMPLES = 10
 NUM_LISTED_LINES = 20

@@ -9,7 +9,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from templates.conversation import Conversation
-from templates.examples import ChatExample, ExampleError, read_example
+from templates.example_fields import ExampleError
+from templates.examples import ChatExample, read_example
 from templates.registry import open_format
 from templates.tokenization import Encoder, describe_tokenizer
 from tests.trainer.conftest import Workspace, chat

@@ -8,13 +8,8 @@ from typing import Any
 import pytest
 
 from templates.conversation import MediaKind, MediaPart, Role, TextPart, Tool, ToolCall
-from templates.examples import (
-    ChatExample,
-    CompletionExample,
-    ExampleError,
-    TextExample,
-    read_example,
-)
+from templates.example_fields import ExampleError
+from templates.examples import ChatExample, CompletionExample, TextExample, read_example
 
 USER = {"role": "user", "content": "hi"}
 ANSWER = {"role": "assistant", "content": "hello"}

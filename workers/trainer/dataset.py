@@ -14,7 +14,8 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from templates.examples import Example, ExampleError, read_example
+from templates.example_fields import ExampleError
+from templates.examples import Example, read_example
 from workers.trainer.failures import InvalidTrainingFile, InvalidValidationFile
 
 NUM_LISTED_LINES = 20

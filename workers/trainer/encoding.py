@@ -17,7 +17,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from templates.conversation import Conversation
-from templates.examples import ChatExample, CompletionExample, Example, ExampleError, TextExample
+from templates.example_fields import ExampleError
+from templates.examples import ChatExample, CompletionExample, Example, TextExample
 from templates.format import ChatFormat, FormatError, FormatSettings, Segment
 from templates.registry import open_format
 from templates.tokenization import Encoder, MediaNotEncodedError, describe_tokenizer
