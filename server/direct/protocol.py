@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from server.direct.desk import Desk
 from server.direct.request import DirectRequest
+from server.direct.upgrades import without_upgrade
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -37,12 +38,33 @@ class GatewayProtocol(HttpToolsProtocol):
         self._desk = desk
         self._due: DirectRequest | None = None
         self._under_way: DirectRequest | None = None
+        self._offers_upgrade = False
+        """Whether the head just parsed does; it is parsed again without."""
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         due, self._due = self._due, None
         if due is not None:
             self._receive(due)
+
+    def _parse(self, data: bytes) -> None:
+        """Raises HttpParserError. A server may ignore `Upgrade` (RFC 9110, 7.8). The parser will
+        not: it takes what follows such a head for another protocol's. It is given the head again,
+        without the offer, and then the body."""
+        parser = cast(httptools.HttpRequestParser, self.parser)
+        while data:
+            try:
+                parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                rest = data[offer.args[0] :]
+                if not self._offers_upgrade:
+                    raise httptools.HttpParserError("a tunnel is asked for") from offer
+                data = without_upgrade(parser, self.url, self.headers) + rest
 
     def connection_lost(self, exc: Exception | None) -> None:
         newest = cast(Any, self.cycle)
@@ -61,14 +83,18 @@ class GatewayProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+        self._offers_upgrade = False
 
     def on_headers_complete(self) -> None:
+        parser = cast(httptools.HttpRequestParser, self.parser)
+        if parser.should_upgrade() and parser.get_method() != b"CONNECT":
+            self._offers_upgrade = True
+            return
         path = self._direct_path()
         if path is None:
             self._make_scope()
             super().on_headers_complete()
             return
-        parser = cast(httptools.HttpRequestParser, self.parser)
         is_http_1_1 = parser.get_http_version() == "1.1"
         request = DirectRequest(
             self,
@@ -94,6 +120,8 @@ class GatewayProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._offers_upgrade:
+            return
         newest = cast(Any, self.cycle)
         if isinstance(newest, DirectRequest):
             newest.feed_end()

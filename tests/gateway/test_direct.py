@@ -139,3 +139,32 @@ def test_hanging_up_aborts_all_that_was_pipelined(gateway: Gateway) -> None:
         read_until(opened, b"word")
     wait_for(lambda: connection.load == 0, deadline_s=1.0)
     assert gateway.num_under_way == 0
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
+@pytest.mark.parametrize("cut", [None, -10, -400])
+def test_an_offer_to_upgrade_is_ignored(gateway: Gateway, upgrade: str, cut: int | None) -> None:
+    """As curl's `--http2` makes it. What follows on the connection is served as ever."""
+    offer = (f"Upgrade: {upgrade}", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAM")
+    padded = {**HELLO, "metadata": {"padding": "x" * 400}}
+    request = request_bytes(CHAT, padded, *offer)
+    listing = LISTING.replace(b"Host: t", f"Host: t\r\n{offer[0]}\r\n{offer[1]}".encode())
+    with connect(gateway) as opened:
+        for _ in range(2):
+            opened.sendall(request[:cut])
+            if cut is not None:
+                time.sleep(0.02)
+                opened.sendall(request[cut:])
+            head, body = read_answer(opened)
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert json.loads(body)["choices"][0]["message"]["content"] == "Hello there, friend."
+        opened.sendall(listing + asking())
+        data = read_until(opened, b'"object":"chat.completion"')
+        assert data.count(b"HTTP/1.1 200 ") == 2
+        assert data.index(b'"object":"list"') < data.index(b'"object":"chat.completion"')
+
+
+def test_no_tunnel_is_made(gateway: Gateway) -> None:
+    with connect(gateway) as opened:
+        opened.sendall(b"CONNECT example.com:80 HTTP/1.1\r\nHost: example.com\r\n\r\n")
+        assert read_until(opened, b"\r\n").startswith(b"HTTP/1.1 400 ")
