@@ -121,7 +121,11 @@ class _Sequence:
             self.connection.abort(self.number)
 
     def receive(self, event: Event) -> None:
-        self._exchange.receive(self, event)
+        try:
+            self._exchange.receive(self, event)
+        except Exception:
+            self._exchange.break_off()
+            raise
 
 
 class Exchange:
@@ -171,6 +175,10 @@ class Exchange:
         sequences, self._sequences, self._early = self._sequences, [], None
         for sequence in sequences:
             sequence.abort()
+
+    def break_off(self) -> None:
+        """After a fault of ours in the handling of an event: the caller is told at once."""
+        self._fail(InternalError())
 
     def receive(self, sequence: _Sequence, event: Event) -> None:
         if isinstance(event, Token) and self._begun:
