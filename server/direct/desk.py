@@ -13,7 +13,7 @@ from server.auth import Principal
 from server.direct.eager import run_eagerly
 from server.direct.reply import Reply
 from server.direct.request import DirectRequest
-from server.errors import ApiError, InternalError
+from server.errors import ApiError, InternalError, Unavailable
 from server.gate import ClientGone, ServicesHolder, find_header
 from server.logs import AccessLog, request_id_context
 
@@ -47,7 +47,8 @@ class Desk:
     def close(self) -> None:
         """Ends what is still under way: the server has waited long enough."""
         for reply in list(self._under_way):
-            reply.cut()
+            reply.keep_alive = False
+            reply.refuse(Unavailable("The server is being stopped. Please retry."))
 
     async def _answer(self, request: DirectRequest) -> None:
         call, reply = request.call, request.reply

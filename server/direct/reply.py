@@ -108,12 +108,6 @@ class Reply:
         if not self.over:
             self._settle()
 
-    def cut(self) -> None:
-        """Gives up, whatever its state."""
-        if not self.over:
-            self._settle()
-            self._connection.transport.close()
-
     def _head(self, status: int, headers: Sequence[Header]) -> bytes:
         self.call.status = status
         lines = [

@@ -25,6 +25,8 @@ from server.store import open_store
 from server.store.records import Engine, EngineState
 
 KEY = "sk-test-0123456789abcdef0123456789abcdef"
+SECOND_KEY = "sk-second-0123456789abcdef0123456789abcdef"
+"""Of the same project."""
 MODEL = "scripted-model"
 DEADLINE_S = 20.0
 
@@ -176,6 +178,7 @@ async def register(config: Config, workers: list[Worker], models: list[str]) -> 
     store = await open_store(config.database_url)
     project = await store.keys.ensure_project("proj_test", "Acme")
     await store.keys.add(project.id, KEY, "test")
+    await store.keys.add(project.id, SECOND_KEY, "second")
     for model in models:
         await store.models.put_base(model, "/nowhere", "tuneyard", 1_700_000_000)
     for number, worker in enumerate(workers):

@@ -13,8 +13,10 @@ import pytest
 from server.config import Limits
 from server.generation.rates import duration
 from tests.gateway.conftest import (
+    KEY,
     MODEL,
     REPLIES,
+    SECOND_KEY,
     Gateway,
     Worker,
     make_config,
@@ -78,6 +80,23 @@ def test_tokens_per_minute(limited: Gateway) -> None:
     assert refused.json()["error"]["type"] == "tokens"
     assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
     assert int(refused.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("limited", "whose", "statuses"),
+    [
+        ({"requests_per_minute": 1, "per_minute_of": "key"}, "key", [200, 429, 200, 429]),
+        ({"requests_per_minute": 1}, "project", [200, 429, 429, 429]),
+    ],
+    indirect=["limited"],
+)
+def test_keys_share_their_project_s_limit_or_have_their_own(
+    limited: Gateway, whose: str, statuses: list[int]
+) -> None:
+    keys = (KEY, KEY, SECOND_KEY, SECOND_KEY)
+    answers = [post(limited, CHAT, HELLO, key) for key in keys]
+    assert [answer.status_code for answer in answers] == statuses
+    assert f"for your {whose} on requests" in answers[-1].json()["error"]["message"]
 
 
 def test_without_limits_there_are_no_such_headers(gateway: Gateway) -> None:

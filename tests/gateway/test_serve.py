@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
 import psutil
 import pytest
 
+from server.cli.gateway import DRAIN_TIMEOUT_S
 from tests.gateway.conftest import user, wait_for
 
 CONFIG = """
@@ -27,6 +29,8 @@ models:
     settings:
       replies:
         - {contains: hi, text: hello}
+        - {contains: some time, tokens: ["tick "], repeat: 50, delay_ms: 30}
+        - {contains: for ever, tokens: ["tick "], hangs: true}
 """
 
 
@@ -98,6 +102,31 @@ def test_the_gateway_is_back_after_a_kill(service: Service) -> None:
     killed = [p for p in service.family() if "gateway" in p.cmdline()]
     killed[0].kill()
     assert service.say_hi() == "hello"
+
+
+def test_a_gateway_that_leaves_lets_streams_end_and_then_ends_them(service: Service) -> None:
+    """Those that end within its grace are whole, the others end in an error record, and a request
+    that comes meanwhile is answered by its successor."""
+    gateway = next(p for p in service.family() if "gateway" in p.cmdline())
+    with service.client() as client:
+        streams = [
+            client.chat.completions.create(model="scripted-model", messages=user(text), stream=True)
+            for text in ("some time", "for ever")
+        ]
+        for stream in streams:
+            next(stream)
+        gateway.terminate()
+        started = time.monotonic()
+        with ThreadPoolExecutor() as threads:
+            other = threads.submit(service.say_hi)
+            endless = threads.submit(list, streams[1])
+            ticks = [chunk.choices[0] for chunk in streams[0]]
+            assert "".join(tick.delta.content or "" for tick in ticks).count("tick") == 50
+            assert ticks[-1].finish_reason == "stop"
+            with pytest.raises(openai.APIError, match="being stopped"):
+                endless.result(20)
+            assert DRAIN_TIMEOUT_S - 1 < time.monotonic() - started < DRAIN_TIMEOUT_S + 2
+            assert other.result(20) == "hello"
 
 
 def test_nothing_outlives_a_killed_root(service: Service) -> None:
