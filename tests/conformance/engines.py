@@ -88,6 +88,9 @@ class EngineProcess:
         folder.mkdir(parents=True, exist_ok=True)
         self.address = f"unix:{folder}/engine.sock"
         self.log = folder / "engine.log"
+        # The worker leaves when this process is gone, however that came about.
+        parent_fd, parent_end = os.pipe()
+        self._parent_end: int | None = parent_end
         spec = {
             "model_id": "conformance",
             "model_path": str(MODEL_PATH),
@@ -100,6 +103,7 @@ class EngineProcess:
             "max_loras": MAX_LORAS,
             "max_lora_rank": MAX_LORA_RANK,
             "settings": kind.settings,
+            "parent_fd": parent_fd,
         }
         (folder / "spec.json").write_text(json.dumps(spec | overrides))
         paths = [str(ROOT), *filter(None, [kind.environment.get("PYTHONPATH")])]
@@ -116,7 +120,9 @@ class EngineProcess:
                     "PYTHONPATH": os.pathsep.join(paths),
                 },
                 start_new_session=True,
+                pass_fds=[parent_fd],
             )
+        os.close(parent_fd)
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -169,3 +175,6 @@ class EngineProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        if self._parent_end is not None:
+            os.close(self._parent_end)
+            self._parent_end = None
