@@ -1,7 +1,7 @@
 """Probes and metrics, without a key. `/healthz`: the process answers. `/readyz`: the store answers
-and every configured model has an engine; until then `downloads` says how far models from hubs are;
-`warnings` are for the operator. `/metrics`: Prometheus
-text."""
+and every configured model has an engine; until then `downloads` says how far models from hubs are,
+and `not_starting` whose engine fails at its start (why is in the operator's terminal and logs);
+`warnings` are for the operator. `/metrics`: Prometheus text."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from server.engines.start_failures import read_failures
 from server.hubs.arrivals import read_arrivals
 from server.metrics import GatewayCollector, render_metrics
 
@@ -38,9 +39,13 @@ async def readyz(request: Request) -> Response:
     ]
     if missing:
         downloads = await asyncio.to_thread(read_arrivals, services.config.run_dir)
+        failures = await asyncio.to_thread(read_failures, services.config.run_dir)
         answer = {
             "status": "starting",
             "missing": missing,
+            "not_starting": sorted(
+                entry.id for entry in services.config.models if entry.id in failures
+            ),
             "downloads": [{**msgspec.to_builtins(a), "state": a.state} for a in downloads],
         }
         return JSONResponse(answer, status_code=503)

@@ -1,9 +1,12 @@
-"""What the terminal of `tuneyard serve` shows before "Ready": models on their way."""
+"""What the terminal of `tuneyard serve` shows: models on their way, "Ready", and engines that do
+not start, whenever that is."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 from rich.console import Console
@@ -17,6 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from server.engines.start_failures import StartFailure, read_failures
 from server.hubs.arrivals import Arrival
 
 _POLL_S = 0.2
@@ -39,6 +43,32 @@ async def announce_ready(base_url: str, console: Console) -> None:
     for warning in answer.json()["warnings"]:
         console.print(f"Warning: {warning}", style="yellow", markup=False, highlight=False)
     console.print(f"Ready: {base_url}/v1", markup=False, highlight=False)
+
+
+async def announce_failures(run_dir: Path, console: Console) -> None:
+    """Until cancelled: one notice for each model and reason, however often it is tried again."""
+    begun = time.time()
+    told: dict[str, str] = {}
+    while True:
+        failures = read_failures(run_dir)
+        for failure in failures.values():
+            if failure.failed_at >= begun and told.get(failure.model) != failure.reason:
+                told[failure.model] = failure.reason
+                for line in _notice(failure):
+                    console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        told = {model: reason for model, reason in told.items() if model in failures}
+        await asyncio.sleep(_POLL_S)
+
+
+def _notice(failure: StartFailure) -> list[str]:
+    lines = [f"The engine of {failure.model} does not start: {failure.reason}"]
+    if failure.log is not None:
+        lines.append(f"  Its log: {failure.log}")
+    lines.append(
+        "  It is tried again by itself. Mend the model's files or its engine's environment; after "
+        "a change of the settings, start tuneyard again."
+    )
+    return lines
 
 
 def _arrivals(answer: httpx.Response) -> list[Arrival]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from server.cli.announcing import announce_ready
+from server.cli.announcing import announce_failures, announce_ready
 from server.cli.children import Child, ChildSpec
 from server.config import Config
 from server.environments.locate import EnvironmentMissingError, engine_python
@@ -92,14 +92,18 @@ async def _run(
     children = [Child(spec) for spec in _child_specs(config, listening)]
     running = [asyncio.create_task(child.run()) for child in children]
     _introduce(config, key, console)
-    announcing = asyncio.create_task(announce_ready(_base_url(config), console))
+    announcing = [
+        asyncio.create_task(announce_ready(_base_url(config), console)),
+        asyncio.create_task(announce_failures(config.run_dir, console)),
+    ]
     await stop.wait()
     console.print("Stopping ...")
-    announcing.cancel()
+    for task in announcing:
+        task.cancel()
     await asyncio.gather(*(child.stop() for child in children))
     for task in running:
         task.cancel()
-    await asyncio.gather(announcing, *running, return_exceptions=True)
+    await asyncio.gather(*announcing, *running, return_exceptions=True)
     console.print("Stopped.")
 
 

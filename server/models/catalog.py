@@ -19,6 +19,7 @@ from server.config.generation import GenerationDefaults
 from server.direct.eager import own_task
 from server.engines.client import EngineConnection
 from server.engines.pool import EnginePool
+from server.engines.start_failures import read_failures
 from server.errors import InternalError, ModelNotFound, Unavailable
 from server.generation.defaults import ModelDefaults, model_defaults
 from server.hubs.arrivals import read_arrivals
@@ -34,6 +35,7 @@ WANT_INTERVAL_S = 1.0
 """How often at most the store is told that a model is in use."""
 _START_POLL_S = 0.1
 _RETRY_AFTER_START_S = 5.0
+_RETRY_AFTER_FAILURE_S = 30.0
 
 
 class ModelDirectory(Protocol):
@@ -115,7 +117,14 @@ class Catalog:
                 if arrival.model == model.engine_model:
                     message = f"The model '{model.id}' is {arrival.progress}. Please retry."
                     raise Unavailable(message, retry_after_s=_RETRY_AFTER_START_S) from None
+            await self._check_starts(model.engine_model)
             raise
+
+    async def _check_starts(self, engine_model: str) -> None:
+        """Raises Unavailable if the model's engine fails whenever it is started."""
+        if engine_model in await asyncio.to_thread(read_failures, self._config.run_dir):
+            message = f"The engine of the model '{engine_model}' does not start."
+            raise Unavailable(message, retry_after_s=_RETRY_AFTER_FAILURE_S) from None
 
     async def _started(self, model_id: str) -> EngineConnection:
         """An engine of the model, which a supervisor starts now if it does not run. Raises
@@ -131,6 +140,7 @@ class Catalog:
             if connections := self._pool.connections(model_id):
                 return connections[0]
             await asyncio.sleep(_START_POLL_S)
+        await self._check_starts(model_id)
         message = f"The model '{model_id}' is being started. Please retry."
         raise Unavailable(message, retry_after_s=_RETRY_AFTER_START_S)
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from server.config import Config, ModelEntry
 from server.engines.client import EngineConnection
+from server.engines.start_failures import forget_failures
 from server.store.records import Model
 from server.supervisor.arriving import Arriving
 from server.supervisor.engine_slot import EngineSlot, Workplace
@@ -62,6 +63,7 @@ class EngineKeeper:
 
     async def run(self) -> None:
         """Until cancelled; all workers are gone then."""
+        forget_failures(self._workplace.run_dir)
         coming: list[asyncio.Task[None]] = []
         try:
             for entry in self._config.models:

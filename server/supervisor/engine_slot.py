@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from server.engines.client import EngineConnection, EngineUnreachable, connect_engine
+from server.engines.start_failures import StartFailure, forget_failure, note_failure
 from server.environments.locate import EnvironmentMissingError, engine_python
 from server.launchers import Launcher, Process, ProcessSpec
 from server.store import Store
 from server.store.identifiers import random_id
 from server.store.records import Engine, EngineState
 from server.supervisor.engine_spec import ServedModel, engine_spec, write_spec
+from server.supervisor.worker_log import last_error
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class EngineSlot:
         self.served = served
         self._workplace = workplace
         self._connection: EngineConnection | None = None
+        self._log_path: Path | None = None
+        """Of the newest worker, if one could be started."""
         self.ready = asyncio.Event()
 
     @property
@@ -62,19 +66,35 @@ class EngineSlot:
 
     async def run(self) -> None:
         """Until cancelled; the worker is gone then, and its row."""
+        try:
+            await self._keep_running()
+        finally:
+            forget_failure(self._workplace.run_dir, self.served.model_id)
+
+    async def _keep_running(self) -> None:
         backoff_s = FIRST_BACKOFF_S
         while True:
             started = time.monotonic()
             try:
                 await self._run_once()
             except (OSError, EngineUnreachable, EnvironmentMissingError) as error:
-                self._log("engine failed", logging.ERROR, error=str(error))
+                self._note_failure(error)
             if time.monotonic() - started > STEADY_AFTER_S:
                 backoff_s = FIRST_BACKOFF_S
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
 
+    def _note_failure(self, error: Exception) -> None:
+        log = self._log_path
+        reason = (last_error(log) if log is not None else None) or str(error)
+        self._log("engine failed", logging.ERROR, error=str(error), reason=reason)
+        failure = StartFailure(
+            self.served.model_id, reason, None if log is None else str(log), time.time()
+        )
+        note_failure(self._workplace.run_dir, failure)
+
     async def _run_once(self) -> None:
+        self._log_path = None
         engine_id = random_id("engine-", 12)
         spec_path = self._workplace.run_dir / f"{engine_id}.json"
         socket_path = self._workplace.run_dir / f"{engine_id}.sock"
@@ -88,6 +108,7 @@ class EngineSlot:
                 replace(engine, state=EngineState.READY, heartbeat_at=time.time())
             )
             self.ready.set()
+            forget_failure(self._workplace.run_dir, self.served.model_id)
             self._log("engine ready", pid=process.pid, engine=engine_id)
             await self._watch(connection, process, engine)
         finally:
@@ -102,7 +123,7 @@ class EngineSlot:
             write_spec(spec_path, engine_spec(self.served, f"unix:{socket_path}", parent_fd))
             return [python, "-m", "workers.engine", "--spec", str(spec_path)]
 
-        log = self._workplace.logs_dir / f"{engine_id}.log"
+        self._log_path = log = self._workplace.logs_dir / f"{engine_id}.log"
         return await self._workplace.launcher.start(ProcessSpec(command, log))
 
     async def _announce(self, engine_id: str, socket_path: Path, process: Process) -> Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -18,6 +20,7 @@ import pytest
 from server.cli.gateway import DRAIN_TIMEOUT_S
 from tests.gateway.conftest import user, wait_for
 
+BUNDLED = Path(__file__).parents[2] / "deploy" / "model" / "tuneyard-mini"
 CONFIG = """
 data: data
 port: 0
@@ -44,7 +47,7 @@ WRONG_TEMPLATE = (
 
 
 class Service:
-    def __init__(self, folder: Path, config: str = CONFIG) -> None:
+    def __init__(self, folder: Path, config: str = CONFIG, until: str = "Ready: ") -> None:
         self.output = folder / "output.txt"
         (folder / "tuneyard.yaml").write_text(config)
         with self.output.open("wb") as out:
@@ -54,7 +57,7 @@ class Service:
                 stderr=out,
                 start_new_session=True,
             )
-        wait_for(lambda: "Ready: " in self.output.read_text(), deadline_s=60)
+        wait_for(lambda: until in self.output.read_text(), deadline_s=60)
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -162,3 +165,37 @@ def test_a_template_that_cannot_be_used_is_said_before_anything_starts(
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert message in done.stdout.replace("\n", "")
+
+
+def test_the_operator_is_told_why_an_engine_does_not_start(tmp_path: Path) -> None:
+    """Callers are told that it does not, and nothing of the operator's. Once the weights are mended
+    the next try serves them."""
+    model = tmp_path / "model"
+    shutil.copytree(BUNDLED, model)
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:1000])
+    config = (
+        "data: data\nport: 0\nmodels:\n  - {id: broken, path: model, engine: hf, device: cpu}\n"
+    )
+    service = Service(tmp_path, config, until="after a change of the settings")
+    try:
+        reason = service.find(r"The engine of broken does not start: (.+)")
+        assert "SafetensorError" in reason or "header" in reason, reason
+        assert Path(service.find(r"Its log: (\S+)")).is_file()
+        url = service.find(r"URL +(\S+)/v1")
+        ready = httpx.get(f"{url}/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["not_starting"] == ["broken"]
+        with service.client() as client, pytest.raises(openai.InternalServerError) as refused:
+            client.with_options(max_retries=0).chat.completions.create(
+                model="broken", messages=user("hi")
+            )
+        assert refused.value.status_code == 503
+        assert "The engine of the model 'broken' does not start." in refused.value.message
+        assert str(tmp_path) not in ready.text + refused.value.response.text
+        (model / "model.safetensors").write_bytes(weights)
+        wait_for(lambda: "Ready: " in service.output.read_text(), deadline_s=60)
+        assert service.output.read_text().count("does not start") == 1
+    finally:
+        service.process.send_signal(signal.SIGTERM)
+        service.process.wait(20)
