@@ -35,12 +35,17 @@ class Difference:
     expected: str
     """The model's own rendering from a little before that token on."""
     found: str
+    expected_token: str = ""
+    found_token: str = ""
 
     def __str__(self) -> str:
-        place = "" if self.token_index is None else f" from token {self.token_index} on"
+        where = f"conversation '{self.conversation}' differs"
+        if self.token_index is None:
+            return f"{where}: the model's own template gives {self.expected}, this one {self.found}"
+        own, given = (repr(t) if t else "the end" for t in (self.expected_token, self.found_token))
         return (
-            f"conversation '{self.conversation}' differs{place}: the model's own template gives "
-            f"{self.expected!r}, this one {self.found!r}"
+            f"{where} from token {self.token_index} on: the model's own template has {own} there, "
+            f"in {self.expected!r}; this one has {given}, in {self.found!r}"
         )
 
 
@@ -88,7 +93,12 @@ def _difference(name: str, wanted: list[int], given: list[int], codec: TokenCode
     shorter = min(len(wanted), len(given))
     index = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
     around = slice(max(index - CONTEXT_TOKENS, 0), index + CONTEXT_TOKENS)
-    return Difference(name, index, codec.decode(wanted[around]), codec.decode(given[around]))
+    return Difference(
+        name,
+        index,
+        *(codec.decode(ids[around]) for ids in (wanted, given)),
+        *(codec.decode(ids[index : index + 1]) for ids in (wanted, given)),
+    )
 
 
 def _says(role: Role, text: str, reasoning: str | None = None) -> ChatMessage:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from templates.conversation import ToolCall
-from templates.format import FormatError
+from templates.format import FormatError, Segment
 from templates.jinja_messages import ToText
 from templates.reasoning import ThinkingWords
-from templates.shield import Shielding, Split
+from templates.shield import Shielding
 
 
-def split_checked(shielding: Shielding, shielded: str, plain: str) -> Split:
-    split = shielding.split(shielded, plain)
-    if any(shielding.left_in(segment.text) for segment in split.segments):
+def split_checked(shielding: Shielding, shielded: str, plain: str) -> tuple[Segment, ...]:
+    segments = shielding.split(shielded, plain)
+    if any(shielding.left_in(segment.text) for segment in segments):
         raise FormatError(
             "A message spells a control token in a place that the model's chat template changes.",
             "messages",
         )
-    return split
+    return segments
 
 
 def protect_answer(shielding: Shielding, words: ThinkingWords | None) -> ToText:

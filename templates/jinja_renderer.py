@@ -160,7 +160,7 @@ class JinjaRenderer:
         if shielding is None:
             return (Segment(plain, control=True),)
         shielded = self.text(conversation, generate=True, shielding=shielding)
-        return split_checked(shielding, shielded, plain).segments
+        return split_checked(shielding, shielded, plain)
 
     def continued(self, conversation: Conversation) -> tuple[Segment, ...]:
         """As transformers does it: a tag after the final text shows where to cut, and whether the
@@ -177,7 +177,7 @@ class JinjaRenderer:
         if shielding is None:
             return (Segment(plain, control=True),)
         shielded = cut(self.text(marked, generate=False, shielding=shielding), word)
-        return split_checked(shielding, shielded, plain).segments
+        return split_checked(shielding, shielded, plain)
 
 
 def _run(template: CompiledTemplate, variables: dict[str, Any]) -> str:

@@ -133,4 +133,4 @@ def _turns(
 def _segments(guarded: str, plain: str, shielding: Shielding | None) -> tuple[Segment, ...]:
     if shielding is None:
         return (Segment(plain, control=True),) if plain else ()
-    return shielding.split(guarded, plain).segments
+    return shielding.split(guarded, plain)

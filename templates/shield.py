@@ -13,18 +13,10 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
 from templates.format import Segment
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    segments: tuple[Segment, ...]
-    exact: bool
-    """The segments' text is the plain rendering's: the renderer did not look at the words."""
 
 
 class Shield:
@@ -141,23 +133,24 @@ class Shielding:
             return [self.protect_value(item) for item in cast(list[Any], value)]
         return value
 
-    def split(self, rendered: str, plain: str) -> Split:
-        """Segments of `rendered`, where `plain` is the rendering without placeholders."""
+    def split(self, rendered: str, plain: str) -> tuple[Segment, ...]:
+        """Segments of `rendered`. `plain` is the rendering without placeholders: it shows how the
+        renderer spells a word, as far as the two agree."""
         pieces = re.split(f"{self._nonce}(\\d+){self._nonce}", rendered)
         segments: list[Segment] = []
         position = 0
-        exact = True
+        agrees = True
         for index, piece in enumerate(pieces):
             hidden = index % 2 == 1
             text = self._hidden[int(piece)] if hidden else piece
-            if exact:
+            if agrees:
                 shown = next((t for t in _spellings(text, hidden) if _at(plain, t, position)), None)
-                exact = shown is not None
+                agrees = shown is not None
                 text = text if shown is None else shown
                 position += len(text)
             if text:
                 segments.append(Segment(text, control=not hidden))
-        return Split(tuple(segments), exact and position == len(plain))
+        return tuple(segments)
 
     def left_in(self, text: str) -> bool:
         """Whether a placeholder was cut or changed by the renderer, so that it cannot be undone."""

@@ -125,7 +125,7 @@ class FamilySlots:
             )
             for tool in tools
         )
-        return list(shielding.split(self._tool_text(hidden), plain).segments)
+        return list(shielding.split(self._tool_text(hidden), plain))
 
     def _tool_text(self, tools: tuple[Tool, ...]) -> str:
         if self._family.tool_list is None:
@@ -153,7 +153,7 @@ class FamilySlots:
             )
             for call in calls
         )
-        return list(shielding.split(self._dialect.call_text(hidden), plain).segments)
+        return list(shielding.split(self._dialect.call_text(hidden), plain))
 
     def _contents(
         self,

@@ -41,7 +41,8 @@ async def announce_ready(base_url: str, console: Console) -> None:
     finally:
         downloads.close()
     for warning in answer.json()["warnings"]:
-        console.print(f"Warning: {warning}", style="yellow", markup=False, highlight=False)
+        line = f"Warning: {warning}"
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Ready: {base_url}/v1", markup=False, highlight=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 import yaml
@@ -14,6 +14,7 @@ from rich.console import Console
 from server.config import Config, ConfigError, load_config
 from server.config.listing import names_table
 from server.environments.commands import app as environments
+from templates.format import FormatError
 
 cli = typer.Typer(
     name="tuneyard",
@@ -98,8 +99,15 @@ def check(
     if names:
         Console().print(names_table())
         return
+    from server.models.chat_formats import check_chat_formats
+
+    loaded = _load(config)
+    try:
+        check_chat_formats(loaded)
+    except FormatError as error:
+        _refuse(str(error))
     secrets = {"api_key": True, "models": {"__all__": {"api_key", "hub_token"}}}
-    settings = _load(config).model_dump(mode="json", exclude=secrets)
+    settings = loaded.model_dump(mode="json", exclude=secrets)
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
@@ -121,8 +129,12 @@ def _load(path: Path | None) -> Config:
     try:
         return load_config(path)
     except ConfigError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        sys.exit(_BAD_CONFIG_STATUS)
+        _refuse(str(error))
+
+
+def _refuse(reason: str) -> NoReturn:
+    Console(stderr=True).print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(_BAD_CONFIG_STATUS)
 
 
 def _read_resolved(path: Path) -> Config:

@@ -20,10 +20,10 @@ from server.config import Config
 from server.environments.locate import EnvironmentMissingError, engine_python
 from server.first_key import FirstKey, ensure_first_key
 from server.logs import configure_logging
+from server.models.chat_formats import check_chat_formats
 from server.store import open_store
 from server.supervisor.remote_slot import read_token
 from templates.format import FormatError
-from templates.registry import check_name
 
 _BACKLOG = 2048
 _CANNOT_START_STATUS = 1
@@ -40,11 +40,11 @@ async def serve(config: Config, console: Console) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     try:
         _check_environments(config)
-        _check_templates(config)
+        check_chat_formats(config)
         _check_tokens(config)
         lock = _lock(config)
         listening = _listen(config)
-    except _CannotStart as error:
+    except (_CannotStart, FormatError) as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return _CANNOT_START_STATUS
     config = config.model_copy(update={"port": listening.getsockname()[1]})
@@ -66,15 +66,6 @@ def _check_environments(config: Config) -> None:
         for entry in [entry for entry in config.models if entry.replicas]:
             engine_python(entry.engine.value, entry.python)
     except EnvironmentMissingError as error:
-        raise _CannotStart(str(error)) from error
-
-
-def _check_templates(config: Config) -> None:
-    """Every file in the operator's folders is read, and every name in the models' entries known."""
-    try:
-        for entry in config.models:
-            check_name(entry.template, config.templates)
-    except FormatError as error:
         raise _CannotStart(str(error)) from error
 
 

@@ -6,8 +6,9 @@ Tool texts are LLaMA-Factory 0.9.5's. `<tool_call>` is an added token, but not a
 from __future__ import annotations
 
 from templates.dialects.base import Call, Dialect, Tools, to_json, wrapped_declaration
+from templates.dialects.call_lists import ListSyntax
 from templates.dialects.constraints import Layout
-from templates.dialects.json_objects import ObjectParser, ObjectSyntax, named_object
+from templates.dialects.json_objects import ObjectParser, named_object
 
 SIGNATURES = """# Tools
 
@@ -24,7 +25,7 @@ For each function call, return a json object with function name and arguments wi
 {"name": <function-name>, "arguments": <args-json-object>}
 </tool_call>"""
 
-_SYNTAX = ObjectSyntax(begins=("<tool_call>",), ends=("</tool_call>",))
+_SYNTAX = ListSyntax(begins=("<tool_call>",), ends=("</tool_call>",))
 _LAYOUT = Layout(
     lambda name: f'<tool_call>\n{{"name": "{name}", "arguments": ',
     "}\n</tool_call>",

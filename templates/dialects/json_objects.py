@@ -2,77 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from templates.conversation import Tool
 from templates.dialects.base import Call, to_json
+from templates.dialects.call_lists import ListParser
 from templates.dialects.reading import NAME_LIMIT, Scan, unwrap_object
-from templates.dialects.scanning import CallParser
 
 _NAME_KEYS = ("name", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _ID_KEYS = ("id", "tool_call_id")
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectSyntax:
-    begins: tuple[str, ...] = ()
-    ends: tuple[str, ...] = ()
-    bare: bool = False
-    """Calls may stand at the start of the output without a mark."""
-
-
 def named_object(call: Call, arguments_key: str = "arguments") -> str:
     return to_json({"name": call.name, arguments_key: call.arguments})
 
 
-class ObjectParser(CallParser):
-    """One object, a list of them, or several one after another. Keys may come in any order; an id
-    is reported if it stands before the arguments, which are not kept waiting for it."""
+class ObjectParser(ListParser):
+    """Keys may come in any order; an id is reported if it stands before the arguments, which are
+    not kept waiting for it."""
 
-    def __init__(self, tools: tuple[Tool, ...], syntax: ObjectSyntax) -> None:
-        self.markers = syntax.begins
-        self._syntax = syntax
-        self._bare = False
-        super().__init__(tools)
+    bare_starts = ("{", "[")
 
-    def _opening(self) -> Scan[None]:
-        if not self._syntax.bare:
-            return
-        yield from self._space()
-        if (yield from self._peek()) in ("{", "["):
-            self._bare = True
-            yield from self._objects()
-            self._bare = False
+    def _begins_call(self, char: str) -> bool:
+        return char == "{"
 
-    def _calls(self, marker: str) -> Scan[None]:
-        yield from self._objects()
-
-    def _objects(self) -> Scan[None]:
-        """The objects of one block and its closing mark."""
-        yield from self._space()
-        listed = yield from self._take("[")
-        while True:
-            yield from self._space()
-            if (yield from self._peek()) != "{":
-                break
-            if self._mark is None:
-                self._hold()
-            if not (yield from self._object()):
-                break
-            yield from self._space()
-            if (yield from self._peek()) in (",", ";"):
-                self._pos += 1
-        if self._mark is not None:
-            return
-        if listed:
-            yield from self._take("]")
-        for end in self._syntax.ends:
-            if (yield from self._close(end)):
-                return
-
-    def _object(self) -> Scan[bool]:
-        """One call; False if it broke."""
+    def _call(self) -> Scan[bool]:
         name: str | None = None
         call_id: str | None = None
         early: str | None = None

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from datetime import date
 
 from templates.dialects.base import Call, Dialect, Tools, to_json, wrapped_declaration
+from templates.dialects.call_lists import ListSyntax
 from templates.dialects.constraints import Layout
-from templates.dialects.json_objects import ObjectParser, ObjectSyntax
+from templates.dialects.json_objects import ObjectParser
 
 _HEADER = """Cutting Knowledge Date: December 2023
 Today Date: {date}
@@ -21,7 +22,7 @@ name and its value}}. Do not use variables.
 
 """
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_SYNTAX = ObjectSyntax(("<|python_tag|>", "<|python_start|>"), ("<|python_end|>",), bare=True)
+_SYNTAX = ListSyntax(("<|python_tag|>", "<|python_start|>"), ("<|python_end|>",), bare=True)
 
 
 def llama3(today: Callable[[], date] = date.today) -> Dialect:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 
 from templates.dialects.base import Call, Dialect, to_json, wrapped_list
+from templates.dialects.call_lists import ListSyntax
 from templates.dialects.constraints import Layout
-from templates.dialects.json_objects import ObjectParser, ObjectSyntax, named_object
+from templates.dialects.json_objects import ObjectParser, named_object
 from templates.dialects.reading import Scan
 from templates.dialects.scanning import CallParser
 
@@ -55,7 +56,7 @@ class ListParser(ObjectParser, NamedParser):
     def _calls(self, marker: str) -> Scan[None]:
         yield from self._space()
         if (yield from self._peek()) in ("[", "{"):
-            yield from self._objects()
+            yield from self._block()
         else:
             yield from self._named_call()
 
@@ -77,7 +78,7 @@ _LIST_LAYOUT = Layout(
     separator=", ",
     closing="]",
 )
-_SYNTAX = ObjectSyntax((_MARK,), bare=True)
+_SYNTAX = ListSyntax((_MARK,), bare=True)
 
 MISTRAL = Dialect(
     name="mistral",

@@ -8,8 +8,9 @@ templates do inside their role marks.
 from __future__ import annotations
 
 from templates.dialects.base import Call, Dialect, Tools, declaration, to_json, wrapped_list
+from templates.dialects.call_lists import ListSyntax
 from templates.dialects.constraints import Layout, json_arguments
-from templates.dialects.json_objects import ObjectParser, ObjectSyntax, named_object
+from templates.dialects.json_objects import ObjectParser, named_object
 
 _M1_HEADER = "You are provided with these tools:\n<tools>\n"
 _M1_FOOTER = """</tools>
@@ -38,7 +39,7 @@ MINIMAX1 = Dialect(
     name="minimax1",
     show_tools=_m1_tools,
     write_calls=_m1_calls,
-    read=lambda tools: ObjectParser(tools, ObjectSyntax(("<tool_calls>",), ("</tool_calls>",))),
+    read=lambda tools: ObjectParser(tools, ListSyntax(("<tool_calls>",), ("</tool_calls>",))),
     layout=Layout(
         _begin, "}", trigger="<tool_calls>", opening="<tool_calls>\n", closing="\n</tool_calls>"
     ),
@@ -47,7 +48,7 @@ MINIMAX1 = Dialect(
 
 def _listed(name: str, begins: tuple[str, ...], end: str, *, special: bool) -> Dialect:
     """A JSON list of calls between the first of `begins` and `end`."""
-    syntax = ObjectSyntax(begins, (end,) if end else ())
+    syntax = ListSyntax(begins, (end,) if end else ())
 
     def write(calls: list[Call]) -> str:
         return f"{begins[0]}[{', '.join(map(named_object, calls))}]{end}"
@@ -82,7 +83,7 @@ INTERNLM = Dialect(
         f"{_ACTION}\n{named_object(call, 'parameters')}\n<|action_end|>" for call in calls
     ),
     read=lambda tools: ObjectParser(
-        tools, ObjectSyntax((_ACTION, "<|action_start|> <|plugin|>"), ("<|action_end|>",))
+        tools, ListSyntax((_ACTION, "<|action_start|> <|plugin|>"), ("<|action_end|>",))
     ),
     layout=Layout(
         lambda name: f'{_ACTION}\n{{"name": "{name}", "parameters": ',
@@ -105,9 +106,7 @@ COHERE = Dialect(
     name="cohere_command",
     show_tools=wrapped_list,
     write_calls=_cohere_calls,
-    read=lambda tools: ObjectParser(
-        tools, ObjectSyntax(("<|START_ACTION|>",), ("<|END_ACTION|>",))
-    ),
+    read=lambda tools: ObjectParser(tools, ListSyntax(("<|START_ACTION|>",), ("<|END_ACTION|>",))),
     layout=Layout(
         lambda name: '{"tool_call_id": "',
         "}",

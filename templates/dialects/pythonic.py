@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 
-from templates.conversation import Tool
 from templates.dialects.base import Call, Dialect, Tools, declaration, to_json
+from templates.dialects.call_lists import ListParser, ListSyntax
 from templates.dialects.constraints import Layout
 from templates.dialects.literal_grammars import keyword_arguments
 from templates.dialects.literals import LiteralParser
@@ -25,57 +24,11 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 
 
-@dataclass(frozen=True, slots=True)
-class PythonSyntax:
-    begins: tuple[str, ...] = ()
-    ends: tuple[str, ...] = ()
-    bare: bool = False
-    """A list of calls to known tools may open the output without a mark."""
+class PythonParser(ListParser, LiteralParser):
+    """Calls with keyword arguments."""
 
-
-class PythonParser(LiteralParser):
-    """Calls with keyword arguments, in a list or one after another."""
-
-    def __init__(self, tools: tuple[Tool, ...], syntax: PythonSyntax) -> None:
-        self.markers = syntax.begins
-        self._syntax = syntax
-        self._bare = False
-        super().__init__(tools)
-
-    def _opening(self) -> Scan[None]:
-        if not self._syntax.bare:
-            return
-        yield from self._space()
-        if (yield from self._starts("[")):
-            self._bare = True
-            yield from self._block()
-            self._bare = False
-
-    def _calls(self, marker: str) -> Scan[None]:
-        yield from self._block()
-
-    def _block(self) -> Scan[None]:
-        yield from self._space()
-        listed = yield from self._take("[")
-        while True:
-            yield from self._space()
-            char = yield from self._peek()
-            if not char or not (char.isalpha() or char == "_"):
-                break
-            if self._mark is None:
-                self._hold()
-            if not (yield from self._call()):
-                break
-            yield from self._space()
-            if (yield from self._peek()) in (",", ";"):
-                self._pos += 1
-        if self._mark is not None:
-            return
-        if listed:
-            yield from self._close("]")
-        for end in self._syntax.ends:
-            if (yield from self._close(end)):
-                return
+    def _begins_call(self, char: str) -> bool:
+        return char.isalpha() or char == "_"
 
     def _call(self) -> Scan[bool]:
         name = yield from self._word(_NAME)
@@ -181,7 +134,7 @@ def _python_call(call: Call) -> str:
     return f"{call.name}({shown})"
 
 
-def _dialect(name: str, begin: str, end: str, *, syntax: PythonSyntax, special: bool) -> Dialect:
+def _dialect(name: str, begin: str, end: str, *, syntax: ListSyntax, special: bool) -> Dialect:
     def write(calls: list[Call]) -> str:
         return begin + ", ".join(map(_python_call, calls)) + end
 
@@ -209,7 +162,7 @@ def _lfm2_tools(tools: Tools) -> str:
     return f"List of tools: <|tool_list_start|>{shown}<|tool_list_end|>"
 
 
-_LFM2 = PythonSyntax(("<|tool_call_start|>",), ("<|tool_call_end|>",))
+_LFM2 = ListSyntax(("<|tool_call_start|>",), ("<|tool_call_end|>",))
 
 LFM2 = Dialect(
     name="lfm2",
@@ -233,20 +186,20 @@ LLAMA_PYTHONIC = _dialect(
     "llama_pythonic",
     "[",
     "]",
-    syntax=PythonSyntax(("<|python_start|>", "<|python_tag|>"), ("<|python_end|>",), bare=True),
+    syntax=ListSyntax(("<|python_start|>", "<|python_tag|>"), ("<|python_end|>",), bare=True),
     special=True,
 )
 GEMMA3 = _dialect(
     "gemma3",
     "```tool_code\n[",
     "]\n```",
-    syntax=PythonSyntax(("```tool_code",), ("```",)),
+    syntax=ListSyntax(("```tool_code",), ("```",)),
     special=False,
 )
 OLMO3 = _dialect(
     "olmo3",
     "<function_calls>",
     "</function_calls>",
-    syntax=PythonSyntax(("<function_calls>",), ("</function_calls>",)),
+    syntax=ListSyntax(("<function_calls>",), ("</function_calls>",)),
     special=False,
 )

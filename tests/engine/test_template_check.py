@@ -36,6 +36,7 @@ def test_a_wrong_template_differs_from_the_first_token(vocabulary: PretrainedVoc
     assert found is not None
     assert found.startswith("The template 'llama3' differs from the model's own in 7 of 7 sample")
     assert "conversation 'one turn' differs from token 0 on" in found
+    assert "has '<|im_start|>' there" in found
     assert "<|im_start|>user" in found
     assert "<|start_header" in found
 

@@ -61,7 +61,8 @@ def template_difference(spec: EngineSpec, vocabulary: Vocabulary) -> str | None:
     first, total = comparison.differences[0], len(comparison.compared)
     message = (
         f"The template '{spec.template}' differs from the model's own in "
-        f"{len(comparison.differences)} of {total} sample conversations; {first}."
+        f"{len(comparison.differences)} of {total} sample conversations; {first}. "
+        "Leave `template` out of the entry to use the model's own."
     )
     log.warning("template differs", extra={"model": spec.model_id, "difference": message})
     return message

@@ -1,0 +1,62 @@
+"""Checks what the models' entries say of chat formats before anything starts.
+
+Defaults for thinking that a format cannot honour would have every request refused that does not set
+them itself. A model's own Jinja template is read from its directory; for one that is still on a hub
+there is nothing to ask yet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.config import Config, EngineKind, ModelEntry
+from templates.conversation import ChatMessage, Conversation, RenderOptions, Role, TextPart
+from templates.format import ChatFormat, FormatError, FormatSettings, TokenizerInfo
+from templates.own_templates import read_own_templates
+from templates.registry import check_name, open_format
+
+_FIELDS = ("enable_thinking", "reasoning_effort", "thinking_budget")
+_ASK = (ChatMessage(Role.USER, (TextPart("Hello"),)),)
+
+
+def check_chat_formats(config: Config) -> None:
+    """Reads every file in the operator's folders. Raises FormatError, whose message names the file
+    and line, or the entry and the field."""
+    for entry in config.models:
+        check_name(entry.template, config.templates)
+        _check_thinking(entry, config.templates)
+
+
+def _check_thinking(entry: ModelEntry, folders: tuple[Path, ...]) -> None:
+    given = entry.generation
+    if all(getattr(given, name) is None for name in _FIELDS):
+        return
+    chat_format = _format(entry, folders)
+    if chat_format is None:
+        return
+    switched = RenderOptions(
+        enable_thinking=given.enable_thinking, reasoning_effort=given.reasoning_effort
+    )
+    limited = RenderOptions(thinking_budget=given.thinking_budget)
+    try:
+        chat_format.render(Conversation(_ASK, (), switched))
+        chat_format.thinking_budget(Conversation(_ASK, (), limited))
+    except FormatError as error:
+        if error.param in _FIELDS:
+            message = f"models: {entry.id}: generation.{error.param}: {error}"
+            raise FormatError(message, error.param) from error
+
+
+def _format(entry: ModelEntry, folders: tuple[Path, ...]) -> ChatFormat | None:
+    """The entry's format, its tokens' texts stood in for; None where it cannot be had here."""
+    on_disk = entry.hub is None and entry.engine is not EngineKind.SCRIPTED
+    tokenizer = TokenizerInfo(
+        bos_token="<s>",
+        eos_token="</s>",
+        chat_templates=read_own_templates(Path(entry.path)) if on_disk else {},
+    )
+    settings = FormatSettings(entry.default_system, entry.tool_format)
+    try:
+        return open_format(entry.template, tokenizer, folders, settings)
+    except FormatError:
+        return None
