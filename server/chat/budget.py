@@ -10,7 +10,7 @@ import msgspec
 
 from server.engines.client import Work
 from server.generation.exchange import Continuation
-from workers.contract.messages import Grammar, Media, PromptPart, Tokens
+from workers.contract.parts import Grammar, Media, PromptPart, Tokens
 
 
 class ThoughtLimit(msgspec.Struct, frozen=True):

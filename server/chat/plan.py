@@ -43,11 +43,8 @@ from templates.format import (
     OutputParser,
     Prompt,
 )
-from workers.contract.messages import (
-    Grammar,
-    GrammarKind,
-    Hello,
-)
+from workers.contract.hello import Hello
+from workers.contract.parts import Grammar, GrammarKind
 
 _OPTION_FIELDS = frozenset(
     {

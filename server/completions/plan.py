@@ -18,16 +18,9 @@ from server.errors import ApiError, from_failure, invalid_value, unsupported_par
 from server.generation.affinity import prompt_key
 from server.generation.sampling import Guide, plan_guide, plan_sampling, require, seeded
 from server.models.catalog import Catalog, Served
-from workers.contract.messages import (
-    Capability,
-    Detokenize,
-    Detokenized,
-    Failed,
-    PromptPart,
-    Sampling,
-    Text,
-    Tokens,
-)
+from workers.contract.hello import Capability
+from workers.contract.messages import Detokenize, Detokenized, Failed
+from workers.contract.parts import PromptPart, Sampling, Text, Tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,9 @@ from server.generation.answers import to_json
 from server.generation.asking import ask_pooled, require_pooled
 from server.generation.serving import GenerationHolder
 from server.validation import validate_body
-from workers.contract.messages import Capability, Embed, Embedded, PromptPart, Text, Tokens
+from workers.contract.hello import Capability
+from workers.contract.messages import Embed, Embedded
+from workers.contract.parts import PromptPart, Text, Tokens
 
 
 class EmbeddingsEndpoint:

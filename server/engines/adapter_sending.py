@@ -6,13 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from workers.contract.messages import (
-    ADAPTER_FILES,
-    AdapterMissing,
-    AdapterPart,
-    AdapterRef,
-    Message,
-)
+from workers.contract.messages import AdapterMissing, AdapterPart
+from workers.contract.parts import ADAPTER_FILES, AdapterRef, Message
 
 PART_BYTES = 512 * 1024
 

@@ -15,11 +15,10 @@ import msgspec
 
 from server.engines.adapter_sending import send_adapter
 from workers.contract.codec import FrameError, FrameReader, decode_events, encode
+from workers.contract.hello import PROTOCOL_VERSION, Hello
 from workers.contract.messages import (
-    PROTOCOL_VERSION,
     Abort,
     AdapterMissing,
-    AdapterRef,
     AdapterWanted,
     Admitted,
     Authenticate,
@@ -27,17 +26,12 @@ from workers.contract.messages import (
     Failed,
     FailureKind,
     Generate,
-    Grammar,
-    Hello,
     Leaving,
-    Media,
-    Message,
-    PromptPart,
     PromptScored,
-    Sampling,
     Stats,
     Token,
 )
+from workers.contract.parts import AdapterRef, Grammar, Media, Message, PromptPart, Sampling
 
 logger = logging.getLogger(__name__)
 

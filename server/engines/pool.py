@@ -18,7 +18,8 @@ from server.engines.client import EngineConnection, EngineUnreachable, connect_e
 from server.engines.routing import choose
 from server.errors import Unavailable
 from server.store.records import Engine
-from workers.contract.messages import AdapterRef, FailureKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import AdapterRef
 
 logger = logging.getLogger(__name__)
 

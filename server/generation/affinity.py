@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from workers.contract.messages import Text, Tokens
+from workers.contract.parts import Text, Tokens
 
 MAX_HEAD_CHARS = 4096
 """Of each message; what is longer than that hardly begins the same by chance."""

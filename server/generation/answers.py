@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from server.usage import Tally
-from workers.contract.messages import Hello, TokenAlternative, TokenLogprob
+from workers.contract.hello import Hello
+from workers.contract.messages import TokenAlternative, TokenLogprob
 
 _ALPHABET = string.ascii_letters + string.digits
 _LEAST_LOGPROB = -9999.0

@@ -11,15 +11,9 @@ from server.errors import InvalidRequest, Unavailable, from_failure
 from server.generation.serving import GenerationServices
 from server.models.catalog import Served
 from server.usage import Tally
-from workers.contract.messages import (
-    Capability,
-    Embedded,
-    Event,
-    Failed,
-    FailureKind,
-    Message,
-    Scored,
-)
+from workers.contract.hello import Capability
+from workers.contract.messages import Embedded, Event, Failed, FailureKind, Scored
+from workers.contract.parts import Message
 
 MAX_ATTEMPTS = 3
 _RETRIABLE = frozenset({FailureKind.ENGINE_DEAD, FailureKind.OVERLOADED})

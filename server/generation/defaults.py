@@ -9,7 +9,8 @@ import msgspec
 
 from server.config.generation import GenerationDefaults
 from server.errors import InternalError
-from workers.contract.messages import Capability, Hello, Sampling
+from workers.contract.hello import Capability, Hello
+from workers.contract.parts import Sampling
 
 SAMPLING_NEEDS: tuple[tuple[str, Capability], ...] = (
     ("seed", Capability.SEED),

@@ -13,7 +13,8 @@ import msgspec
 from server.errors import InvalidRequest, invalid_value, unsupported_parameter
 from server.generation.defaults import SAMPLING_NEEDS
 from server.wire import SamplingFields
-from workers.contract.messages import Capability, Grammar, GrammarKind, Hello, Sampling
+from workers.contract.hello import Capability, Hello
+from workers.contract.parts import Grammar, GrammarKind, Sampling
 
 _AS_GIVEN = (
     "min_tokens",

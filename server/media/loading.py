@@ -13,7 +13,7 @@ from server.media.fetching import Budget, Fetcher
 from server.media.file_types import check_type
 from server.media.problems import MediaProblem, Problem, refuse
 from templates.conversation import ChatMessage, MediaKind, MediaPart, TextPart
-from workers.contract.messages import Hello
+from workers.contract.hello import Hello
 
 _INLINE_CHARS = 256 * 1024
 """Longer data URLs are decoded off the event loop."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from templates.conversation import MediaPart
 from templates.format import Prompt, Segment
-from workers.contract.messages import Media, MediaKind, PromptPart, Text
+from workers.contract.parts import Media, MediaKind, PromptPart, Text
 
 
 def prompt_parts(prompt: Prompt, media: Mapping[MediaPart, bytes]) -> list[PromptPart | Media]:

@@ -28,7 +28,9 @@ from server.store.records import Model
 from templates.conversation import MediaKind
 from templates.format import ChatFormat, FormatError, FormatSettings, TokenizerInfo
 from templates.registry import open_format
-from workers.contract.messages import AdapterRef, Hello, Text, Tokenize, Tokenized
+from workers.contract.hello import Hello
+from workers.contract.messages import Tokenize, Tokenized
+from workers.contract.parts import AdapterRef, Text
 
 MODEL_TTL_S = 1.0
 WANT_INTERVAL_S = 1.0

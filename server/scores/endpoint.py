@@ -12,7 +12,9 @@ from server.generation.asking import ask_pooled, require_pooled
 from server.generation.serving import GenerationHolder
 from server.scores.schemas import ScoreRequest
 from server.validation import validate_body
-from workers.contract.messages import Capability, PromptPart, Score, Scored, Text
+from workers.contract.hello import Capability
+from workers.contract.messages import Score, Scored
+from workers.contract.parts import PromptPart, Text
 
 
 class ScoresEndpoint:

@@ -18,15 +18,9 @@ from server.supervisor.arriving import Arriving
 from server.supervisor.engine_slot import EngineSlot, Workplace
 from server.supervisor.engine_spec import ServedModel
 from server.supervisor.remote_slot import RemoteSlot, RemoteWorker
-from workers.contract.messages import (
-    AdapterRef,
-    Done,
-    Failed,
-    FailureKind,
-    Hello,
-    LoadAdapter,
-    UnloadAdapter,
-)
+from workers.contract.hello import Hello
+from workers.contract.messages import Done, Failed, FailureKind, LoadAdapter, UnloadAdapter
+from workers.contract.parts import AdapterRef
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any
 from server.engines.client import EngineConnection, EngineUnreachable, connect_engine
 from server.store import Store
 from server.store.records import Engine, EngineState
-from workers.contract.messages import Hello
+from workers.contract.hello import Hello
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from server.supervisor.train_spec import build_train_spec, makes_adapter, result
 from server.supervisor.trained_models import install
 from server.supervisor.trainer_process import TrainerProcess
 from server.supervisor.warm_trainer import WarmTrainer
-from workers.contract.messages import AdapterRef
+from workers.contract.parts import AdapterRef
 from workers.contract.training import CheckpointSaved, Step, TrainEvent
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.engine import models
 from tests.engine.conftest import WorkerClient, WorkerProcess
-from workers.contract.messages import AdapterRef, Tokens
+from workers.contract.parts import AdapterRef, Tokens
 
 PROMPT_TOKENS, NEW_TOKENS = 100, 64
 CONCURRENCIES = (1, 8, 32)

@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from tests.bench.bench_engine import BUNDLED
 from tests.engine import models
 from tests.engine.conftest import WorkerClient, WorkerProcess
-from workers.contract.messages import AdapterRef, Done, LoadAdapter, Tokens
+from workers.contract.messages import Done, LoadAdapter
+from workers.contract.parts import AdapterRef, Tokens
 
 NUM_STREAMS, NUM_PLACES, NUM_ADAPTERS, NUM_LOADS = 8, 8, 100, 30
 WINDOW_STEPS = 12

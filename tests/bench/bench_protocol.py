@@ -29,7 +29,7 @@ from tests.bench.serving_servers import VLLM_VERSION
 from tests.conformance import model_files
 from tests.conformance.engines import KINDS, MAX_MODEL_LEN, EngineProcess
 from tests.engine.conftest import WorkerClient
-from workers.contract.messages import Tokens
+from workers.contract.parts import Tokens
 
 CONCURRENCY = 32
 NUM_TOKENS = 256

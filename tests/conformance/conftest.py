@@ -19,7 +19,7 @@ from tests.conformance.engines import KINDS, EngineProcess
 from tests.conformance.model_files import ModelFiles
 from tests.conformance.results import Results
 from tests.engine.conftest import WorkerClient
-from workers.contract.messages import Capability
+from workers.contract.hello import Capability
 
 _results = Results()
 _NEEDS_ENVIRONMENT = {"vllm", "sglang"}

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from workers.contract.messages import AdapterRef
+from workers.contract.parts import AdapterRef
 
 MODEL_PATH = Path(__file__).resolve().parents[2] / "deploy" / "model" / "tuneyard-mini"
 _tokenizer: Any = AutoTokenizer.from_pretrained(MODEL_PATH)

@@ -15,15 +15,14 @@ from tests.conformance.model_files import NUM_GREEDY, PROMPTS, ModelFiles
 from tests.engine.conftest import WorkerClient
 from workers.contract.messages import (
     Abort,
-    AdapterRef,
     Done,
     Failed,
     FailureKind,
     FinishReason,
     LoadAdapter,
-    Tokens,
     UnloadAdapter,
 )
+from workers.contract.parts import AdapterRef, Tokens
 
 _uids = itertools.count(1000)
 """Ids are never used twice in an engine; each test takes new ones."""

@@ -15,19 +15,17 @@ from tests.conformance.engines import KINDS
 from tests.conformance.servers import KEY, Server, start_server
 from tests.engine import models
 from tests.engine.conftest import WorkerClient, WorkerProcess
+from workers.contract.hello import Capability
 from workers.contract.messages import (
     Abort,
-    AdapterRef,
-    Capability,
     Done,
     FailureKind,
     FinishReason,
-    Grammar,
-    GrammarKind,
     LoadAdapter,
     PromptScored,
     UnloadAdapter,
 )
+from workers.contract.parts import AdapterRef, Grammar, GrammarKind
 
 pytestmark = pytest.mark.engine_env
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True}

@@ -10,21 +10,18 @@ import pytest
 
 from tests.conformance.model_files import EOS_ID, NUM_GREEDY, PROMPTS, ModelFiles, token, token_ids
 from tests.engine.conftest import WorkerClient
+from workers.contract.hello import Capability
 from workers.contract.messages import (
     Abort,
     Admitted,
-    Capability,
     Failed,
     FailureKind,
     FinishReason,
-    Grammar,
-    GrammarKind,
     PromptScored,
-    Text,
     Token,
     Tokenize,
-    Tokens,
 )
+from workers.contract.parts import Grammar, GrammarKind, Text, Tokens
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
 PROMPT = [Tokens(PROMPTS[0])]

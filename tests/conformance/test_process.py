@@ -12,7 +12,8 @@ import pytest
 from tests.conformance.conftest import start
 from tests.conformance.engines import EngineProcess
 from tests.conformance.model_files import PROMPTS
-from workers.contract.messages import FailureKind, Tokens
+from workers.contract.messages import FailureKind
+from workers.contract.parts import Tokens
 
 pytestmark = [pytest.mark.engine_env, pytest.mark.slow]
 

@@ -11,15 +11,9 @@ import pytest
 
 from tests.conformance.model_files import PROMPTS, ModelFiles, blanks, token
 from tests.engine.conftest import WorkerClient
-from workers.contract.messages import (
-    Capability,
-    Failed,
-    FailureKind,
-    FinishReason,
-    Grammar,
-    GrammarKind,
-    Tokens,
-)
+from workers.contract.hello import Capability
+from workers.contract.messages import Failed, FailureKind, FinishReason
+from workers.contract.parts import Grammar, GrammarKind, Tokens
 
 PROMPT = [Tokens(PROMPTS[0])]
 _NOISE = list(range(300, 340, 3))

@@ -15,16 +15,9 @@ from tests.conformance.engines import KINDS, EngineProcess
 from tests.engine import models
 from tests.engine.conftest import WorkerClient
 from tests.engine.test_pooling import TEXTS, body, hidden, pooled, rows, scorer_folder
-from workers.contract.messages import (
-    Capability,
-    Embed,
-    Failed,
-    FailureKind,
-    Score,
-    Scored,
-    Text,
-    Tokens,
-)
+from workers.contract.hello import Capability
+from workers.contract.messages import Embed, Failed, FailureKind, Score, Scored
+from workers.contract.parts import Text, Tokens
 
 pytestmark = [pytest.mark.engine_env, pytest.mark.slow]
 _LIMITS = {"max_model_len": 256, "max_num_seqs": 4, "max_loras": 0}

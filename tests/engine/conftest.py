@@ -16,22 +16,18 @@ from typing import Any
 import pytest
 
 from workers.contract.codec import FrameReader, decode_events, encode
+from workers.contract.hello import Hello
 from workers.contract.messages import (
-    AdapterRef,
     Authenticate,
     Event,
     Failed,
     Finished,
     Generate,
-    Grammar,
-    Hello,
     Leaving,
-    PromptPart,
-    Sampling,
     Stats,
-    Text,
     Token,
 )
+from workers.contract.parts import AdapterRef, Grammar, PromptPart, Sampling, Text
 
 START_TIMEOUT_S = 90.0
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from workers.contract.messages import AdapterRef
+from workers.contract.parts import AdapterRef
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 _TEXT = [

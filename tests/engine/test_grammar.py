@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from workers.contract.messages import FailureKind, FinishReason, Grammar, GrammarKind
+from workers.contract.messages import FailureKind, FinishReason
+from workers.contract.parts import Grammar, GrammarKind
 
 from . import models
 from .conftest import WorkerClient, WorkerProcess

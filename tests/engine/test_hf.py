@@ -14,15 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from workers.contract.messages import (
-    Abort,
-    Admitted,
-    FailureKind,
-    FinishReason,
-    PromptScored,
-    Text,
-    Tokens,
-)
+from workers.contract.messages import Abort, Admitted, FailureKind, FinishReason, PromptScored
+from workers.contract.parts import Text, Tokens
 
 from . import models
 from .conftest import WorkerClient, WorkerProcess

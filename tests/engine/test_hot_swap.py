@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from workers.contract.messages import AdapterRef
+from workers.contract.parts import AdapterRef
 
 from . import models
 

@@ -13,14 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from workers.contract.messages import (
-    AdapterRef,
-    Done,
-    Failed,
-    FailureKind,
-    LoadAdapter,
-    UnloadAdapter,
-)
+from workers.contract.messages import Done, Failed, FailureKind, LoadAdapter, UnloadAdapter
+from workers.contract.parts import AdapterRef
 
 from . import models
 from .conftest import WorkerClient, WorkerProcess

@@ -15,7 +15,8 @@ from PIL import Image
 
 from server.config import Config, EngineKind, ModelEntry
 from tests.gateway.conftest import MODEL, Worker, start_gateway
-from workers.contract.messages import FailureKind, Media, MediaKind, PromptPart, Text
+from workers.contract.messages import FailureKind
+from workers.contract.parts import Media, MediaKind, PromptPart, Text
 from workers.engine.backend import RefusedError
 from workers.engine.hf.media.pictures import PixelBounds, read_picture
 

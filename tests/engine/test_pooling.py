@@ -14,18 +14,9 @@ from torch import Tensor
 from transformers import AutoModel, BertConfig, BertModel, Qwen3Config
 from transformers import Qwen3ForSequenceClassification as Qwen3Scorer
 
-from workers.contract.messages import (
-    Capability,
-    Embed,
-    Embedded,
-    Failed,
-    FailureKind,
-    Finished,
-    Score,
-    Scored,
-    Text,
-    Tokens,
-)
+from workers.contract.hello import Capability
+from workers.contract.messages import Embed, Embedded, Failed, FailureKind, Finished, Score, Scored
+from workers.contract.parts import Text, Tokens
 from workers.engine.hf.pooled import plan_batches
 
 from . import models

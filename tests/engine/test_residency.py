@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from workers.contract.messages import AdapterRef, FailureKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import AdapterRef
 from workers.engine.backend import RefusedError
 from workers.engine.residency import AdapterPool
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
+from workers.contract.hello import Capability
 from workers.contract.messages import (
     Abort,
-    AdapterRef,
     Admitted,
-    Capability,
     Detokenize,
     Done,
     Failed,
@@ -23,11 +22,10 @@ from workers.contract.messages import (
     Finished,
     FinishReason,
     LoadAdapter,
-    Text,
     Tokenize,
-    Tokens,
     UnloadAdapter,
 )
+from workers.contract.parts import AdapterRef, Text, Tokens
 from workers.engine.spec import SpecError, read_spec
 
 from .conftest import WorkerClient

@@ -15,7 +15,8 @@ from server.errors import InternalError, InvalidRequest
 from server.generation.defaults import model_defaults
 from server.generation.sampling import plan_sampling
 from server.wire import SamplingFields
-from workers.contract.messages import PROTOCOL_VERSION, Capability, Hello, Sampling
+from workers.contract.hello import PROTOCOL_VERSION, Capability, Hello
+from workers.contract.parts import Sampling
 from workers.engine.backend import Description, RefusedError
 from workers.engine.checks import RequestChecks
 from workers.engine.generation_config import generation_config

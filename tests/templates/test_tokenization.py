@@ -19,7 +19,7 @@ from tests.templates.tokenizers_for_tests import (
     stripping_tokenizer,
     unigram_tokenizer,
 )
-from workers.contract.messages import Text, Tokens
+from workers.contract.parts import Text, Tokens
 
 BUILDERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "byte_level": byte_level_tokenizer,

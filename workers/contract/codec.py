@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from workers.contract.messages import Event, Message, Request
+from workers.contract.messages import Event, Request
+from workers.contract.parts import Message
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 _HEADER_BYTES = 4

@@ -21,15 +21,8 @@ from typing import Protocol
 
 import msgspec
 
-from workers.contract.messages import (
-    ADAPTER_FILES,
-    AdapterMissing,
-    AdapterPart,
-    AdapterRef,
-    AdapterWanted,
-    Event,
-    FailureKind,
-)
+from workers.contract.messages import AdapterMissing, AdapterPart, AdapterWanted, Event, FailureKind
+from workers.contract.parts import ADAPTER_FILES, AdapterRef
 from workers.engine.backend import RefusedError
 
 PART_TIMEOUT_S = 30.0

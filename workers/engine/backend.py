@@ -14,17 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from workers.contract.messages import (
-    AdapterRef,
-    Capability,
-    FailureKind,
-    FinishReason,
-    Grammar,
-    Media,
-    MediaKind,
-    Sampling,
-    Stats,
-)
+from workers.contract.hello import Capability
+from workers.contract.messages import FailureKind, FinishReason, Stats
+from workers.contract.parts import AdapterRef, Grammar, Media, MediaKind, Sampling
 
 
 class RefusedError(Exception):

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from workers.contract.messages import (
-    Capability,
-    FailureKind,
-    Generate,
-    GrammarKind,
-    Sampling,
-    Tokens,
-)
+from workers.contract.hello import Capability
+from workers.contract.messages import FailureKind, Generate
+from workers.contract.parts import GrammarKind, Sampling, Tokens
 from workers.engine.backend import Description, RefusedError
 from workers.engine.text.vocabulary import Vocabulary
 

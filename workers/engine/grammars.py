@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from workers.contract.messages import FailureKind, Grammar, GrammarKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import Grammar, GrammarKind
 from workers.engine.backend import RefusedError
 
 MAX_BLANKS = 64

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from workers.contract.messages import FailureKind, Media, PromptPart, Text
+from workers.contract.messages import FailureKind
+from workers.contract.parts import Media, PromptPart, Text
 from workers.engine.backend import MediaHost, PreparedMedia, RefusedError
 
 

@@ -5,17 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from workers.contract.messages import (
-    Capability,
-    Embed,
-    Embedded,
-    FailureKind,
-    PromptPart,
-    Score,
-    Scored,
-    Text,
-    Tokens,
-)
+from workers.contract.hello import Capability
+from workers.contract.messages import Embed, Embedded, FailureKind, Score, Scored
+from workers.contract.parts import PromptPart, Text, Tokens
 from workers.engine.backend import Description, PoolingHost, RefusedError
 from workers.engine.checks import RequestChecks
 from workers.engine.text.vocabulary import Vocabulary

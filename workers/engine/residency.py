@@ -17,7 +17,8 @@ from typing import Protocol
 
 import msgspec
 
-from workers.contract.messages import AdapterRef, FailureKind, Stats
+from workers.contract.messages import FailureKind, Stats
+from workers.contract.parts import AdapterRef
 from workers.engine.backend import RefusedError
 
 

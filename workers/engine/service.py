@@ -15,12 +15,11 @@ from typing import Any
 
 import msgspec
 
+from workers.contract.hello import PROTOCOL_VERSION, Hello
 from workers.contract.messages import (
-    PROTOCOL_VERSION,
     Abort,
     AdapterMissing,
     AdapterPart,
-    AdapterRef,
     Admitted,
     Authenticate,
     Detokenize,
@@ -29,7 +28,6 @@ from workers.contract.messages import (
     Embed,
     FailureKind,
     Generate,
-    Hello,
     Leaving,
     LoadAdapter,
     Request,
@@ -38,6 +36,7 @@ from workers.contract.messages import (
     Tokenized,
     UnloadAdapter,
 )
+from workers.contract.parts import AdapterRef
 from workers.engine.adapter_store import AdapterStore
 from workers.engine.backend import Backend, Description, Output, RefusedError, Work
 from workers.engine.checks import RequestChecks, stop_conditions

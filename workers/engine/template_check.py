@@ -12,7 +12,7 @@ from pathlib import Path
 from templates.comparison import compare
 from templates.format import FormatError, Segment, TokenizerInfo
 from templates.registry import OWN_TEMPLATE, open_format
-from workers.contract.messages import Text
+from workers.contract.parts import Text
 from workers.engine.spec import EngineSpec, SpecError
 from workers.engine.text.vocabulary import Vocabulary
 

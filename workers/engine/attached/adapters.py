@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from workers.contract.messages import AdapterRef, FailureKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import AdapterRef
 from workers.engine.adapter_files import AdapterRules, base_shapes, check_adapter
 from workers.engine.attached.connection import OK, Connection
 from workers.engine.attached.server import Server

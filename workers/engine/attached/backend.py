@@ -15,7 +15,9 @@ from typing import Any
 
 import httpx
 
-from workers.contract.messages import AdapterRef, Capability, FailureKind, FinishReason, Stats
+from workers.contract.hello import Capability
+from workers.contract.messages import FailureKind, FinishReason, Stats
+from workers.contract.parts import AdapterRef
 from workers.engine.attached.adapters import ServerAdapters
 from workers.engine.attached.connection import OK, Connection, records, unreachable
 from workers.engine.attached.flavours import find_server

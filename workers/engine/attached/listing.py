@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.contract.messages import AdapterRef
+from workers.contract.parts import AdapterRef
 from workers.engine.attached.connection import Connection
 from workers.engine.spec import SpecError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from workers.contract.messages import AdapterRef, Capability
+from workers.contract.hello import Capability
+from workers.contract.parts import AdapterRef
 from workers.engine.adapter_files import AdapterRules
 from workers.engine.backend import Output, Work
 

@@ -13,7 +13,9 @@ import logging
 import uuid
 from typing import Any
 
-from workers.contract.messages import AdapterRef, Capability, FailureKind
+from workers.contract.hello import Capability
+from workers.contract.messages import FailureKind
+from workers.contract.parts import AdapterRef
 from workers.engine.attached.connection import Connection, record_error
 from workers.engine.attached.listing import find_base, holds
 from workers.engine.attached.server import Call, Served

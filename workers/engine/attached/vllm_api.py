@@ -8,14 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.contract.messages import (
-    AdapterRef,
-    Capability,
-    FailureKind,
-    FinishReason,
-    Grammar,
-    GrammarKind,
-)
+from workers.contract.hello import Capability
+from workers.contract.messages import FailureKind, FinishReason
+from workers.contract.parts import AdapterRef, Grammar, GrammarKind
 from workers.engine.adapter_files import AdapterRules
 from workers.engine.attached.connection import Connection, record_error
 from workers.engine.attached.listing import find_base, holds

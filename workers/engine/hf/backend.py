@@ -9,7 +9,9 @@ from functools import partial
 
 import transformers
 
-from workers.contract.messages import AdapterRef, Capability, FailureKind, Stats
+from workers.contract.hello import Capability
+from workers.contract.messages import FailureKind, Stats
+from workers.contract.parts import AdapterRef
 from workers.engine.adapter_files import AdapterRules
 from workers.engine.backend import (
     AdapterHost,

@@ -21,7 +21,8 @@ import torch
 import xgrammar
 from torch import Tensor
 
-from workers.contract.messages import FailureKind, Grammar, GrammarKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import Grammar, GrammarKind
 from workers.engine.backend import RefusedError
 from workers.engine.grammars import MAX_BLANKS, choice_grammar, structural_tag
 

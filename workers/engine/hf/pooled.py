@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from workers.contract.messages import AdapterRef, FailureKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import AdapterRef
 from workers.engine.backend import RefusedError
 from workers.engine.hf.lora.layer import plan_adapters
 from workers.engine.hf.lora.places import AdapterPlaces

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from workers.contract.messages import Capability, FailureKind, Stats
+from workers.contract.hello import Capability
+from workers.contract.messages import FailureKind, Stats
 from workers.engine.backend import (
     AdapterHost,
     Description,

@@ -7,7 +7,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from workers.contract.messages import Sampling
+from workers.contract.parts import Sampling
 from workers.engine.backend import Score, Work
 
 if TYPE_CHECKING:

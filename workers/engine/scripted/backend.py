@@ -15,14 +15,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workers.contract.messages import (
-    AdapterRef,
-    Capability,
-    FailureKind,
-    FinishReason,
-    GrammarKind,
-    Stats,
-)
+from workers.contract.hello import Capability
+from workers.contract.messages import FailureKind, FinishReason, Stats
+from workers.contract.parts import AdapterRef, GrammarKind
 from workers.engine.backend import (
     AdapterHost,
     Description,

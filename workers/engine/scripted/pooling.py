@@ -6,7 +6,7 @@ import hashlib
 import math
 import struct
 
-from workers.contract.messages import AdapterRef
+from workers.contract.parts import AdapterRef
 
 DIMENSIONS = 8
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from workers.contract.messages import Capability, FailureKind, FinishReason, GrammarKind
+from workers.contract.hello import Capability
+from workers.contract.messages import FailureKind, FinishReason
+from workers.contract.parts import GrammarKind
 
 DEFAULT_CAPABILITIES = (
     Capability.LORA,

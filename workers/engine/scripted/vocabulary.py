@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from workers.contract.messages import PromptPart, Tokens
+from workers.contract.parts import PromptPart, Tokens
 
 _SIZE = 1 << 20
 _WORD = re.compile(r"\s*\S+|\s+")

@@ -9,7 +9,8 @@ import asyncio
 import logging
 from typing import Any
 
-from workers.contract.messages import AdapterRef, FailureKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import AdapterRef
 from workers.engine.adapter_files import base_shapes, check_adapter
 from workers.engine.backend import RefusedError
 from workers.engine.sglang.limits import adapter_rules

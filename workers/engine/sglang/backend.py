@@ -22,7 +22,9 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from workers.contract.messages import AdapterRef, Capability, FailureKind, Stats
+from workers.contract.hello import Capability
+from workers.contract.messages import FailureKind, Stats
+from workers.contract.parts import AdapterRef
 from workers.engine.backend import (
     AdapterHost,
     Description,

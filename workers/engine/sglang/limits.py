@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.contract.messages import Capability
+from workers.contract.hello import Capability
 from workers.engine.adapter_files import AdapterRules
 
 MAX_LOGPROBS = 20

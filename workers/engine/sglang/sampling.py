@@ -7,7 +7,8 @@ from typing import Any
 
 import xgrammar
 
-from workers.contract.messages import FailureKind, Grammar, GrammarKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import Grammar, GrammarKind
 from workers.engine.backend import RefusedError, Work
 from workers.engine.grammars import choice_grammar, json_schema, structural_tag
 

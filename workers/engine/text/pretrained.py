@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from templates.tokenization import Encoder, describe_tokenizer
-from workers.contract.messages import PromptPart
+from workers.contract.parts import PromptPart
 from workers.engine.spec import SpecError
 from workers.engine.text.vocabulary import TokenNames
 

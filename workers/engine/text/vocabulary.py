@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from workers.contract.messages import PromptPart
+from workers.contract.parts import PromptPart
 
 
 class Vocabulary(Protocol):

@@ -15,7 +15,8 @@ from typing import Any
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from workers.contract.messages import AdapterRef, FailureKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import AdapterRef
 from workers.engine.adapter_files import AdapterRules, base_shapes, check_adapter
 from workers.engine.backend import RefusedError
 from workers.engine.spec import EngineSpec

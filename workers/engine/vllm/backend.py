@@ -18,11 +18,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from workers.contract.messages import (
-    AdapterRef,
-    Capability,
-    Stats,
-)
+from workers.contract.hello import Capability
+from workers.contract.messages import Stats
+from workers.contract.parts import AdapterRef
 from workers.engine.backend import (
     AdapterHost,
     Description,

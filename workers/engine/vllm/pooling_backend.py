@@ -18,7 +18,9 @@ from typing import Any
 
 import msgspec
 
-from workers.contract.messages import AdapterRef, Capability, FailureKind, Stats
+from workers.contract.hello import Capability
+from workers.contract.messages import FailureKind, Stats
+from workers.contract.parts import AdapterRef
 from workers.engine.backend import (
     AdapterHost,
     Description,

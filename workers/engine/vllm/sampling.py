@@ -10,7 +10,8 @@ from typing import Any
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
-from workers.contract.messages import FailureKind, Grammar, GrammarKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import Grammar, GrammarKind
 from workers.engine.backend import RefusedError, Work
 from workers.engine.grammars import choices, json_schema, structural_tag
 

@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from workers.contract.messages import AdapterRef, FailureKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import AdapterRef
 from workers.engine.adapter_files import AdapterRules, Shapes, check_adapter, pattern_value
 from workers.engine.backend import RefusedError
 

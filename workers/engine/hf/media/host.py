@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from workers.contract.messages import FailureKind, Media, MediaKind
+from workers.contract.messages import FailureKind
+from workers.contract.parts import Media, MediaKind
 from workers.engine.backend import PreparedMedia, RefusedError, Work
 from workers.engine.hf.media.families import FAMILIES, PictureFamily, Pixels
 from workers.engine.hf.media.pictures import PixelBounds, read_picture
