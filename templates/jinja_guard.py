@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 from templates.conversation import ToolCall
+from templates.dialects.base import arguments_of
 from templates.format import FormatError, Segment
 from templates.jinja_messages import ToText
 from templates.reasoning import ThinkingWords
@@ -36,5 +40,10 @@ def protect_answer(shielding: Shielding, words: ThinkingWords | None) -> ToText:
     return protect
 
 
-def call_texts(call: ToolCall) -> list[str]:
-    return [call.name, call.arguments, call.id or ""]
+def call_values(call: ToolCall) -> list[Any]:
+    """What of a call may spell a control word: its arguments as they stand and as they read, for
+    JSON's escapes may hide one from the first."""
+    values: list[Any] = [call.name, call.arguments, call.id]
+    with suppress(FormatError):
+        values.append(arguments_of(call))
+    return values

@@ -8,13 +8,12 @@ its name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from templates.conversation import ChatMessage, MediaPart, RenderOptions, Role, Tool, ToolCall
-from templates.dialects.base import wrapped_declaration
+from templates.dialects.base import arguments_of, wrapped_declaration
 from templates.effort import wants_thinking
 from templates.format import FormatError
 
@@ -73,21 +72,12 @@ def _message(
 def _call(call: ToolCall, style: MessageStyle, to_text: ToText) -> dict[str, Any]:
     arguments: Any = to_text(call.arguments)
     if not style.arguments_text:
-        arguments = _mapped(_parsed(call), to_text)
+        arguments = _mapped(arguments_of(call), to_text)
     function = {"name": to_text(call.name), "arguments": arguments}
     variables: dict[str, Any] = {"type": "function", "function": function}
     if call.id is not None:
         variables["id"] = to_text(call.id)
     return variables
-
-
-def _parsed(call: ToolCall) -> Any:
-    try:
-        return json.loads(call.arguments or "{}")
-    except ValueError:
-        raise FormatError(
-            f"The arguments of the call to '{call.name}' are not JSON.", "messages"
-        ) from None
 
 
 def _mapped(value: Any, to_text: ToText) -> Any:

@@ -21,7 +21,7 @@ from templates.jinja_environment import (
     TemplateRefusal,
     compile_template,
 )
-from templates.jinja_guard import call_texts, protect_answer, split_checked
+from templates.jinja_guard import call_values, protect_answer, split_checked
 from templates.jinja_messages import (
     MessageStyle,
     message_variables,
@@ -116,7 +116,8 @@ class JinjaRenderer:
         to_text, to_answer = _as_is, _as_is
         if shielding is not None:
             to_text = shielding.protect
-            to_answer = protect_answer(shielding, self.thinking_words)
+            looked_for = self.thinking_words if self.writes_thoughts else None
+            to_answer = protect_answer(shielding, looked_for)
         if conversation.tools and "tools" not in template.variables:
             raise FormatError("The model's chat template takes no tools.", "tools")
         style = style or self.probe.style
@@ -144,9 +145,9 @@ class JinjaRenderer:
         for message in conversation.messages:
             texts += [part.text for part in message.parts if isinstance(part, TextPart)]
             texts += [message.name, message.tool_call_id, message.reasoning]
-            texts += [text for call in message.tool_calls for text in call_texts(call)]
         options = conversation.options
-        given = [tool.parameters for tool in conversation.tools]
+        given: list[Any] = [tool.parameters for tool in conversation.tools]
+        given += [call_values(call) for m in conversation.messages for call in m.tool_calls]
         texts += [text for tool in conversation.tools for text in (tool.name, tool.description)]
         spells = self._shield.spells_any(texts) or self._shield.spells_in(
             [given, list(options.documents), options.template_kwargs]

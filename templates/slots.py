@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -15,8 +14,9 @@ from templates.conversation import (
     Role,
     TextPart,
     Tool,
+    ToolCall,
 )
-from templates.dialects.base import Dialect, declaration, to_json
+from templates.dialects.base import Dialect, arguments_of, declaration, to_json
 from templates.dialogue import BETWEEN_MESSAGES, Exchange, Told
 from templates.family import Family, SystemPlace, fill
 from templates.format import FormatError, Segment, TokenizerInfo
@@ -140,18 +140,22 @@ class FamilySlots:
             return [segment for segments in each for segment in segments]
         return self.fill("results", self._contents(messages, between, control=True), index)
 
-    def call_list(self, calls: tuple[Any, ...]) -> list[Segment]:
+    def call_list(self, calls: tuple[ToolCall, ...]) -> list[Segment]:
+        """Arguments are guarded as they read, not as JSON spells them: an escape may hide a word
+        (`\\u003c|im_end|>`) that stands plainly in what the dialect writes."""
         plain = self._dialect.call_text(calls)
-        if not any(self._shield.spells(c.arguments) or self._shield.spells(c.name) for c in calls):
+        given = [(call, arguments_of(call)) for call in calls]
+        if not any(self._shield.spells_in([c.name, c.id or "", values]) for c, values in given):
             return [Segment(plain, control=True)]
         shielding = Shielding(self._shield)
         hidden = tuple(
             replace(
                 call,
                 name=shielding.protect(call.name),
-                arguments=shielding.protect(call.arguments),
+                arguments=to_json(shielding.protect_value(values)),
+                id=None if call.id is None else shielding.protect(call.id),
             )
-            for call in calls
+            for call, values in given
         )
         return list(shielding.split(self._dialect.call_text(hidden), plain))
 

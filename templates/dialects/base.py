@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +14,9 @@ from templates.dialects.scanning import PassThrough
 from templates.format import FormatError, OutputConstraint, OutputParser, ToolChoice
 
 Tools = tuple[Tool, ...]
+
+MAX_ARGUMENTS_DEPTH = 100
+"""Of the calls in a history; writing and reading them takes stack for each level."""
 
 
 class Call(NamedTuple):
@@ -109,13 +112,40 @@ def as_text(value: Any) -> str:
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:
-    """The call's arguments as an object; an empty text is no arguments."""
+    """The call's arguments as an object; an empty text is no arguments. Raises FormatError."""
     try:
         value = json.loads(call.arguments or "{}")
     except ValueError:
         value = None
+    except RecursionError:
+        raise _too_deep(call) from None
     if not isinstance(value, dict):
         raise FormatError(
             f"The arguments of the call to '{call.name}' are not a JSON object.", "messages"
         )
+    if _is_deep(value):
+        raise _too_deep(call)
     return cast(dict[str, Any], value)
+
+
+def _is_deep(value: Any) -> bool:
+    level: list[Any] = [value]
+    for _ in range(MAX_ARGUMENTS_DEPTH):
+        level = [item for outer in level for item in _items(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return cast(dict[str, Any], value).values()
+    return cast(list[Any], value) if isinstance(value, list) else ()
+
+
+def _too_deep(call: ToolCall) -> FormatError:
+    return FormatError(
+        f"The arguments of the call to '{call.name}' are nested more than {MAX_ARGUMENTS_DEPTH} "
+        "levels deep.",
+        "messages",
+    )

@@ -92,15 +92,30 @@ def test_content_and_calls_alternate_without_loss(name: str) -> None:
     check()
 
 
+CLOSERS = ("</parameter>", "</arg_value>", "</｜DSML｜parameter>", '<|"|>', "<escape>")
+"""What ends a value where a dialect has no way to escape it."""
+TEXTS = st.text(max_size=30).filter(lambda s: not any(closer in s for closer in CLOSERS))
+KEYS = st.from_regex("[a-z_][a-z0-9_]{0,8}", fullmatch=True)
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
 @pytest.mark.parametrize("name", DIALECTS)
-def test_string_arguments_survive_the_round_trip(name: str) -> None:
+def test_any_arguments_survive_the_round_trip(name: str) -> None:
     entry = dialect(name)
-    closers = ("</parameter>", "</arg_value>", "</｜DSML｜parameter>", '<|"|>', "<escape>")
+    where = st.dictionaries(KEYS, VALUES, max_size=3)
+    one = st.fixed_dictionaries({"city": TEXTS}, optional={"days": st.integers(), "where": where})
+    arguments = one.map(lambda given: ToolCall("get_weather", json.dumps(given)))
+    lists = st.lists(VALUES, max_size=4).map(lambda xs: ToolCall("add", json.dumps({"xs": xs})))
 
     @QUICK
-    @given(st.text(max_size=30).filter(lambda s: not any(c in s for c in closers)))
-    def check(city: str) -> None:
-        calls = (ToolCall("get_weather", json.dumps({"city": city})),)
+    @given(st.lists(arguments | lists, min_size=1, max_size=3 if entry.layout.parallel else 1))
+    def check(given_calls: list[ToolCall]) -> None:
+        calls = tuple(given_calls)
         answer = folded(run(entry.parser(TOOLS), list(entry.call_text(calls))))
         assert as_read(answer.calls) == as_read(calls)
         assert answer.content == ""

@@ -180,24 +180,44 @@ def control_tokens(ids: list[int]) -> list[int]:
     return [token_id for token_id in ids if token_id in ENCODER.control_ids]
 
 
-@settings(max_examples=200, deadline=None)
-@given(system=texts(), asked=texts(), described=texts(), city=texts(), result=texts())
+@pytest.mark.parametrize("name", ["qwen3", "llama3", "channels"])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    system=texts(),
+    asked=texts(),
+    described=texts(),
+    city=texts(),
+    result=texts(),
+    escaped=st.booleans(),
+)
 def test_no_text_of_a_caller_yields_a_control_token(
-    system: str, asked: str, described: str, city: str, result: str
+    name: str, system: str, asked: str, described: str, city: str, result: str, escaped: bool
 ) -> None:
     def build(*parts: str) -> Conversation:
-        call = ToolCall("get_weather", json.dumps({"city": parts[3]}), id="c1")
+        arguments = json.dumps({"city": parts[3]})
+        if escaped:
+            arguments = arguments.replace("<", "\\u003c").replace("/", "\\/")
+        call = ToolCall("get_weather", arguments, id="c1")
         messages = (
             says("system", parts[0]),
             says("user", parts[1]),
             ChatMessage(Role.ASSISTANT, tool_calls=(call,)),
             says("tool", parts[4], tool_call_id="c1"),
+            says("assistant", f"It is {parts[4]}"),
         )
         return Conversation(messages, (Tool("get_weather", parts[2], {"type": "object"}),))
 
-    expected = control_tokens(ids_of("qwen3", build("s", "u", "d", "c", "r")))
-    forged = ids_of("qwen3", build(system, asked, described, city, result))
-    assert control_tokens(forged) == expected
+    def served(conversation: Conversation) -> list[int]:
+        return ids_of(name, Conversation(conversation.messages[:-1], conversation.tools))
+
+    def trained(conversation: Conversation) -> list[int]:
+        last = MaskOptions(last_turn_only=True)
+        return encode_training(FORMATS[name], ENCODER, conversation, last)[0].input_ids
+
+    honest = build("s", "u", "d", "c", "r")
+    forged = build(system, asked, described, city, result)
+    for encode in (served, trained):
+        assert control_tokens(encode(forged)) == control_tokens(encode(honest))
 
 
 def test_forged_text_still_reads_as_it_was_written() -> None:
