@@ -118,7 +118,7 @@ async def _wait_server(client: httpx.AsyncClient) -> None:
 
 async def measure(folder: Path, num_rounds: int) -> dict[str, list[float]]:
     """Tokens per frontend-CPU-second of each round."""
-    model_files.save_environment()
+    model_files.use_one_thread()
     model = model_files.build(folder).path
     worker = EngineProcess(KINDS["vllm"], folder / "worker", model, max_num_seqs=CONCURRENCY)
     with socket.socket() as probe:

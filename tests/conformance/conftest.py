@@ -51,7 +51,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
-    model_files.save_environment()
+    model_files.use_one_thread()
     return model_files.build(tmp_path_factory.mktemp("model"))
 
 

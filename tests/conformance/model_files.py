@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,7 +159,6 @@ def _bad_adapters(folder: Path, good: Path) -> dict[str, Path]:
     }
 
 
-def save_environment() -> None:
-    """One thread: many runs share a machine, and float sums depend on how they are split."""
+def use_one_thread() -> None:
+    """Many runs share a machine, and float sums depend on how they are split."""
     torch.set_num_threads(1)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -32,6 +32,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def use(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in {**hub.environ, "HF_HOME": str(cache)}.items():
         monkeypatch.setenv(name, value)
 
