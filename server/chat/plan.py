@@ -7,14 +7,15 @@ knows: the prompt's length in tokens, the adapter's files, whether a grammar com
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import msgspec
 
 from server.auth import Principal
 from server.chat.budget import ThoughtLimit
+from server.chat.constraint import Constraint, asked_schema
 from server.chat.conversation import read_messages
-from server.chat.schemas import ChatCompletionRequest, JsonObjectFormat, JsonSchemaFormat
+from server.chat.options import render_options
+from server.chat.schemas import ChatCompletionRequest
 from server.chat.tools import ToolPlan, plan_functions, plan_tools
 from server.engines.client import Work
 from server.errors import (
@@ -26,25 +27,20 @@ from server.errors import (
     unsupported_value,
 )
 from server.generation.affinity import conversation_key
-from server.generation.defaults import ModelDefaults
-from server.generation.sampling import Guide, check_guide, plan_guide, plan_sampling, seeded
+from server.generation.sampling import Guide, plan_sampling, seeded
 from server.media import MediaLoader
 from server.media.loading import check_kinds, media_parts
 from server.media.problems import Problem
 from server.media.prompt import prompt_parts
 from server.models.catalog import Catalog, Served
-from templates.conversation import ChatMessage, Conversation, MediaPart, RenderOptions, Role
+from templates.conversation import Conversation, MediaPart
 from templates.dialects import DIALECTS
-from templates.effort import EFFORTS_OFF
 from templates.format import (
     ChatFormat,
     FormatError,
-    OutputConstraint,
     OutputParser,
     Prompt,
 )
-from workers.contract.hello import Hello
-from workers.contract.parts import Grammar, GrammarKind
 
 _OPTION_FIELDS = frozenset(
     {
@@ -107,16 +103,17 @@ async def plan_chat(
     messages = read_messages(request.messages)
     media = media_parts(messages)
     check_kinds(media, served.hello)
-    options = _render_options(request, messages, served.defaults)
+    options = render_options(request, messages, served.defaults)
     conversation = Conversation(messages, tools.tools, options)
-    asked = _Asked(request, chat_format, tools, _schema(request, messages), served.hello)
+    schema = asked_schema(request, messages)
+    constraint = Constraint(request, chat_format, tools, schema, served.hello)
     try:
         prompt = chat_format.render(conversation)
         budget = chat_format.thinking_budget(conversation)
-        guide = asked.guide(prompt)
+        guide = constraint.guide(prompt)
         limit = None
         if budget is not None:
-            answer_guide = asked.guide(budget.spent(prompt))
+            answer_guide = constraint.guide(budget.spent(prompt))
             ending_ids = await catalog.control_ids(served, budget.ending)
             grammar = None if answer_guide is None else answer_guide.grammar
             limit = ThoughtLimit(budget.max_tokens, budget.ending, ending_ids, grammar)
@@ -191,127 +188,11 @@ def _plan_tools(request: ChatCompletionRequest) -> ToolPlan:
     return plan_functions(request.functions, request.function_call)
 
 
-def _render_options(
-    request: ChatCompletionRequest, messages: tuple[ChatMessage, ...], defaults: ModelDefaults
-) -> RenderOptions:
-    continues = bool(request.continue_final_message)
-    if continues and messages[-1].role is not Role.ASSISTANT:
-        raise invalid_value(
-            "continue_final_message", "The last message must be from the assistant."
-        )
-    if continues and request.add_generation_prompt:
-        raise invalid_value(
-            "continue_final_message", "It cannot be combined with 'add_generation_prompt'."
-        )
-    if request.add_generation_prompt is False and not continues:
-        raise unsupported_value(
-            "add_generation_prompt", "It may be false only with 'continue_final_message'."
-        )
-    extra = dict(request.chat_template_kwargs or {})
-    thinking = _switch(extra, "enable_thinking")
-    if request.enable_thinking is not None:
-        if thinking is not None:
-            raise invalid_value("enable_thinking", "It is given in 'chat_template_kwargs' too.")
-        thinking = request.enable_thinking
-    effort = request.reasoning_effort
-    if thinking is None and effort is None:
-        thinking, effort = defaults.enable_thinking, defaults.reasoning_effort
-    budget = request.thinking_budget
-    if budget is None and thinking is not False and effort not in EFFORTS_OFF:
-        budget = defaults.thinking_budget
-    return RenderOptions(
-        enable_thinking=thinking,
-        reasoning_effort=effort,
-        thinking_budget=budget,
-        preserve_thinking=_switch(extra, "preserve_thinking"),
-        continue_final_message=continues,
-        documents=tuple(request.documents or ()),
-        template_kwargs=extra,
-    )
-
-
 def _tool_format(request: ChatCompletionRequest) -> str | None:
     name = request.tool_format
     if name is not None and name not in DIALECTS:
         raise unsupported_value("tool_format", f"It must be one of: {', '.join(DIALECTS)}.")
     return name
-
-
-def _switch(extra: dict[str, Any], name: str) -> bool | None:
-    """Takes a switch that is not the template's alone out of `chat_template_kwargs`."""
-    value = extra.pop(name, None)
-    if value is not None and not isinstance(value, bool):
-        raise InvalidRequest(
-            f"Invalid type for 'chat_template_kwargs.{name}': expected a boolean.",
-            param=f"chat_template_kwargs.{name}",
-            code="invalid_type",
-        )
-    return value
-
-
-def _schema(
-    request: ChatCompletionRequest, messages: tuple[ChatMessage, ...]
-) -> dict[str, Any] | None:
-    wanted = request.response_format
-    if isinstance(wanted, JsonSchemaFormat):
-        return wanted.json_schema.schema_
-    if isinstance(wanted, JsonObjectFormat):
-        if not any("json" in message.text.lower() for message in messages):
-            raise InvalidRequest(
-                "'messages' must contain the word 'json' in some form, to use 'response_format' "
-                "of type 'json_object'.",
-                param="messages",
-                code="invalid_value",
-            )
-        return {"type": "object"}
-    return None
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    """What an answer must be like."""
-
-    request: ChatCompletionRequest
-    chat_format: ChatFormat
-    tools: ToolPlan
-    schema: dict[str, Any] | None
-    hello: Hello
-
-    def guide(self, prompt: Prompt) -> Guide | None:
-        """For the output after `prompt`. Raises InvalidRequest and FormatError."""
-        tools = self.tools
-        constraint = self.chat_format.constrain(prompt, tools.tools, tools.choice, self.schema)
-        given = plan_guide(self.request, self.hello)
-        if constraint is None:
-            return None if given is None else self._for_content(given, prompt)
-        grammar = Grammar(GrammarKind(constraint.kind), constraint.source)
-        bound = Guide(grammar, _guide_param(self.request, tools))
-        check_guide(bound, self.hello)
-        if given is not None:
-            raise invalid_value(given.param, f"It cannot be combined with '{bound.param}'.")
-        return bound
-
-    def _for_content(self, guide: Guide, prompt: Prompt) -> Guide:
-        """The caller's grammar binds the answer, not the thinking before it."""
-        given = OutputConstraint(guide.grammar.kind, guide.grammar.source)
-        try:
-            bound = self.chat_format.bind_content(prompt, given)
-        except FormatError as error:
-            raise invalid_value(guide.param, str(error)) from error
-        if bound == given:
-            return guide
-        guide = Guide(Grammar(GrammarKind(bound.kind), bound.source), guide.param)
-        check_guide(guide, self.hello)
-        return guide
-
-
-def _guide_param(request: ChatCompletionRequest, tools: ToolPlan) -> str:
-    if request.response_format is not None and request.response_format.type != "text":
-        return "response_format"
-    if tools.legacy:
-        return "function_call"
-    if request.tool_choice is not None:
-        return "tool_choice"
-    return "parallel_tool_calls" if request.parallel_tool_calls is False else "tools"
 
 
 def _from_format(error: FormatError, request: ChatCompletionRequest) -> InvalidRequest:

@@ -22,7 +22,8 @@ from workers.engine.backend import (
     RefusedError,
     Work,
 )
-from workers.engine.hf.engine import Cancel, Engine, Load, Submit, Unload
+from workers.engine.hf.commands import Cancel, Load, Submit, Unload
+from workers.engine.hf.engine import Engine
 from workers.engine.hf.grammar import GrammarCompiler
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.lora.weights import AdapterShelf, AdapterWeights, read_adapter

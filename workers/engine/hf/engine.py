@@ -10,59 +10,24 @@ import math
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
 
 import torch
 
 from workers.contract.messages import FailureKind, FinishReason, Stats
 from workers.engine.backend import Ended, Output, RefusedError, Score
-from workers.engine.hf.attention import Chunk, StepLayout, plan_runs
-from workers.engine.hf.lora.layer import plan_adapters
+from workers.engine.hf.commands import Cancel, Command, Load, Stop, Submit, Unload
 from workers.engine.hf.lora.places import AdapterPlaces
-from workers.engine.hf.lora.weights import AdapterWeights
-from workers.engine.hf.media.sequences import PictureSlice, step_inputs
 from workers.engine.hf.model import LoadedModel, is_out_of_memory
+from workers.engine.hf.packing import lay_out, pack
 from workers.engine.hf.pooled import PooledBatch, PoolQueue
 from workers.engine.hf.prefixes import Rows
 from workers.engine.hf.sampling import Sampler, score_tokens
-from workers.engine.hf.scheduler import Scheduler, Slice, Step
+from workers.engine.hf.scheduler import Scheduler, Slice
 from workers.engine.hf.sequence import Sequence
 
 log = logging.getLogger(__name__)
 
 _MAX_ERRORS_IN_A_ROW = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    sequence: Sequence
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    key: int
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    weights: AdapterWeights
-    done: Future[None]
-
-
-@dataclass(frozen=True, slots=True)
-class Unload:
-    name: str
-    uid: int
-    done: Future[None]
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    pass
-
-
-Command = Submit | Cancel | Load | Unload | PooledBatch | Stop
 
 
 class Engine:
@@ -228,57 +193,10 @@ class Engine:
         slices = [*step.decode, *step.chunks]
         if not slices:
             return []
-        ids: list[int] = []
-        positions: list[int] = []
-        keep: list[int] = []
-        pictures: list[PictureSlice] = []
-        for part in slices:
-            first = len(ids)
-            if part.sequence.pictures is not None:
-                seen = PictureSlice(part.sequence.pictures, first, part.start, part.end)
-                pictures.append(seen)
-            ids.extend(part.sequence.tokens[part.start : part.end])
-            positions.extend(range(part.start, part.end))
-            if part.sequence.prompt_scores is not None and not part.sequence.num_output:
-                keep.extend(range(first, first + part.end - part.start))
-            elif part.completes:
-                keep.append(len(ids) - 1)
-        device = self._loaded.device
-        self._lay_out(step, positions)
-        inputs = step_inputs(
-            self._loaded.model,
-            torch.tensor([ids], device=device),
-            torch.tensor([positions], device=device),
-            pictures,
-        )
-        logits_NV = self._loaded.logits(inputs, torch.tensor(keep, device=device, dtype=torch.long))
+        packed = pack(slices)
+        lay_out(self._loaded, self._places, step, packed.positions)
+        logits_NV = packed.logits(self._loaded)
         return self._advance(slices, logits_NV)
-
-    def _lay_out(self, step: Step, positions: list[int]) -> None:
-        """Tells attention and adapters whose the packed tokens are."""
-        device = self._loaded.device
-        slots = [part.row for part in step.decode]
-        num_decode = len(slots)
-        chunks: list[Chunk] = []
-        first = num_decode
-        for part in step.chunks:
-            size = part.end - part.start
-            chunks.append(Chunk(part.row, part.start, size, first))
-            first += size
-        self._loaded.attention.layout = StepLayout(
-            torch.tensor(slots, device=device, dtype=torch.long),
-            torch.tensor(positions[:num_decode], device=device, dtype=torch.long),
-            plan_runs(slots, [part.end for part in step.decode]),
-            chunks,
-        )
-        if self._places is not None:
-            parts = [*step.decode, *step.chunks]
-            plan_adapters(
-                self._loaded.adapter_step,
-                [self._places.columns(part.sequence.adapter) for part in parts],
-                [part.end - part.start for part in parts],
-                device,
-            )
 
     def _advance(self, slices: list[Slice], logits_NV: torch.Tensor) -> list[Output]:
         """Scores prompts, samples what is complete, and ends what has ended."""

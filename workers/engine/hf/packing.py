@@ -1,0 +1,79 @@
+"""The slices of one step as one packed batch, and whose its tokens are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from workers.engine.hf.attention import Chunk, StepLayout, plan_runs
+from workers.engine.hf.lora.layer import plan_adapters
+from workers.engine.hf.lora.places import AdapterPlaces
+from workers.engine.hf.media.sequences import PictureSlice, step_inputs
+from workers.engine.hf.model import LoadedModel
+from workers.engine.hf.scheduler import Slice, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    ids: list[int] = field(default_factory=list[int])
+    positions: list[int] = field(default_factory=list[int])
+    keep: list[int] = field(default_factory=list[int])
+    """Where logits are wanted."""
+    pictures: list[PictureSlice] = field(default_factory=list[PictureSlice])
+
+    def logits(self, loaded: LoadedModel) -> torch.Tensor:
+        """Float32 [N, V], where they are wanted; `lay_out` must have been called."""
+        device = loaded.device
+        inputs = step_inputs(
+            loaded.model,
+            torch.tensor([self.ids], device=device),
+            torch.tensor([self.positions], device=device),
+            self.pictures,
+        )
+        return loaded.logits(inputs, torch.tensor(self.keep, device=device, dtype=torch.long))
+
+
+def pack(slices: list[Slice]) -> Packed:
+    packed = Packed()
+    for part in slices:
+        first = len(packed.ids)
+        if part.sequence.pictures is not None:
+            seen = PictureSlice(part.sequence.pictures, first, part.start, part.end)
+            packed.pictures.append(seen)
+        packed.ids.extend(part.sequence.tokens[part.start : part.end])
+        packed.positions.extend(range(part.start, part.end))
+        if part.sequence.prompt_scores is not None and not part.sequence.num_output:
+            packed.keep.extend(range(first, first + part.end - part.start))
+        elif part.completes:
+            packed.keep.append(len(packed.ids) - 1)
+    return packed
+
+
+def lay_out(
+    loaded: LoadedModel, places: AdapterPlaces | None, step: Step, positions: list[int]
+) -> None:
+    """Tells attention and adapters whose the packed tokens are."""
+    device = loaded.device
+    slots = [part.row for part in step.decode]
+    num_decode = len(slots)
+    chunks: list[Chunk] = []
+    first = num_decode
+    for part in step.chunks:
+        size = part.end - part.start
+        chunks.append(Chunk(part.row, part.start, size, first))
+        first += size
+    loaded.attention.layout = StepLayout(
+        torch.tensor(slots, device=device, dtype=torch.long),
+        torch.tensor(positions[:num_decode], device=device, dtype=torch.long),
+        plan_runs(slots, [part.end for part in step.decode]),
+        chunks,
+    )
+    if places is not None:
+        parts = [*step.decode, *step.chunks]
+        plan_adapters(
+            loaded.adapter_step,
+            [places.columns(part.sequence.adapter) for part in parts],
+            [part.end - part.start for part in parts],
+            device,
+        )
