@@ -145,12 +145,12 @@ def trainers_in(data: Path) -> list[psutil.Process]:
 
 
 def engines_of(supervisor: int) -> list[psutil.Process]:
-    """Engine workers; one names itself once it runs."""
+    """Engine workers; one names itself once it runs, and one that is ending has no name."""
     found: list[psutil.Process] = []
     for process in psutil.Process(supervisor).children():
         with suppress(psutil.Error):
-            command = process.cmdline()
-            if "workers.engine" in command or "tuneyard engine" in command[0]:
+            command = " ".join(process.cmdline())
+            if "workers.engine" in command or "tuneyard engine" in command:
                 found.append(process)
     return found
 
