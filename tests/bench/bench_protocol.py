@@ -26,8 +26,8 @@ import httpx
 
 from tests.bench.findings import Finding, record
 from tests.bench.serving_servers import VLLM_VERSION
-from tests.conformance import model_files
 from tests.conformance.engines import KINDS, MAX_MODEL_LEN, EngineProcess
+from tests.conformance.model_files import MODEL_PATH
 from tests.engine.conftest import WorkerClient
 from workers.contract.parts import Tokens
 
@@ -118,13 +118,11 @@ async def _wait_server(client: httpx.AsyncClient) -> None:
 
 async def measure(folder: Path, num_rounds: int) -> dict[str, list[float]]:
     """Tokens per frontend-CPU-second of each round."""
-    model_files.use_one_thread()
-    model = model_files.build(folder).path
-    worker = EngineProcess(KINDS["vllm"], folder / "worker", model, max_num_seqs=CONCURRENCY)
+    worker = EngineProcess(KINDS["vllm"], folder / "worker", max_num_seqs=CONCURRENCY)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = _start_server(model, port, folder / "server.log")
+    server = _start_server(MODEL_PATH, port, folder / "server.log")
     rates: dict[str, list[float]] = {"tuneyard": [], "vllm": []}
     try:
         await asyncio.to_thread(worker.wait_ready)
@@ -134,7 +132,7 @@ async def measure(folder: Path, num_rounds: int) -> dict[str, list[float]]:
             for round_number in range(num_rounds + 1):
                 for name, pid, run in (
                     ("tuneyard", worker.process.pid, lambda: _worker_round(client)),
-                    ("vllm", server.pid, lambda: _server_round(http, str(model))),
+                    ("vllm", server.pid, lambda: _server_round(http, str(MODEL_PATH))),
                 ):
                     before = _cpu_s(pid)
                     num_tokens = await run()
