@@ -20,14 +20,11 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from workers.contract.hello import Capability
-from workers.contract.messages import FailureKind, Stats
+from workers.contract.messages import Stats
 from workers.engine.backend import (
-    AdapterHost,
     Description,
     PoolingHost,
     Receiver,
-    RefusedError,
-    Work,
 )
 from workers.engine.hf.model import DTYPES, choose_device
 from workers.engine.hf.pooled import BATCH_TOKENS, HfPooling, PooledBatch, pad, settle
@@ -35,6 +32,7 @@ from workers.engine.hf.pooling import PoolingKind, pool, read_json, read_pooling
 from workers.engine.hf.preparing import attention_name
 from workers.engine.hf.settings import HfSettings
 from workers.engine.hf.task import VALUE_HEAD_FILE, Task
+from workers.engine.pools_only import PoolsOnly
 from workers.engine.spec import EngineSpec, SpecError
 from workers.engine.text.pretrained import PretrainedVocabulary
 
@@ -63,7 +61,7 @@ class _Model:
         return pooled.cpu()
 
 
-class HfPoolingBackend:
+class HfPoolingBackend(PoolsOnly):
     def __init__(
         self,
         spec: EngineSpec,
@@ -106,19 +104,6 @@ class HfPoolingBackend:
             max_model_len=_max_length(body, self._vocabulary.tokenizer, self._spec),
             capabilities=frozenset({capability}),
         )
-
-    async def submit(self, work: Work) -> None:
-        what = "embeds" if self._task is Task.EMBED else "scores"
-        raise RefusedError(
-            FailureKind.UNSUPPORTED, f"This model only {what} text; it cannot generate.", "model"
-        )
-
-    def abort(self, key: int) -> None:
-        """No sequence is ever accepted."""
-
-    @property
-    def adapters(self) -> AdapterHost | None:
-        return None
 
     @property
     def pooling(self) -> PoolingHost | None:

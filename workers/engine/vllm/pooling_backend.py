@@ -22,16 +22,15 @@ from workers.contract.hello import Capability
 from workers.contract.messages import FailureKind, Stats
 from workers.contract.parts import AdapterRef
 from workers.engine.backend import (
-    AdapterHost,
     Description,
     PoolingHost,
     Receiver,
     RefusedError,
-    Work,
 )
 from workers.engine.hf.pooling import Pooling, read_pooling
 from workers.engine.hf.settings import HfSettings
 from workers.engine.hf.task import VALUE_HEAD_FILE, Task
+from workers.engine.pools_only import PoolsOnly
 from workers.engine.spec import EngineSpec, SpecError
 from workers.engine.text.pretrained import PretrainedVocabulary
 from workers.engine.vllm.launch import SHUTDOWN_TIMEOUT_S, start_engine
@@ -40,7 +39,7 @@ from workers.engine.vllm.settings import VllmSettings
 _TASKS = {Task.EMBED: "embed", Task.SCORE: "classify"}
 
 
-class VllmPoolingBackend:
+class VllmPoolingBackend(PoolsOnly):
     def __init__(
         self,
         spec: EngineSpec,
@@ -85,19 +84,6 @@ class VllmPoolingBackend:
             pooler["seq_pooling_type"] = self._pooling.kind.upper()
             arguments["convert"] = "embed"
         return arguments
-
-    async def submit(self, work: Work) -> None:
-        what = "embeds" if self._task is Task.EMBED else "scores"
-        raise RefusedError(
-            FailureKind.UNSUPPORTED, f"This model only {what} text; it cannot generate.", "model"
-        )
-
-    def abort(self, key: int) -> None:
-        """No sequence is ever accepted."""
-
-    @property
-    def adapters(self) -> AdapterHost | None:
-        return None
 
     @property
     def pooling(self) -> PoolingHost:
