@@ -24,7 +24,10 @@ from tests.bench.findings import FILE_VARIABLE
 from tests.bench.results import RESULTS, Run, write_results
 
 FOLDER = Path(__file__).parent
-VARIANTS = {"serving": (["--model", "tuneyard-mini"], ["--model", "random-125m"])}
+VARIANTS = {
+    "serving": (["--model", "tuneyard-mini"], ["--model", "random-125m", "--rounds", "2"]),
+    "trainer": (["--kind", "lora"], ["--kind", "full"]),
+}
 """Benchmarks that a whole run starts several times, so that none of it lasts long."""
 
 
