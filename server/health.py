@@ -1,7 +1,7 @@
 """Probes and metrics, without a key. `/healthz`: the process answers. `/readyz`: the store answers
 and every configured model has an engine; until then `downloads` says how far models from hubs are,
-and `not_starting` whose engine fails at its start (why is in the operator's terminal and logs);
-`warnings` are for the operator. `/metrics`: Prometheus text."""
+and `not_starting` which engines and adapters of which models fail at their start (why is in the
+operator's terminal and logs); `warnings` are for the operator. `/metrics`: Prometheus text."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ async def readyz(request: Request) -> Response:
         for entry in services.config.models
         if not services.pool.connections(entry.id)
     ]
+    failures = await asyncio.to_thread(read_failures, services.config.run_dir)
+    not_starting = [msgspec.to_builtins(failure.part) for failure in failures]
     if missing:
         downloads = await asyncio.to_thread(read_arrivals, services.config.run_dir)
-        failures = await asyncio.to_thread(read_failures, services.config.run_dir)
         answer = {
             "status": "starting",
             "missing": missing,
-            "not_starting": sorted(
-                entry.id for entry in services.config.models if entry.id in failures
-            ),
+            "not_starting": not_starting,
             "downloads": [{**msgspec.to_builtins(a), "state": a.state} for a in downloads],
         }
         return JSONResponse(answer, status_code=503)
     hellos = [connection.hello for connection in services.pool.connections()]
     warnings = {f"{h.model}: {h.template_difference}" for h in hellos if h.template_difference}
-    return JSONResponse({"status": "ok", "warnings": sorted(warnings)})
+    answer = {"status": "ok", "warnings": sorted(warnings), "not_starting": not_starting}
+    return JSONResponse(answer)
 
 
 @router.get("/metrics", include_in_schema=False)

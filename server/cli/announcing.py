@@ -20,7 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from server.engines.start_failures import StartFailure, read_failures
+from server.engines.start_failures import Part, StartFailure, read_failures
 from server.hubs.arrivals import Arrival
 
 _POLL_S = 0.2
@@ -47,22 +47,28 @@ async def announce_ready(base_url: str, console: Console) -> None:
 
 
 async def announce_failures(run_dir: Path, console: Console) -> None:
-    """Until cancelled: one notice for each model and reason, however often it is tried again."""
+    """Until cancelled: one notice for each engine or adapter and reason, however often it is tried
+    again."""
     begun = time.time()
-    told: dict[str, str] = {}
+    told: dict[Part, str] = {}
     while True:
-        failures = read_failures(run_dir)
-        for failure in failures.values():
-            if failure.failed_at >= begun and told.get(failure.model) != failure.reason:
-                told[failure.model] = failure.reason
+        failures = {failure.part: failure for failure in read_failures(run_dir)}
+        for part, failure in failures.items():
+            if failure.failed_at >= begun and told.get(part) != failure.reason:
+                told[part] = failure.reason
                 for line in _notice(failure):
                     console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-        told = {model: reason for model, reason in told.items() if model in failures}
+        told = {part: reason for part, reason in told.items() if part in failures}
         await asyncio.sleep(_POLL_S)
 
 
 def _notice(failure: StartFailure) -> list[str]:
-    lines = [f"The engine of {failure.model} does not start: {failure.reason}"]
+    if failure.part.adapter is not None:
+        return [
+            f"The {failure.part} is not served: {failure.reason}",
+            "  The model itself is. Mend the adapter or its entry, and start tuneyard again.",
+        ]
+    lines = [f"The {failure.part} does not start: {failure.reason}"]
     if failure.log is not None:
         lines.append(f"  Its log: {failure.log}")
     lines.append(

@@ -1,6 +1,6 @@
 """`tuneyard.yaml`: what the operator sets, with every default in one place."""
 
-from server.config.entry import EngineKind, ModelEntry
+from server.config.entry import AdapterEntry, EngineKind, ModelEntry
 from server.config.loading import BUNDLED_MODEL, SETTING_VARIABLES, ConfigError, load_config
 from server.config.media import Media
 from server.config.service import Config, Limits, Training
@@ -8,6 +8,7 @@ from server.config.service import Config, Limits, Training
 __all__ = [
     "BUNDLED_MODEL",
     "SETTING_VARIABLES",
+    "AdapterEntry",
     "Config",
     "ConfigError",
     "EngineKind",

@@ -28,6 +28,21 @@ _ADDRESS = re.compile(r"tcp:(\[[0-9a-fA-F:.]+\]|[^:\s/]+):\d{1,5}")
 _ATTACHED_ONLY = frozenset({"url", "api_key", "flavour", "served_model", "allow_adapters"})
 
 
+class AdapterEntry(Section):
+    """A LoRA directory (peft's or LLaMA-Factory's) served beside its base model, to every project,
+    under an id of its own."""
+
+    id: str = Field(min_length=1)
+    path: str
+
+    @field_validator("id")
+    @classmethod
+    def _is_no_fine_tunes_id(cls, adapter_id: str) -> str:
+        if adapter_id.startswith("ft:"):
+            raise ValueError("ids that begin with ft: are given to what jobs train")
+        return adapter_id
+
+
 class ModelEntry(Section):
     """One base model and the engine workers that serve it."""
 
@@ -61,6 +76,9 @@ class ModelEntry(Section):
     max_num_seqs: int = Field(default=32, ge=1)
     max_loras: int = Field(default=8, ge=0)
     max_lora_rank: int = Field(default=64, ge=1)
+    adapters: tuple[AdapterEntry, ...] = ()
+    """Served beside the base, without a job; `merged_adapters` of the hf engine's settings (or
+    LLaMA-Factory's `adapter_name_or_path`) change the base itself."""
     replicas: int = Field(default=1, ge=0)
     """Engine workers on this host."""
     addresses: tuple[str, ...] = ()
@@ -127,6 +145,14 @@ class ModelEntry(Section):
                 raise ValueError(f"addresses: {address!r} is not tcp:host:port")
         if len(set(self.addresses)) < len(self.addresses):
             raise ValueError("addresses: one appears twice")
+        return self
+
+    @model_validator(mode="after")
+    def _can_serve_its_adapters(self) -> ModelEntry:
+        if self.adapters and not self.max_loras:
+            raise ValueError("adapters need max_loras of at least 1")
+        if self.adapters and self.engine is EngineKind.ATTACHED and not self.allow_adapters:
+            raise ValueError("adapters of an attached engine need allow_adapters: true")
         return self
 
     @property

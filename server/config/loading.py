@@ -102,6 +102,10 @@ def _placed(entry: ModelEntry, base: Path, environ: Mapping[str, str]) -> ModelE
         paths = adapters.split(",") if isinstance(adapters, str) else adapters
         anchored = [str((base / str(path).strip()).resolve()) for path in paths]
         placed["settings"] = {**entry.settings, "merged_adapters": anchored}
+    placed["adapters"] = tuple(
+        adapter.model_copy(update={"path": str((base / adapter.path).resolve())})
+        for adapter in entry.adapters
+    )
     if entry.token_file is not None:
         placed["token_file"] = str((base / entry.token_file).resolve())
     if entry.hub is None and directory.is_dir():

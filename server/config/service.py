@@ -68,6 +68,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _model_ids_are_unique(self) -> Config:
         ids = [entry.id for entry in self.models]
+        ids += [adapter.id for entry in self.models for adapter in entry.adapters]
         doubles = sorted({entry for entry in ids if ids.count(entry) > 1})
         if doubles:
             raise ValueError(f"model ids appear twice: {', '.join(doubles)}")

@@ -19,7 +19,7 @@ from server.config.generation import GenerationDefaults
 from server.direct.eager import own_task
 from server.engines.client import EngineConnection
 from server.engines.pool import EnginePool
-from server.engines.start_failures import read_failures
+from server.engines.start_failures import failing_engines
 from server.errors import InternalError, ModelNotFound, Unavailable
 from server.generation.defaults import ModelDefaults, model_defaults
 from server.hubs.arrivals import read_arrivals
@@ -58,7 +58,7 @@ class Served(msgspec.Struct, frozen=True):
         model = self.model
         if model.adapter_uid is None:
             return None
-        return AdapterRef(model.id, model.adapter_uid, model.path)
+        return AdapterRef(model.adapter_name, model.adapter_uid, model.path)
 
 
 class Catalog:
@@ -123,9 +123,15 @@ class Catalog:
             raise
 
     async def _check_starts(self, engine_model: str) -> None:
-        """Raises Unavailable if the model's engine fails whenever it is started."""
-        if engine_model in await asyncio.to_thread(read_failures, self._config.run_dir):
+        """Raises Unavailable if each of the model's engines fails whenever it is started."""
+        failing = await asyncio.to_thread(failing_engines, self._config.run_dir, engine_model)
+        entry = self._config.model(engine_model)
+        num_engines = 1 if entry is None else entry.replicas + len(entry.addresses)
+        if len(failing) >= num_engines:
             message = f"The engine of the model '{engine_model}' does not start."
+            if num_engines > 1:
+                shown = ", ".join(failing)
+                message = f"No engine of the model '{engine_model}' starts: {shown}."
             raise Unavailable(message, retry_after_s=_RETRY_AFTER_FAILURE_S) from None
 
     async def _started(self, model_id: str) -> EngineConnection:

@@ -10,7 +10,7 @@ from server.auth import Caller
 from server.chat.routes import ERRORS
 from server.errors import ModelNotFound, PermissionDenied
 from server.models.services import ModelsServices
-from server.store.records import Model, ModelKind
+from server.store.records import Model
 from server.wire import ResponseBody
 from workers.contract.messages import UnloadAdapter
 
@@ -45,7 +45,8 @@ class ModelDeleted(ResponseBody):
 
 @router.get("/v1/models", summary="List models")
 async def list_models(caller: Caller, services: ModelsServices) -> ModelList:
-    """The base models and the project's own fine-tuned ones, oldest first."""
+    """The configured models, adapters included, and the project's own fine-tuned ones, oldest
+    first."""
     models = await services.store.models.list_for(caller.project.id)
     return ModelList(data=[_body(model, services) for model in models])
 
@@ -64,9 +65,9 @@ async def delete_model(model: str, caller: Caller, services: ModelsServices) -> 
     found = await services.store.models.find(model, caller.project.id)
     if found is None:
         raise ModelNotFound(model)
-    if found.kind is ModelKind.BASE or found.project_id != caller.project.id:
+    if found.project_id is None:
         raise PermissionDenied(
-            f"The model '{model}' is not a fine-tuned model of yours and cannot be deleted.",
+            f"The model '{model}' is part of this server's configuration and cannot be deleted.",
             param="model",
             code="model_not_allowed",
         )
@@ -75,7 +76,7 @@ async def delete_model(model: str, caller: Caller, services: ModelsServices) -> 
     services.catalog.forget(model, caller.project.id)
     if found.adapter_uid is not None:
         for connection in services.pool.connections(found.engine_model):
-            connection.tell(lambda number: UnloadAdapter(number, found.id))
+            connection.tell(lambda number: UnloadAdapter(number, found.adapter_name))
     return ModelDeleted(id=model, deleted=True)
 
 

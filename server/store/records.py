@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 JsonObject = dict[str, Any]
+
+_VERSION_CHARS = 12
+"""Of the content's digest that names an adapter's directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,14 @@ class Model:
     created_at: int
     owned_by: str
     job_id: str | None
+
+    @property
+    def adapter_name(self) -> str:
+        """What engines know the adapter by, never given to other weights. An adapter of a model
+        entry keeps its id when its files change, so there the content's name is part of it."""
+        if self.project_id is not None:
+            return self.id
+        return f"{self.id}@{Path(self.path).name[:_VERSION_CHARS]}"
 
     @property
     def starts_on_demand(self) -> bool:

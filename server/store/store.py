@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from server.store.configured_adapters import ConfiguredAdapters
 from server.store.database import Database
 from server.store.engines import Engines
 from server.store.files import Files
@@ -21,6 +22,7 @@ class Store:
         self._database = database
         self.keys = Keys(database)
         self.models = Models(database)
+        self.configured_adapters = ConfiguredAdapters(database)
         self.engines = Engines(database)
         self.files = Files(database)
         self.jobs = Jobs(database)

@@ -12,7 +12,6 @@ from typing import Protocol
 
 from server.config import Config, ModelEntry
 from server.engines.client import EngineConnection
-from server.engines.start_failures import forget_failures
 from server.store.records import Model
 from server.supervisor.arriving import Arriving
 from server.supervisor.engine_slot import EngineSlot, Workplace
@@ -57,7 +56,6 @@ class EngineKeeper:
 
     async def run(self) -> None:
         """Until cancelled; all workers are gone then."""
-        forget_failures(self._workplace.run_dir)
         coming: list[asyncio.Task[None]] = []
         try:
             for entry in self._config.models:
@@ -84,8 +82,8 @@ class EngineKeeper:
         self._open_replicas(entry, path)
 
     def _open_replicas(self, entry: ModelEntry, path: str) -> None:
-        for _ in range(entry.replicas):
-            self._open(entry.id, path, entry)
+        for number in range(1, entry.replicas + 1):
+            self._open(entry.id, path, entry, number)
 
     async def _follow_fine_tunes(self) -> None:
         """Full fine-tunes have workers while they are used: as many as are allowed, the last used
@@ -112,17 +110,18 @@ class EngineKeeper:
         if entry is not None:
             self._open(model.id, model.path, entry)
 
-    def _open(self, model_id: str, path: str, entry: ModelEntry) -> None:
+    def _open(self, model_id: str, path: str, entry: ModelEntry, number: int = 1) -> None:
         served = ServedModel(model_id, path, entry, self._config.templates)
-        self._keep(model_id, EngineSlot(served, self._workplace))
+        self._keep(model_id, EngineSlot(served, self._workplace, number))
 
     def _open_remote(self, entry: ModelEntry) -> None:
-        for address in entry.addresses:
+        for number, address in enumerate(entry.addresses, 1):
             assert entry.token_file is not None, "the entry has checked it"
             slot = RemoteSlot(
-                RemoteWorker(entry.id, address, Path(entry.token_file)),
+                RemoteWorker(entry.id, address, Path(entry.token_file), number),
                 self._workplace.supervisor_id,
                 self._workplace.store,
+                self._workplace.run_dir,
                 partial(self._hello, entry.id),
             )
             self._keep(entry.id, slot)

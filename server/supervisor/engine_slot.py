@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from server.engines.client import EngineConnection, EngineUnreachable, connect_engine
-from server.engines.start_failures import StartFailure, forget_failure, note_failure
+from server.engines.start_failures import Part, StartFailure, forget_failure, note_failure
 from server.environments.locate import EnvironmentMissingError, engine_python
 from server.launchers import Launcher, Process, ProcessSpec
 from server.store import Store
@@ -50,8 +50,10 @@ class Workplace:
 
 
 class EngineSlot:
-    def __init__(self, served: ServedModel, workplace: Workplace) -> None:
+    def __init__(self, served: ServedModel, workplace: Workplace, number: int = 1) -> None:
+        """`number` tells it from the model's other workers on this host."""
         self.served = served
+        self._part = Part(served.model_id, engine=f"replica {number}")
         self._workplace = workplace
         self._connection: EngineConnection | None = None
         self._log_path: Path | None = None
@@ -69,7 +71,7 @@ class EngineSlot:
         try:
             await self._keep_running()
         finally:
-            forget_failure(self._workplace.run_dir, self.served.model_id)
+            forget_failure(self._workplace.run_dir, self._part)
 
     async def _keep_running(self) -> None:
         backoff_s = FIRST_BACKOFF_S
@@ -88,9 +90,7 @@ class EngineSlot:
         log = self._log_path
         reason = (last_error(log) if log is not None else None) or str(error)
         self._log("engine failed", logging.ERROR, error=str(error), reason=reason)
-        failure = StartFailure(
-            self.served.model_id, reason, None if log is None else str(log), time.time()
-        )
+        failure = StartFailure(self._part, reason, None if log is None else str(log), time.time())
         note_failure(self._workplace.run_dir, failure)
 
     async def _run_once(self) -> None:
@@ -108,7 +108,7 @@ class EngineSlot:
                 replace(engine, state=EngineState.READY, heartbeat_at=time.time())
             )
             self.ready.set()
-            forget_failure(self._workplace.run_dir, self.served.model_id)
+            forget_failure(self._workplace.run_dir, self._part)
             self._log("engine ready", pid=process.pid, engine=engine_id)
             await self._watch(connection, process, engine)
         finally:

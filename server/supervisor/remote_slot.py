@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from server.engines.client import EngineConnection, EngineUnreachable, connect_engine
+from server.engines.start_failures import Part, StartFailure, forget_failure, note_failure
 from server.store import Store
 from server.store.records import Engine, EngineState
 from workers.contract.hello import Hello
@@ -44,6 +45,8 @@ class RemoteWorker:
     model_id: str
     address: str
     token_file: Path
+    number: int = 1
+    """Its place in the entry's list."""
 
     @property
     def engine_id(self) -> str:
@@ -58,10 +61,13 @@ class RemoteSlot:
         worker: RemoteWorker,
         supervisor_id: str,
         store: Store,
+        run_dir: Path,
         other_hello: Callable[[], Hello | None],
     ) -> None:
         """`other_hello` gives what another replica says of itself, to be compared with."""
         self._worker = worker
+        self._part = Part(worker.model_id, engine=f"address {worker.number}")
+        self._run_dir = run_dir
         self._supervisor_id = supervisor_id
         self._store = store
         self._other_hello = other_hello
@@ -111,6 +117,7 @@ class RemoteSlot:
             await self._store.engines.put(engine)
             self._connection, self._trouble = connection, None
             self.ready.set()
+            forget_failure(self._run_dir, self._part)
             self._log("engine ready")
             await self._watch(connection, engine)
         finally:
@@ -148,6 +155,8 @@ class RemoteSlot:
         if trouble != self._trouble:
             self._trouble = trouble
             self._log("engine not usable", logging.ERROR, error=trouble)
+            reason = f"{self._worker.address}: {trouble}"
+            note_failure(self._run_dir, StartFailure(self._part, reason, None, time.time()))
 
     def _log(self, message: str, level: int = logging.INFO, **details: Any) -> None:
         worker = self._worker

@@ -11,6 +11,7 @@ from secrets import token_hex
 
 from server.blobs import Blobs, LocalBlobs
 from server.config import Config
+from server.engines.start_failures import forget_failures
 from server.launchers import LocalLauncher
 from server.store import Store, open_store
 from server.store.records import EventLevel, Job, NewEvent
@@ -19,6 +20,7 @@ from server.supervisor.checking import check_job
 from server.supervisor.duty import take_duty
 from server.supervisor.engine_keeper import EngineKeeper
 from server.supervisor.engine_slot import Workplace
+from server.supervisor.entry_adapters import EntryAdapters
 from server.supervisor.janitor import Janitor
 from server.supervisor.training import Training, Workshop
 from server.supervisor.warm_trainer import WarmTrainer
@@ -57,16 +59,20 @@ class Supervisor:
     async def run(self) -> None:
         """Until cancelled. Jobs under way are saved and given up for another supervisor (or the
         next start) to go on with; all processes are gone then."""
+        forget_failures(self._config.run_dir)
         await self._register_models()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._arriving.run())
             group.create_task(self._engines.run())
+            group.create_task(EntryAdapters(self._config, self._store, self._engines).run())
             group.create_task(self._warm_trainer.run())
             group.create_task(Janitor(self._config, self._store, self._blobs).run())
             group.create_task(self._renew_leases())
             group.create_task(self._work())
 
     async def _register_models(self) -> None:
+        adapters = [adapter.id for entry in self._config.models for adapter in entry.adapters]
+        await self._store.configured_adapters.retire_others(adapters)
         for entry in self._config.models:
             await self._store.models.put_base(
                 entry.id, entry.path, entry.owned_by, int(time.time())

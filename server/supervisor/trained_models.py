@@ -1,7 +1,8 @@
-"""Where trained weights live: one directory per content, never changed once there.
+"""Where weights that are served live: one directory per content, never changed once there.
 
-A trainer's output is linked (or copied) beside and renamed, so a directory is whole or absent, and
-the trainer may tidy up its own.
+They are brought beside and renamed, so a directory is whole or absent. A trainer's output is linked
+(or copied), and the trainer may tidy up its own. An operator's files are copied, as those may be
+written over in their place.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 _READ_BYTES = 1024 * 1024
@@ -19,22 +22,45 @@ _DIGEST_BYTES = 16
 def install(source: Path, root: Path) -> Path:
     """Blocking: reads all of `source`. Returns the directory under `root`."""
     target = root / _digest(source)
-    if target.is_dir():
-        return target
-    root.mkdir(parents=True, exist_ok=True)
-    beside = root / f".{secrets.token_hex(8)}"
-    try:
-        shutil.copytree(source, beside, copy_function=_link_or_copy)
-        _sync(beside)
-        try:
-            beside.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    _sync_folder(root)
+    if not target.is_dir():
+        with _beside(root) as folder:
+            shutil.copytree(source, folder, copy_function=_link_or_copy)
+            _settle(folder, target)
     return target
+
+
+def install_copy(source: Path, names: Sequence[str], root: Path) -> Path:
+    """Only the files of those names. Blocking. Raises OSError."""
+    with _beside(root) as folder:
+        folder.mkdir()
+        for name in names:
+            shutil.copyfile(source / name, folder / name)
+        # Of the copy: the source may change meanwhile.
+        target = root / _digest(folder)
+        if not target.is_dir():
+            _settle(folder, target)
+    return target
+
+
+@contextmanager
+def _beside(root: Path) -> Generator[Path]:
+    """A new place in the same file system, where nothing is left behind."""
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / f".{secrets.token_hex(8)}"
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settle(folder: Path, target: Path) -> None:
+    _sync(folder)
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    _sync_folder(target.parent)
 
 
 def _digest(source: Path) -> str:

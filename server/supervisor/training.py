@@ -247,7 +247,7 @@ class Training:
             if model.adapter_uid is None:
                 await engines.serve_fine_tune(model, SERVING_LIMIT_S)
             else:
-                adapter = AdapterRef(model.id, model.adapter_uid, model.path)
+                adapter = AdapterRef(model.adapter_name, model.adapter_uid, model.path)
                 await engines.load_adapter(model.engine_model, adapter, SERVING_LIMIT_S)
         except TimeoutError:
             message = "Training is complete, but no engine could serve the model in time."

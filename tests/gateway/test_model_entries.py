@@ -58,6 +58,12 @@ def test_the_names_of_llama_factory_are_understood() -> None:
         ({"rope_scaling": "ntk"}, "must be one of linear, dynamic, yarn, llama3"),
         ({"offload_folder": "offload"}, "one device"),
         ({"device_map": "balanced"}, "use device"),
+        ({"adapters": [{"id": "ft:m:o::x", "path": "a"}]}, "given to what jobs train"),
+        ({"adapters": [{"id": "a", "path": "a"}], "max_loras": 0}, "max_loras of at least 1"),
+        (
+            {"engine": "attached", "url": "http://x", "adapters": [{"id": "a", "path": "a"}]},
+            "need allow_adapters",
+        ),
         ({"use_cache": False}, "always kept"),
         ({"new_special_tokens": "<a>"}, "save the resized model"),
         ({"engine": "vllm", "adapter_name_or_path": "a"}, "only the hf engine merges"),

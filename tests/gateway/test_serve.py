@@ -175,27 +175,34 @@ def test_the_operator_is_told_why_an_engine_does_not_start(tmp_path: Path) -> No
     weights = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(weights[:1000])
     config = (
-        "data: data\nport: 0\nmodels:\n  - {id: broken, path: model, engine: hf, device: cpu}\n"
+        "data: data\nport: 0\nmodels:\n"
+        "  - {id: broken, path: model, engine: hf, device: cpu, replicas: 2}\n"
     )
     service = Service(tmp_path, config, until="after a change of the settings")
     try:
-        reason = service.find(r"The engine of broken does not start: (.+)")
+        for number in (1, 2):
+            wait_for(lambda n=number: f"(replica {n})" in service.output.read_text(), deadline_s=60)
+        reason = service.find(r"The engine of broken \(replica 1\) does not start: (.+)")
         assert "SafetensorError" in reason or "header" in reason, reason
         assert Path(service.find(r"Its log: (\S+)")).is_file()
         url = service.find(r"URL +(\S+)/v1")
         ready = httpx.get(f"{url}/readyz")
         assert ready.status_code == 503
-        assert ready.json()["not_starting"] == ["broken"]
+        assert ready.json()["not_starting"] == [
+            {"model": "broken", "engine": f"replica {number}", "adapter": None} for number in (1, 2)
+        ]
         with service.client() as client, pytest.raises(openai.InternalServerError) as refused:
             client.with_options(max_retries=0).chat.completions.create(
                 model="broken", messages=user("hi")
             )
         assert refused.value.status_code == 503
-        assert "The engine of the model 'broken' does not start." in refused.value.message
+        told = "No engine of the model 'broken' starts: replica 1, replica 2."
+        assert told in refused.value.message
         assert str(tmp_path) not in ready.text + refused.value.response.text
         (model / "model.safetensors").write_bytes(weights)
         wait_for(lambda: "Ready: " in service.output.read_text(), deadline_s=60)
-        assert service.output.read_text().count("does not start") == 1
+        wait_for(lambda: not httpx.get(f"{url}/readyz").json()["not_starting"], deadline_s=60)
+        assert service.output.read_text().count("does not start") == 2
     finally:
         service.process.send_signal(signal.SIGTERM)
         service.process.wait(20)

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 from openai import OpenAI
@@ -83,6 +84,24 @@ def test_a_fine_tune_answers_from_every_host(
         wait_until(lambda: first.stored == [], 20)
         with pytest.raises(openai.NotFoundError):
             ask(client, tuned)
+
+
+def test_an_adapter_of_the_entry_is_sent_to_another_host(
+    tmp_path: Path, start_host: StartHost
+) -> None:
+    (tmp_path / "style").mkdir()
+    (tmp_path / "style" / "adapter_config.json").write_text("{}")
+    (tmp_path / "style" / "adapter_model.safetensors").write_bytes(b"weights")
+    entry = scripted([{"text": "I am {adapter}."}])
+    host = start_host(entry)
+    adapters = [{"id": "my-style", "path": "style"}]
+    settings = {"models": [remote_entry(tmp_path, [host], {**entry, "adapters": adapters})]}
+    with running_gateway(tmp_path, settings) as gateway, running_supervisor(tmp_path):
+        wait_until(lambda: len(host.stored) == 1, 30)
+        assert (host.stored[0] / "adapter_model.safetensors").read_bytes() == b"weights"
+        answer = ask(gateway.client(), "my-style")
+        assert answer is not None
+        assert answer.startswith("I am my-style@")
 
 
 def test_a_worker_that_is_told_to_leave_ends_its_streams_first(
@@ -161,6 +180,8 @@ def test_a_worker_that_does_not_fit_is_not_used(
         wait_until(lambda: trouble in log.read_text(), 20)
         wait_connected(gateway, 1)
         assert [ask(gateway.client(), "tiny", f"{n}") for n in range(4)] == ["quick"] * 4
+        told = httpx.get(f"{gateway.url}/readyz").json()["not_starting"]
+        assert told == [{"model": "tiny", "engine": "address 1", "adapter": None}]
 
 
 def test_a_stranger_is_heard_no_further_than_a_greeting(start_host: StartHost) -> None:
