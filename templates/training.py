@@ -6,6 +6,7 @@ The ids of a prompt are those an engine gets, for both come from the same segmen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -31,7 +32,8 @@ class MaskOptions:
 
     train_on_prompt: bool = False
     mask_history: bool = False
-    """Only the last answer counts; earlier ones stand as context, as they were trained."""
+    """Only the last answer counts. Earlier ones are its context, and keep their thoughts only where
+    the conversation says so."""
     last_turn_only: bool = False
     """Only the last answer counts, in the very prompt it is served with."""
     max_tokens: int | None = None
@@ -75,6 +77,9 @@ def _render(
 ) -> list[tuple[TrainingTurn, ...]]:
     if options.last_turn_only:
         return [chat_format.render_training(conversation, last_turn_only=True)]
+    if options.mask_history and not conversation.options.preserve_thinking:
+        with suppress(FormatError):
+            return [chat_format.render_training(conversation, last_turn_only=True)]
     try:
         return [chat_format.render_training(conversation)]
     except FormatError:
@@ -104,24 +109,26 @@ Turn = tuple[list[int], list[int], bool]
 
 def _example(turns: list[Turn], eos: int | None, options: MaskOptions) -> TrainingExample:
     """`eos`: ends the last answer and is the label where each later prompt begins, for the family
-    whose turns end by the next one's beginning."""
+    whose turns end by the next one's beginning. It is learned with the answer that it ends."""
     turns = _fitted(turns, options, reserved=0 if eos is None else 1)
     input_ids: list[int] = []
     labels: list[int] = []
+    counts = False
     for number, (prompt, response, trained) in enumerate(turns):
+        ended = eos if counts else None
         counts = trained and not (options.mask_history and number < len(turns) - 1)
         input_ids += prompt
         input_ids += response
         if options.train_on_prompt:
             labels += prompt
-        elif eos is not None and number and prompt:
-            labels += [eos, *[IGNORED_LABEL] * (len(prompt) - 1)]
+        elif ended is not None and prompt:
+            labels += [ended, *[IGNORED_LABEL] * (len(prompt) - 1)]
         else:
             labels += [IGNORED_LABEL] * len(prompt)
         labels += response if counts else [IGNORED_LABEL] * len(response)
     if eos is not None and turns:
         input_ids.append(eos)
-        labels.append(eos)
+        labels.append(eos if counts else IGNORED_LABEL)
     return TrainingExample(input_ids, labels)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from templates.conversation import Conversation
+from templates.conversation import Conversation, RenderOptions
 from templates.format import FormatError
 from templates.registry import open_format
 from templates.tokenization import Encoder, describe_tokenizer
@@ -66,6 +66,40 @@ def test_implied_eos_closes_the_last_turn_and_labels_where_later_turns_begin() -
     assert example.labels[second] == EOS
     assert example.input_ids[second] != EOS
     assert example.labels.count(EOS) == 2
+
+
+def test_an_implied_eos_is_learned_with_the_answer_it_ends() -> None:
+    asked, first, again, last = TURNS.messages
+    [masked] = encode_training(GLM, ENCODER, TURNS, MaskOptions(mask_history=True))
+    assert learned(masked.labels) == "\nd<|im_end|>"
+    unwanted = Conversation((asked, says("assistant", "b", weight=0), again, last))
+    assert encode_training(GLM, ENCODER, unwanted) == [masked]
+    left = Conversation((asked, first, again, says("assistant", "d", weight=0)))
+    [example] = encode_training(GLM, ENCODER, left)
+    assert example.input_ids == masked.input_ids
+    assert learned(example.labels) == "\nb<|im_end|>"
+
+
+@pytest.mark.parametrize(("preserve", "thoughts"), [(None, 1), (True, 3)])
+def test_context_of_the_last_answer_has_its_thoughts_only_on_request(
+    preserve: bool | None, thoughts: int
+) -> None:
+    """The third turn's history has a thought and, where thoughts are kept, an empty one."""
+    conversation = Conversation(
+        (
+            says("user", "a"),
+            says("assistant", "b", reasoning="hm"),
+            says("user", "c"),
+            says("assistant", "d"),
+            says("user", "e"),
+            says("assistant", "f", reasoning="so"),
+        ),
+        options=RenderOptions(preserve_thinking=preserve),
+    )
+    qwen = open_format("qwen3", INFO)
+    [example] = encode_training(qwen, ENCODER, conversation, MaskOptions(mask_history=True))
+    assert TOKENIZER.decode(example.input_ids).count("</think>") == thoughts
+    assert learned(example.labels) == "<think>\nso\n</think>\n\nf<|im_end|>\n"
 
 
 def test_cut_examples_keep_the_first_turns_or_the_last_answer() -> None:
