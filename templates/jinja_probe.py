@@ -11,7 +11,7 @@ from functools import cached_property
 from msgspec.structs import replace as replace_struct
 
 from templates.conversation import ChatMessage, Conversation, Role, TextPart, Tool, ToolCall
-from templates.dialects import DIALECTS, detect
+from templates.dialects import DIALECTS, detect, marked_in
 from templates.dialects.base import Dialect
 from templates.format import (
     FormatError,
@@ -31,11 +31,16 @@ _TOOL = Tool(
     description="Get the weather",
     parameters={
         "type": "object",
-        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+        "properties": {
+            "city": {"type": "string", "description": "The city"},
+            "days": {"type": "integer", "description": "How many days"},
+        },
         "required": ["city"],
     },
 )
 _CALL = ToolCall("get_weather", json.dumps(_ARGUMENTS), id="call12345")
+_TELLING_ID = "functions.get_weather:0"
+"""Kimi's templates write a call's id and no name."""
 
 
 def _says(role: Role, text: str) -> ChatMessage:
@@ -45,12 +50,21 @@ def _says(role: Role, text: str) -> ChatMessage:
 _ASK = _says(Role.USER, ASKED)
 
 
+def _asked_and_called(call: ToolCall) -> tuple[ChatMessage, ...]:
+    return (_ASK, ChatMessage(Role.ASSISTANT, tool_calls=(call,)))
+
+
 class Probe:
     """Answers are kept; each costs a few renderings, once."""
 
-    def __init__(self, render: Render, variables: frozenset[str]) -> None:
+    def __init__(
+        self, render: Render, variables: frozenset[str], *, source: str, words: frozenset[str]
+    ) -> None:
+        """`source` is the template's, `words` are the tokenizer's control words."""
         self._render = render
         self._variables = variables
+        self._source = source
+        self._words = words
 
     @cached_property
     def style(self) -> MessageStyle:
@@ -77,17 +91,28 @@ class Probe:
 
     @property
     def _call_messages(self) -> tuple[ChatMessage, ...]:
-        return (_ASK, ChatMessage(Role.ASSISTANT, tool_calls=(_CALL,)))
+        return _asked_and_called(_CALL)
 
     @cached_property
     def dialect(self) -> Dialect | None:
+        """By a call that the template wrote. One that writes no calls (Granite 3, LFM2) is taken at
+        its word: the mark that it tells the model of, or that its vocabulary has for calls."""
         if "tools" not in self._variables:
             return None
-        full = self._try(self._call_messages, self.style, tools=True)
+        for call in (_CALL, replace_struct(_CALL, id=_TELLING_ID)):
+            written = self._written(_asked_and_called(call))
+            found = detect(written, _TOOL.name, _ARGUMENTS)
+            if found is not None:
+                return found
+            if written and "tuneyardville" not in written:
+                return marked_in(self._source) or marked_in(self._words)
+        return None
+
+    def _written(self, messages: tuple[ChatMessage, ...]) -> str:
+        full = self._try(messages, self.style, tools=True)
         prompt = self._try((_ASK,), self.style, tools=True, generate=True)
         written = full[len(prompt) :] if full.startswith(prompt) else full[full.rfind(ASKED) :]
-        written = re.sub(r"^.*</think>\s*", "", written, flags=re.DOTALL)
-        return detect(written, _TOOL.name, _ARGUMENTS)
+        return re.sub(r"^.*</think>\s*", "", written, flags=re.DOTALL)
 
     @property
     def plain_dialect(self) -> Dialect:

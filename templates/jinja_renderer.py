@@ -91,7 +91,12 @@ class JinjaRenderer:
 
     @cached_property
     def probe(self) -> Probe:
-        return Probe(self._probe_text, self._probe_variables)
+        return Probe(
+            self._probe_text,
+            self._probe_variables,
+            source=self._sources,
+            words=self._tokenizer.special_tokens,
+        )
 
     @property
     def _probe_variables(self) -> frozenset[str]:

@@ -1,10 +1,10 @@
 """Training turns from a model's own template: what was the prompt, what the answer.
 
-By `{% generation %}` where the template has it. Otherwise by prefixes: the prompt of each answer is
-rendered as it would be served, and must be how the rendering of the whole conversation begins.
-Where it is not (the template drops thoughts of earlier turns, say), no one sequence holds every
-answer in the context it is served in; that is refused with the reason. The last turn alone can
-still be trained.
+By `{% generation %}` where the template has it, once for each answer. Otherwise by prefixes: the
+prompt of each answer is rendered as it would be served, and must be how the rendering of the whole
+conversation begins. Where it is not (the template drops thoughts of earlier turns, say), no one
+sequence holds every answer in the context it is served in; that is refused with the reason. The
+last turn alone can still be trained.
 """
 
 from __future__ import annotations
@@ -50,11 +50,7 @@ def turns_by_marks(
         shielded = _cuts_by_marks(render(conversation, False, shielding, marks=marks), marks)
     answers = [m for m in conversation.messages if m.role is Role.ASSISTANT]
     if len(plain) - 1 != len(answers) or len(shielded) != len(plain):
-        raise FormatError(
-            f"The chat template marks {len(plain) - 1} answers by {{% generation %}}, but the "
-            f"conversation has {len(answers)} assistant messages.",
-            "messages",
-        )
+        return turns_by_prefixes(conversation, render, shielding, last_turn_only=False)
     trained = [message.weight != 0 for message in answers] + [False]
     turns = _turns(plain, shielded, trained, shielding)
     return turns if plain[-1].prompt else turns[:-1]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from templates.conversation import Tool
@@ -17,13 +18,21 @@ from templates.dialects.headed import DEEPSEEK_V3, DEEPSEEK_V3_1, KIMI_K2
 from templates.dialects.hermes import LING, QWEN
 from templates.dialects.llama import LLAMA3
 from templates.dialects.mistral import MISTRAL, MISTRAL_IDS, MISTRAL_V11
-from templates.dialects.object_lists import COHERE, GRANITE3, HUNYUAN, INTERNLM, MINIMAX1, PHI4
+from templates.dialects.object_lists import (
+    COHERE,
+    GRANITE3,
+    HUNYUAN,
+    INTERNLM,
+    MINIMAX1,
+    NEMOTRON,
+    PHI4,
+)
 from templates.dialects.pythonic import GEMMA3, LFM2, LLAMA_PYTHONIC, OLMO3
 from templates.dialects.react import DEFAULT
 from templates.dialects.xml_families import DEEPSEEK_V3_2, MINIMAX2, QWEN3_5, SEED_OSS
 from templates.format import FormatError, Prompt
 
-__all__ = ["DIALECTS", "Dialect", "binding_dialect", "detect", "dialect"]
+__all__ = ["DIALECTS", "Dialect", "binding_dialect", "detect", "dialect", "marked_in"]
 
 _ALL: tuple[Dialect, ...] = (
     QWEN,
@@ -43,6 +52,7 @@ _ALL: tuple[Dialect, ...] = (
     GEMMA3,
     MINIMAX1,
     HUNYUAN,
+    NEMOTRON,
     GRANITE3,
     PHI4,
     INTERNLM,
@@ -77,3 +87,9 @@ def binding_dialect(reader: Dialect, prompt: Prompt, tools: tuple[Tool, ...]) ->
 def detect(rendered_call: str, name: str, arguments: dict[str, Any]) -> Dialect | None:
     """The dialect whose parser reads back a call that a template rendered; None if none does."""
     return detection.detect(_ALL, rendered_call, name, arguments)
+
+
+def marked_in(words: Container[str]) -> Dialect | None:
+    """The dialect whose opening mark stands in a text, or among a vocabulary's words."""
+    marked = (entry for entry in _ALL if entry.layout.trigger)
+    return next((entry for entry in marked if entry.layout.trigger in words), None)

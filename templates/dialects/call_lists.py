@@ -48,6 +48,9 @@ class ListParser(CallParser):
             self._bare = False
 
     def _calls(self, marker: str) -> Scan[None]:
+        for further in self.markers:
+            if further != marker:
+                yield from self._take_after_space(further)
         yield from self._block()
 
     def _block(self) -> Scan[None]:

@@ -22,7 +22,10 @@ name and its value}}. Do not use variables.
 
 """
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_SYNTAX = ListSyntax(("<|python_tag|>", "<|python_start|>"), ("<|python_end|>",), bare=True)
+_SYNTAX = ListSyntax(
+    ("<|python_tag|>", "<|python_start|>", "<|python_end|>"), ("<|python_end|>",), bare=True
+)
+"""Llama 4's own template writes an empty pair of marks, or one around the text, ahead of a call."""
 
 
 def llama3(today: Callable[[], date] = date.today) -> Dialect:

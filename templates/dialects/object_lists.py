@@ -1,5 +1,5 @@
-"""Dialects that write calls as JSON objects under one mark: MiniMax-M1, Hunyuan, Granite 3,
-InternLM 2.5 and 3, Phi-4-mini, Cohere Command.
+"""Dialects that write calls as JSON objects under one mark: MiniMax-M1, Hunyuan, Nemotron Nano 2,
+Granite 3, InternLM 2.5 and 3, Phi-4-mini, Cohere Command.
 
 MiniMax-M1's tool text is LLaMA-Factory 0.9.5's; the others show tools as a JSON list, as their own
 templates do inside their role marks.
@@ -71,6 +71,7 @@ def _listed(name: str, begins: tuple[str, ...], end: str, *, special: bool) -> D
 
 
 HUNYUAN = _listed("hunyuan", ("<tool_calls>",), "</tool_calls>", special=False)
+NEMOTRON = _listed("nemotron", ("<TOOLCALL>",), "</TOOLCALL>", special=False)
 GRANITE3 = _listed("granite3", ("<|tool_call|>", "<tool_call>"), "", special=True)
 PHI4 = _listed("phi4", ("<|tool_call|>", "functools"), "<|/tool_call|>", special=True)
 

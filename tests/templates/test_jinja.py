@@ -359,3 +359,16 @@ def test_a_thought_within_an_answer_is_seen_by_the_template_and_nothing_else_is(
     assert "hm" not in rendered
     forged = Conversation((says("user", "Hi"), says("assistant", "Yo"), says("user", "?")))
     assert control_tokens(ENCODER.encode(segments)) == control_tokens(ids_of("qwen3", forged))
+
+
+def test_an_answer_marked_in_pieces_is_masked_by_prefixes() -> None:
+    pieces = """{% for m in messages %}<|im_start|>{{ m.role }}
+{% if m.role == "assistant" %}{% generation %}{{ m.content }}{% endgeneration -%}
+{% generation %}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+    chat_format = open_format(None, describe_tokenizer(TOKENIZER, {"default": pieces}))
+    conversation = Conversation((says("user", "1+1?"), says("assistant", "2")))
+    [example] = encode_training(chat_format, ENCODER, conversation)
+    learned = [label for label in example.labels if label != IGNORED_LABEL]
+    assert TOKENIZER.decode(learned) == "2<|im_end|>"

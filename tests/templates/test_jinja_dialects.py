@@ -1,0 +1,53 @@
+"""Which tool-call dialect a model's own template speaks."""
+
+from __future__ import annotations
+
+import pytest
+
+from templates.format import TokenizerInfo
+from templates.jinja_format import JinjaFormat
+from templates.registry import open_format
+
+CALLS_BY_ID = """
+{%- for m in messages %}{{ m.role }}: {{ m.content }}
+{%- for c in m.tool_calls or [] -%}
+<|tool_calls_section_begin|><|tool_call_begin|>{{ c.id }}<|tool_call_argument_begin|>
+{{- c.function.arguments | tojson }}<|tool_call_end|><|tool_calls_section_end|>
+{%- endfor %}<|im_end|>{% endfor %}{{ tools | length }}
+"""
+EMPTY_MARKS = """
+{%- for m in messages %}{{ m.role }}: {{ m.content }}
+{%- for c in m.tool_calls or [] -%}
+<|python_start|><|python_end|>{"name": "{{ c.function.name }}", "parameters": {# -#}
+{{ c.function.arguments | tojson }}}
+{%- endfor %}<|eot|>{% endfor %}{{ tools | length }}
+"""
+NO_CALLS = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}{{ tools | length }}"
+TOLD_OF = NO_CALLS + " Answer with <|tool_call|> and a JSON list."
+DESCRIBED = """
+{%- for t in tools or [] %}{% for p in t.function.parameters.properties.values() -%}
+{{ p.description.upper() }}{% endfor %}{% endfor %}
+{%- for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] -%}
+<TOOLCALL>[{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}]
+{#- #}</TOOLCALL>{% endfor %}{% endfor %}
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "name"),
+    [
+        (CALLS_BY_ID, (), "kimi_k2"),
+        (EMPTY_MARKS, (), "llama3"),
+        (DESCRIBED, (), "nemotron"),
+        (TOLD_OF, (), "granite3"),
+        (NO_CALLS, ("<|tool_call_start|>",), "lfm2"),
+        (NO_CALLS, (), None),
+    ],
+)
+def test_a_dialect_is_found_by_what_the_template_writes_or_names(
+    source: str, words: tuple[str, ...], name: str | None
+) -> None:
+    info = TokenizerInfo(special_tokens=frozenset(words), chat_templates={"default": source})
+    chat_format = open_format(None, info)
+    assert isinstance(chat_format, JinjaFormat)
+    assert (chat_format.dialect.name if chat_format.dialect else None) == name
