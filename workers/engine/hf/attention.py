@@ -43,6 +43,9 @@ class Chunk:
     start: int
     size: int
     first_token: int
+    blocks: tuple[tuple[int, int], ...] = ()
+    """Spans of the sequence whose tokens also see those behind them in the span. None is split
+    between chunks."""
 
 
 @dataclass(slots=True)
@@ -74,13 +77,16 @@ class StepLayout:
     def chunk_mask(self, chunk: Chunk, window: int | None, device: torch.device) -> Tensor | None:
         """Boolean [N, L]; None if plain causal attention from position 0 is right."""
         end = chunk.start + chunk.size
-        if chunk.start == 0 and (window is None or end <= window):
+        blocks = [block for block in chunk.blocks if chunk.start < block[1] and block[0] < end]
+        if chunk.start == 0 and not blocks and (window is None or end <= window):
             return None
         key = (chunk.slot, chunk.start, window)
         if key not in self._masks:
             rows = torch.arange(chunk.start, end, device=device)[:, None]
             columns = torch.arange(end, device=device)[None, :]
             seen = columns <= rows
+            for first, last in blocks:
+                seen |= (first <= rows) & (rows < last) & (first <= columns) & (columns < last)
             if window is not None:
                 seen &= columns > rows - window
             self._masks[key] = seen
@@ -113,6 +119,8 @@ class SlotAttention:
     def __init__(self) -> None:
         self.cache: SlotCache | None = None
         self.layout: StepLayout | None = None
+        self.probe_blocks: tuple[tuple[int, int], ...] = ()
+        """Of the prompt that is passed through while there is no cache yet."""
         self.seen: dict[int, LayerShape] = {}
         """Shapes of the layers met while there is no cache yet: one pass over a prompt finds out
         what the cache must hold."""
@@ -132,8 +140,8 @@ class SlotAttention:
             self.seen[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
             keys, values = _repeat(key, query.shape[1]), _repeat(value, query.shape[1])
             mask = None
-            if window is not None and window < query.shape[2]:
-                whole = Chunk(0, 0, query.shape[2], 0)
+            if self.probe_blocks or (window is not None and window < query.shape[2]):
+                whole = Chunk(0, 0, query.shape[2], 0, self.probe_blocks)
                 empty = torch.empty(0)
                 mask = StepLayout(empty, empty, [], []).chunk_mask(whole, window, query.device)
             return _attend(query, keys, values, mask, mask is None, scale, softcap).transpose(1, 2)

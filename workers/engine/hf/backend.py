@@ -97,15 +97,15 @@ class HfBackend:
         )
 
     async def submit(self, work: Work) -> None:
-        adapter = grammar = pictures = None
-        if self._media is not None:
-            pictures = self._media.place(work)
+        adapter = grammar = media = None
+        if self._media is not None and work.media:
+            media = await self._media.place(work)
         if work.adapter is not None and self._adapters is not None:
             adapter = await self._adapters.fetch(work.adapter)
         if work.grammar is not None and self._grammars is not None:
             compile_it = partial(self._grammars.compile, work.grammar, work.stop_ids)
             grammar = await self._loop.run_in_executor(self._grammars.thread, compile_it)
-        self._running.tell(Submit(Sequence(work, grammar, adapter, pictures=pictures)))
+        self._running.tell(Submit(Sequence(work, grammar, adapter, media=media)))
 
     def abort(self, key: int) -> None:
         self._running.tell(Cancel(key))

@@ -17,7 +17,8 @@ from workers.contract.messages import FailureKind, FinishReason, Stats
 from workers.engine.backend import Ended, Output, RefusedError, Score
 from workers.engine.hf.commands import Cancel, Command, Load, Stop, Submit, Unload
 from workers.engine.hf.lora.places import AdapterPlaces
-from workers.engine.hf.model import LoadedModel, is_out_of_memory
+from workers.engine.hf.memory import is_out_of_memory
+from workers.engine.hf.model import LoadedModel
 from workers.engine.hf.packing import lay_out, pack
 from workers.engine.hf.pooled import PooledBatch, PoolQueue
 from workers.engine.hf.prefixes import Rows

@@ -27,7 +27,7 @@ from workers.engine.hf.attention import (
 from workers.engine.hf.kv import LayerShape, SlotCache, token_bytes
 from workers.engine.hf.lora.layer import AdapterStep, LoraLinear
 from workers.engine.hf.lora.wrapping import wrap_linears
-from workers.engine.hf.media.check import PictureProbe
+from workers.engine.hf.media.check import MediaProbe
 from workers.engine.hf.media.families import FAMILIES
 from workers.engine.hf.media.host import HfMedia, open_media
 from workers.engine.hf.preparing import merge_adapters, scale_rope
@@ -56,13 +56,15 @@ class LoadedModel:
     max_model_len: int
     media: HfMedia | None = None
 
-    def logits(self, inputs: dict[str, Tensor], keep: Tensor) -> Tensor:
+    def logits(self, inputs: dict[str, Any], keep: Tensor) -> Tensor:
         """Float32 logits [N, V] of the tokens whose places in the packed row `keep` lists."""
+        if self.media is not None:
+            return self.media.family.logits(self.model, inputs, keep).float()
         return self.model(**inputs, use_cache=False, logits_to_keep=keep).logits[0].float()
 
 
 def load_model(spec: EngineSpec, settings: HfSettings, tokenizer: Any | None = None) -> LoadedModel:
-    """Reads pictures, if the model does and a tokenizer is given. Raises SpecError."""
+    """Reads media, if the model does and a tokenizer is given. Raises SpecError."""
     device = choose_device(spec.device)
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
@@ -70,9 +72,9 @@ def load_model(spec: EngineSpec, settings: HfSettings, tokenizer: Any | None = N
     model = _read(spec.model_path, spec, settings, device)
     max_model_len = _context_length(model.config, spec)
     media = None if tokenizer is None else open_media(model, tokenizer, spec, settings)
-    pictures = None if media is None else PictureProbe(model, media)
+    probe = None if media is None else MediaProbe(model, media)
     stock = _probe(model) if settings.verify else None
-    stock_picture = pictures.stock() if pictures is not None and settings.verify else None
+    stock_media = probe.stock() if probe is not None and settings.verify else None
     _set_attention(model)
     attention = attach(model)
     step = AdapterStep()
@@ -82,8 +84,8 @@ def load_model(spec: EngineSpec, settings: HfSettings, tokenizer: Any | None = N
     ours = _probe(model)
     if stock is not None:
         _compare(stock, ours, model.dtype)
-    if pictures is not None and stock_picture is not None:
-        _compare(stock_picture, pictures.ours(), model.dtype)
+    if probe is not None and stock_media is not None:
+        _compare(stock_media, probe.ours(attention), model.dtype)
     if not attention.seen or sorted(attention.seen) != list(range(len(attention.seen))):
         raise SpecError("the model's attention does not go through transformers' interface")
     return LoadedModel(model, attention, step, layers, device, model.dtype, max_model_len, media)
@@ -160,7 +162,7 @@ def _read(path: str, spec: EngineSpec, settings: HfSettings, device: torch.devic
 
 
 def _set_attention(model: Any) -> None:
-    """The decoder's; what looks at pictures keeps its own."""
+    """The decoder's; what looks at pictures or listens keeps its own."""
     parts = getattr(model.config, "sub_configs", {})
     if model.config.model_type not in FAMILIES or "text_config" not in parts:
         model.set_attn_implementation(IMPLEMENTATION)
@@ -204,11 +206,3 @@ def _memory_budget(loaded: LoadedModel, layers: list[LayerShape], rows: int) -> 
         free, _ = torch.cuda.mem_get_info(loaded.device)
         return min(wanted, int(free * 0.8))
     return min(wanted, psutil.virtual_memory().available // 4)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """CUDA has its own error; the CPU allocator raises a RuntimeError known by its text alone
-    (c10/core/impl/alloc_cpu.cpp)."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

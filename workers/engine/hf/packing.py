@@ -9,7 +9,7 @@ import torch
 from workers.engine.hf.attention import Chunk, StepLayout, plan_runs
 from workers.engine.hf.lora.layer import plan_adapters
 from workers.engine.hf.lora.places import AdapterPlaces
-from workers.engine.hf.media.sequences import PictureSlice, step_inputs
+from workers.engine.hf.media.sequences import MediaSlice, step_inputs
 from workers.engine.hf.model import LoadedModel
 from workers.engine.hf.scheduler import Slice, Step
 
@@ -20,7 +20,7 @@ class Packed:
     positions: list[int] = field(default_factory=list[int])
     keep: list[int] = field(default_factory=list[int])
     """Where logits are wanted."""
-    pictures: list[PictureSlice] = field(default_factory=list[PictureSlice])
+    media: list[MediaSlice] = field(default_factory=list[MediaSlice])
 
     def logits(self, loaded: LoadedModel) -> torch.Tensor:
         """Float32 [N, V], where they are wanted; `lay_out` must have been called."""
@@ -29,7 +29,7 @@ class Packed:
             loaded.model,
             torch.tensor([self.ids], device=device),
             torch.tensor([self.positions], device=device),
-            self.pictures,
+            self.media,
         )
         return loaded.logits(inputs, torch.tensor(self.keep, device=device, dtype=torch.long))
 
@@ -38,9 +38,8 @@ def pack(slices: list[Slice]) -> Packed:
     packed = Packed()
     for part in slices:
         first = len(packed.ids)
-        if part.sequence.pictures is not None:
-            seen = PictureSlice(part.sequence.pictures, first, part.start, part.end)
-            packed.pictures.append(seen)
+        if part.sequence.media is not None:
+            packed.media.append(MediaSlice(part.sequence.media, first, part.start, part.end))
         packed.ids.extend(part.sequence.tokens[part.start : part.end])
         packed.positions.extend(range(part.start, part.end))
         if part.sequence.prompt_scores is not None and not part.sequence.num_output:
@@ -61,7 +60,9 @@ def lay_out(
     first = num_decode
     for part in step.chunks:
         size = part.end - part.start
-        chunks.append(Chunk(part.row, part.start, size, first))
+        media = part.sequence.media
+        blocks = () if media is None else media.blocks
+        chunks.append(Chunk(part.row, part.start, size, first, blocks))
         first += size
     loaded.attention.layout = StepLayout(
         torch.tensor(slots, device=device, dtype=torch.long),

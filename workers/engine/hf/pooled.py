@@ -21,7 +21,8 @@ from workers.engine.backend import RefusedError
 from workers.engine.hf.lora.layer import plan_adapters
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.lora.weights import AdapterWeights
-from workers.engine.hf.model import LoadedModel, is_out_of_memory
+from workers.engine.hf.memory import is_out_of_memory
+from workers.engine.hf.model import LoadedModel
 from workers.engine.hf.pooling import Pooling, PoolingKind, pool
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}

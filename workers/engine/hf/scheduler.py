@@ -90,12 +90,14 @@ class Scheduler:
             if s.num_missing > 1 or s.num_computed == 0
         ]
         for row, sequence in sorted(prefilling, key=lambda pair: pair[1].arrival):
-            size = min(sequence.num_missing, budget)
-            if size <= 0:
+            if budget <= 0:
                 break
-            budget -= size
             start = sequence.num_computed
-            chunks.append(Slice(row, sequence, start, start + size))
+            end = start + min(sequence.num_missing, budget)
+            if sequence.media is not None:
+                end = sequence.media.whole_end(start, end)
+            budget -= end - start
+            chunks.append(Slice(row, sequence, start, end))
         return Step(decode, chunks)
 
     def finish(self, sequence: Sequence) -> None:

@@ -13,7 +13,7 @@ from workers.engine.backend import Score, Work
 if TYPE_CHECKING:
     from workers.engine.hf.grammar import GrammarState
     from workers.engine.hf.lora.weights import AdapterWeights
-    from workers.engine.hf.media.sequences import SequencePictures
+    from workers.engine.hf.media.sequences import SequenceMedia
 
 BASE_MODEL_UID = 0
 
@@ -34,7 +34,7 @@ class Sequence:
     output_counts: dict[int, int] = field(default_factory=dict[int, int])
     """How often each token was put out; kept for sequences with penalties only."""
     is_aborted: bool = False
-    pictures: SequencePictures | None = None
+    media: SequenceMedia | None = None
     _random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,8 +63,8 @@ class Sequence:
 
     @property
     def keys(self) -> array[int]:
-        """What makes the beginnings of two sequences the same: tokens, and the pictures in them."""
-        return self.tokens if self.pictures is None else self.pictures.keys
+        """What makes the beginnings of two sequences the same: tokens, and the media in them."""
+        return self.tokens if self.media is None else self.media.keys
 
     @property
     def adapter_uid(self) -> int:
@@ -81,8 +81,8 @@ class Sequence:
 
     def append(self, token_id: int) -> None:
         self.tokens.append(token_id)
-        if self.pictures is not None:
-            self.pictures.keys.append(token_id)
+        if self.media is not None:
+            self.media.keys.append(token_id)
         if self.has_penalties:
             self.output_counts[token_id] = self.output_counts.get(token_id, 0) + 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -50,6 +51,15 @@ class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Pictures with more pixels are made smaller first, as LLaMA-Factory does."""
     image_min_pixels: int = 32 * 32
     """Pictures with fewer pixels are made larger first."""
+    video_max_pixels: int = 256 * 256
+    video_min_pixels: int = 16 * 16
+    """The same, of each frame of a video."""
+    video_fps: float = 2.0
+    """Frames a second that are taken from a video."""
+    video_maxlen: int = 128
+    """At most so many frames, spread over all of it."""
+    media_cache_bytes: int = 256 << 20
+    """Memory for what the model's encoders made of media that may come again; 0: none."""
     verify: bool = True
     """Compares our attention with the model's own at start, and refuses a model that differs."""
 
@@ -71,7 +81,12 @@ class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1")
-        if not 1 <= self.image_min_pixels <= self.image_max_pixels:
-            raise ValueError("image_min_pixels must be from 1 to image_max_pixels")
-        if self.prefix_rows < 0 or self.adapter_host_bytes < 0:
-            raise ValueError("prefix_rows and adapter_host_bytes must not be negative")
+        for kind in ("image", "video"):
+            least, most = getattr(self, f"{kind}_min_pixels"), getattr(self, f"{kind}_max_pixels")
+            if not 1 <= least <= most:
+                raise ValueError(f"{kind}_min_pixels must be from 1 to {kind}_max_pixels")
+        if not 0 < self.video_fps < math.inf or self.video_maxlen < 1:
+            raise ValueError("video_fps must be above 0 and video_maxlen at least 1")
+        for name in ("prefix_rows", "adapter_host_bytes", "media_cache_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")

@@ -1,58 +1,89 @@
-"""Whether a picture gives the same logits through our inputs and attention as through the stock
-model's own. Run at start, once before our attention is put in and once after."""
+"""Whether media give the same logits through our inputs and attention as through the stock model's
+own. Run at start, once before our attention is put in and once after."""
 
 from __future__ import annotations
 
 from array import array
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from workers.contract.parts import MediaKind
+from workers.engine.hf.attention import SlotAttention
 from workers.engine.hf.media.host import HfMedia
-from workers.engine.hf.media.sequences import (
-    PictureSlice,
-    PlacedPicture,
-    SequencePictures,
-    step_inputs,
-)
+from workers.engine.hf.media.reading import Clip, Reading, Sound
+from workers.engine.hf.media.sequences import MediaSlice, step_inputs
 
 _SIZE = (64, 48)
+_NUM_FRAMES = 4
 _NUM_BEFORE, _NUM_AFTER = 5, 4
 
 
-class PictureProbe:
-    def __init__(self, model: Any, media: HfMedia) -> None:
-        from PIL import Image
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    reading: Reading
+    ids: list[int]
 
+
+class MediaProbe:
+    """One prompt for each kind of media that the model takes."""
+
+    def __init__(self, model: Any, media: HfMedia) -> None:
         self._model = model
-        picture = Image.linear_gradient("L").resize(_SIZE).convert("RGB")
-        self._pixels = media.family.read(media.processor, picture)
+        self._media = media
         vocab_size: int = model.config.get_text_config().vocab_size
         around = [(n * 7 + 1) % vocab_size for n in range(_NUM_BEFORE + _NUM_AFTER)]
-        row = [media.token_id] * self._pixels.num_tokens
-        self._ids = [*around[:_NUM_BEFORE], *row, *around[_NUM_BEFORE:]]
-        self._positions = media.family.positions(model, self._ids, [self._pixels])
-        self._token_id = media.token_id
+        self._probes: list[_Probe] = []
+        for kind, token_id in media.family.token_ids.items():
+            reading = _read(media, kind)
+            row = [token_id] * reading.num_tokens
+            ids = [*around[:_NUM_BEFORE], *row, *around[_NUM_BEFORE:]]
+            self._probes.append(_Probe(reading, ids))
 
     @torch.inference_mode()
     def stock(self) -> Tensor:
-        ids_1T = torch.tensor([self._ids], device=self._model.device)
-        inputs = {name: t.to(self._model.device) for name, t in self._pixels.tensors.items()}
-        if self._positions is not None:
-            inputs["mm_token_type_ids"] = (ids_1T == self._token_id).int()
-        return self._model(input_ids=ids_1T, use_cache=False, **inputs).logits[0].float()
+        return torch.cat([self._stock(probe) for probe in self._probes])
 
     @torch.inference_mode()
-    def ours(self) -> Tensor:
+    def ours(self, attention: SlotAttention) -> Tensor:
+        return torch.cat([self._ours(probe, attention) for probe in self._probes])
+
+    def _stock(self, probe: _Probe) -> Tensor:
         device = self._model.device
-        start = _NUM_BEFORE
-        picture = PlacedPicture(self._pixels, start, start + self._pixels.num_tokens)
-        pictures = SequencePictures([picture], array("q", self._ids), self._positions)
+        ids_1T = torch.tensor([probe.ids], device=device)
+        inputs = {name: t.to(device) for name, t in probe.reading.tensors.items()}
+        inputs |= self._media.family.stock_inputs(ids_1T, probe.reading)
+        return self._model(input_ids=ids_1T, use_cache=False, **inputs).logits[0].float()
+
+    def _ours(self, probe: _Probe, attention: SlotAttention) -> Tensor:
+        device = self._model.device
+        features = self._media.family.encode(self._model, probe.reading)
+        keys = array("q", probe.ids)
+        media = self._media.place_features(probe.ids, keys, [probe.reading], [features])
         inputs = step_inputs(
             self._model,
-            torch.tensor([self._ids], device=device),
-            torch.arange(len(self._ids), device=device)[None],
-            [PictureSlice(pictures, 0, 0, len(self._ids))],
+            torch.tensor([probe.ids], device=device),
+            torch.arange(len(probe.ids), device=device)[None],
+            [MediaSlice(media, 0, 0, len(probe.ids))],
         )
-        return self._model(**inputs, use_cache=False).logits[0].float()
+        keep = torch.arange(len(probe.ids), device=device)
+        attention.probe_blocks = media.blocks
+        try:
+            return self._media.family.logits(self._model, inputs, keep).float()
+        finally:
+            attention.probe_blocks = ()
+
+
+def _read(media: HfMedia, kind: MediaKind) -> Reading:
+    from PIL import Image
+
+    picture = Image.linear_gradient("L").resize(_SIZE).convert("RGB")
+    if kind is MediaKind.IMAGE:
+        return media.family.read_picture(picture)
+    if kind is MediaKind.VIDEO:
+        frames = [picture.rotate(90 * n) for n in range(_NUM_FRAMES)]
+        return media.family.read_clip(Clip(frames, [n / 2 for n in range(_NUM_FRAMES)], 2.0))
+    return media.family.read_sound(Sound(np.sin(np.arange(16_000) / 20, dtype=np.float32)))

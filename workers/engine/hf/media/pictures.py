@@ -45,7 +45,7 @@ def read_picture(data: bytes, bounds: PixelBounds, param: str) -> Image:
                 raise _refused(
                     f"The image has more than the {_MAX_DECODED_PIXELS} pixels allowed.", param
                 )
-            return _fit(ImageOps.exif_transpose(picture), bounds)
+            return fit(ImageOps.exif_transpose(picture), bounds)
     except Image.DecompressionBombError:
         message = f"The image has more than the {_MAX_DECODED_PIXELS} pixels allowed."
         raise _refused(message, param) from None
@@ -53,7 +53,7 @@ def read_picture(data: bytes, bounds: PixelBounds, param: str) -> Image:
         raise _refused("The image cannot be decoded.", param) from None
 
 
-def _fit(picture: Image, bounds: PixelBounds) -> Image:
+def fit(picture: Image, bounds: PixelBounds) -> Image:
     for limit, is_outside in (
         (bounds.max_pixels, int.__gt__),
         (bounds.min_pixels, int.__lt__),
