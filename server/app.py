@@ -35,6 +35,7 @@ from server.files import routes as files_routes
 from server.files.service import FileService
 from server.fine_tuning import routes as fine_tuning_routes
 from server.fine_tuning.creation import JobFactory
+from server.fine_tuning.schemas import CreateJob
 from server.fine_tuning.service import JobService
 from server.gate import Gate
 from server.generation.line import open_lines
@@ -116,7 +117,7 @@ class GatewayApp(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            self.openapi_schema = document(self.title, self.version, self.routes)
+            self.openapi_schema = document(self.title, self.version, self.routes, [CreateJob])
         return self.openapi_schema
 
 
@@ -222,6 +223,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     if error.status_code == 405:
         answer = _answer(InvalidRequest(f"Not allowed to {where}.", code="method_not_supported"))
         answer.status_code = 405
+        answer.headers.update(error.headers or {})  # `Allow`
         return answer
     answer = _answer(InvalidRequest(str(error.detail)))
     answer.status_code = error.status_code

@@ -187,6 +187,16 @@ def invalid_value(param: str, reason: str) -> InvalidRequest:
     return InvalidRequest(f"Invalid '{param}': {reason}", param=param, code="invalid_value")
 
 
+def array_too_long(param: str | None, limit: int, length: int) -> InvalidRequest:
+    named = f" '{param}'" if param else ""
+    return InvalidRequest(
+        f"Invalid{named}: array too long. Expected an array with maximum length {limit}, "
+        f"but got an array with length {length} instead.",
+        param=param,
+        code="array_above_max_length",
+    )
+
+
 def from_failure(failed: Failed) -> ApiError:
     """The answer for a worker's `Failed`."""
     match failed.kind:

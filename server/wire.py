@@ -19,6 +19,9 @@ class ResponseBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+MAX_COUNT = 2**31 - 1
+"""More than anything can be; every process and engine has room for it."""
+Count = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -56,10 +59,10 @@ class SamplingFields(RequestBody):
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: dict[str, Bias] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_COUNT)] | None = None
     min_p: Probability | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Count | None = None
     ignore_eos: bool | None = None
     do_sample: bool | None = None
     skip_special_tokens: bool | None = None

@@ -6,7 +6,13 @@ from typing import Any
 
 import msgspec
 
-from server.chat.schemas import ChatCompletionRequest, JsonObjectFormat, JsonSchemaFormat
+from server.chat.schemas import (
+    ChatCompletionRequest,
+    JsonObjectFormat,
+    JsonSchema,
+    JsonSchemaFormat,
+)
+from server.chat.strict_schema import broken_promise
 from server.chat.tools import ToolPlan
 from server.errors import InvalidRequest, invalid_value
 from server.generation.sampling import Guide, check_guide, plan_guide
@@ -57,7 +63,7 @@ def asked_schema(
     """Of `response_format`. Raises InvalidRequest."""
     wanted = request.response_format
     if isinstance(wanted, JsonSchemaFormat):
-        return wanted.json_schema.schema_
+        return _checked(wanted.json_schema)
     if isinstance(wanted, JsonObjectFormat):
         if not any("json" in message.text.lower() for message in messages):
             raise InvalidRequest(
@@ -68,6 +74,17 @@ def asked_schema(
             )
         return {"type": "object"}
     return None
+
+
+def _checked(wanted: JsonSchema) -> dict[str, Any]:
+    problem = broken_promise(wanted.schema_) if wanted.strict else None
+    if problem is not None:
+        raise InvalidRequest(
+            f"Invalid schema for response_format '{wanted.name}': {problem}",
+            param="response_format",
+            code="invalid_json_schema",
+        )
+    return wanted.schema_
 
 
 def _guide_param(request: ChatCompletionRequest, tools: ToolPlan) -> str:

@@ -7,13 +7,14 @@ knows: the prompt's length in tokens, the adapter's files, whether a grammar com
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 
 from server.auth import Principal
 from server.chat.budget import ThoughtLimit
 from server.chat.constraint import Constraint, asked_schema
-from server.chat.conversation import read_messages
+from server.chat.conversation import read_messages, wrong_arguments
 from server.chat.options import render_options
 from server.chat.schemas import ChatCompletionRequest
 from server.chat.tools import ToolPlan, plan_functions, plan_tools
@@ -33,7 +34,7 @@ from server.media.loading import check_kinds, media_parts
 from server.media.problems import Problem
 from server.media.prompt import prompt_parts
 from server.models.catalog import Catalog, Served
-from templates.conversation import Conversation, MediaPart
+from templates.conversation import ChatMessage, Conversation, MediaPart
 from templates.dialects import DIALECTS
 from templates.format import (
     ChatFormat,
@@ -118,7 +119,7 @@ async def plan_chat(
             grammar = None if answer_guide is None else answer_guide.grammar
             limit = ThoughtLimit(budget.max_tokens, budget.ending, ending_ids, grammar)
     except FormatError as error:
-        raise _from_format(error, request) from error
+        raise _from_format(error, request, messages) from error
     return ChatPlan(
         request=request,
         served=served,
@@ -195,8 +196,12 @@ def _tool_format(request: ChatCompletionRequest) -> str | None:
     return name
 
 
-def _from_format(error: FormatError, request: ChatCompletionRequest) -> InvalidRequest:
+def _from_format(
+    error: FormatError, request: ChatCompletionRequest, messages: Sequence[ChatMessage]
+) -> InvalidRequest:
     param = re.sub(r"^messages\.(\d+)", r"messages[\1]", error.param or "messages")
+    if param == "messages":
+        param = wrong_arguments(messages) or param
     if param == "preserve_thinking" or (
         param == "enable_thinking" and request.enable_thinking is None
     ):

@@ -9,6 +9,7 @@ from pydantic import Field
 from server.chat.messages import MessageBody
 from server.chat.tools import FunctionBody, FunctionCallChoice, ToolBody, ToolChoiceBody
 from server.wire import (
+    Count,
     RequestBody,
     ResponseBody,
     SamplingFields,
@@ -58,8 +59,8 @@ Metadata = Annotated[
 class ChatCompletionRequest(SamplingFields):
     model: str
     messages: Annotated[list[MessageBody], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Count, Field(ge=1)] | None = None
+    max_tokens: Annotated[Count, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     stream: bool | None = None
@@ -76,7 +77,7 @@ class ChatCompletionRequest(SamplingFields):
         None
     )
     enable_thinking: bool | None = None
-    thinking_budget: Annotated[int, Field(ge=1)] | None = None
+    thinking_budget: Annotated[Count, Field(ge=1)] | None = None
     """Most tokens of thinking; the answer begins where they are spent."""
     verbosity: Literal["low", "medium", "high"] | None = None
     modalities: list[Literal["text", "audio"]] | None = None

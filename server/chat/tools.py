@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from server.chat.strict_schema import broken_promise
 from server.errors import InvalidRequest, invalid_value, unsupported_value
 from server.wire import RequestBody
 from templates.conversation import Tool
@@ -113,7 +114,7 @@ def plan_tools(
             raise invalid_value("parallel_tool_calls", "It is only allowed when 'tools' are given.")
         return NO_TOOLS
     known = tuple(_tool(tool, index) for index, tool in enumerate(tools))
-    _check_unique(known)
+    _check_unique(known, "tools[{}].function.name")
     is_parallel = parallel is not False
     if tool_choice == "none":
         return NO_TOOLS
@@ -134,7 +135,10 @@ def plan_functions(
     functions: list[FunctionBody], function_call: FunctionCallChoice | None
 ) -> ToolPlan:
     """Raises InvalidRequest."""
-    known = tuple(_function(function) for function in functions)
+    known = tuple(
+        _function(function, f"functions[{index}]") for index, function in enumerate(functions)
+    )
+    _check_unique(known, "functions[{}].name")
     if function_call == "none":
         return NO_TOOLS
     if function_call is None or function_call == "auto":
@@ -161,26 +165,34 @@ def _allowed(known: tuple[Tool, ...], allowed: AllowedTools, parallel: bool) -> 
 def _tool(tool: FunctionTool | CustomTool, index: int) -> Tool:
     if isinstance(tool, CustomTool):
         raise unsupported_value(f"tools[{index}].type", _NO_CUSTOM)
-    parameters = tool.function.parameters
-    if parameters and parameters.get("type", "object") != "object":
+    return _function(tool.function, f"tools[{index}].function")
+
+
+def _function(body: FunctionBody, place: str) -> Tool:
+    problem = _wrong_parameters(body.parameters or {}, bool(body.strict))
+    if problem is not None:
         raise InvalidRequest(
-            f"Invalid schema for function '{tool.function.name}': schema must be a JSON Schema of "
-            f"'type: \"object\"', got 'type: {parameters.get('type')!r}'.",
-            param=f"tools[{index}].function.parameters",
+            f"Invalid schema for function '{body.name}': {problem}",
+            param=f"{place}.parameters",
             code="invalid_function_parameters",
         )
-    return _function(tool.function)
-
-
-def _function(body: FunctionBody) -> Tool:
     return Tool(body.name, body.description, body.parameters, bool(body.strict))
 
 
-def _check_unique(tools: tuple[Tool, ...]) -> None:
+def _wrong_parameters(parameters: dict[str, Any], strict: bool) -> str | None:
+    kind = parameters.get("type", "object")
+    if kind != "object":
+        return f"schema must be a JSON Schema of 'type: \"object\"', got 'type: {kind!r}'."
+    if not isinstance(parameters.get("properties", {}), dict):
+        return "In context=(), 'properties' must be an object."
+    return broken_promise(parameters) if strict else None
+
+
+def _check_unique(tools: tuple[Tool, ...], place: str) -> None:
     seen: set[str] = set()
     for index, tool in enumerate(tools):
         if tool.name in seen:
-            raise invalid_value(f"tools[{index}].function.name", f"'{tool.name}' is given twice.")
+            raise invalid_value(place.format(index), f"'{tool.name}' is given twice.")
         seen.add(tool.name)
 
 

@@ -11,10 +11,16 @@ from dataclasses import dataclass
 import msgspec
 
 from server.auth import Principal
-from server.completions.schemas import DEFAULT_MAX_TOKENS, CompletionRequest
+from server.completions.schemas import DEFAULT_MAX_TOKENS, MAX_PROMPTS, CompletionRequest
 from server.engines.client import Work
 from server.engines.pool import EnginePool
-from server.errors import ApiError, from_failure, invalid_value, unsupported_parameter
+from server.errors import (
+    ApiError,
+    array_too_long,
+    from_failure,
+    invalid_value,
+    unsupported_parameter,
+)
 from server.generation.affinity import prompt_key
 from server.generation.sampling import Guide, plan_guide, plan_sampling, require, seeded
 from server.models.catalog import Catalog, Served
@@ -121,6 +127,8 @@ def _prompts(request: CompletionRequest) -> list[PromptPart]:
         return [_whole(prompt)]
     if isinstance(prompt[0], int):
         return [Tokens([token for token in prompt if isinstance(token, int)])]
+    if len(prompt) > MAX_PROMPTS:
+        raise array_too_long("prompt", MAX_PROMPTS, len(prompt))
     parts: list[PromptPart] = []
     for entry in prompt:
         if isinstance(entry, str):

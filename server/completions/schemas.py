@@ -6,25 +6,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from server.wire import ResponseBody, SamplingFields, StreamOptions, UsageBody
+from server.wire import Count, ResponseBody, SamplingFields, StreamOptions, UsageBody
 
 MAX_PROMPTS = 2048
 DEFAULT_MAX_TOKENS = 16
 
-TokenId = Annotated[int, Field(ge=0)]
-TokenPrompt = Annotated[list[TokenId], Field(min_length=1)]
+TokenPrompt = Annotated[list[Count], Field(min_length=1)]
 Prompt = (
     str
     | TokenPrompt
-    | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-    | Annotated[list[TokenPrompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | Annotated[list[str], Field(min_length=1)]
+    | Annotated[list[TokenPrompt], Field(min_length=1)]
 )
+"""The number of prompts is checked apart: in a union its error would hide behind those of types."""
 
 
 class CompletionRequest(SamplingFields):
     model: str
     prompt: Prompt
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Count | None = None
     best_of: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None

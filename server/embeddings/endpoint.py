@@ -12,7 +12,7 @@ from typing import Any
 from server.auth import Principal
 from server.direct.reply import Reply, model_header
 from server.embeddings.schemas import MAX_INPUTS, EmbeddingRequest
-from server.errors import InvalidRequest
+from server.errors import array_too_long
 from server.generation.answers import to_json
 from server.generation.asking import ask_pooled, require_pooled
 from server.generation.serving import GenerationHolder
@@ -51,12 +51,7 @@ def _inputs(request: EmbeddingRequest) -> list[list[PromptPart]]:
     if isinstance(given[0], int):
         return [[Tokens([token for token in given if isinstance(token, int)])]]
     if len(given) > MAX_INPUTS:
-        raise InvalidRequest(
-            "Invalid 'input': array too long. Expected an array with maximum length "
-            f"{MAX_INPUTS}, but got an array with length {len(given)} instead.",
-            param="input",
-            code="array_above_max_length",
-        )
+        raise array_too_long("input", MAX_INPUTS, len(given))
     inputs: list[list[PromptPart]] = []
     for entry in given:
         if isinstance(entry, str):

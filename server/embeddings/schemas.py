@@ -6,13 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from server.wire import RequestBody, ResponseBody
+from server.wire import Count, RequestBody, ResponseBody
 
 MAX_INPUTS = 2048
 
-TokenId = Annotated[int, Field(ge=0)]
 TextInput = Annotated[str, Field(min_length=1)]
-TokenInput = Annotated[list[TokenId], Field(min_length=1)]
+TokenInput = Annotated[list[Count], Field(min_length=1)]
 Input = (
     TextInput
     | TokenInput
@@ -26,7 +25,7 @@ class EmbeddingRequest(RequestBody):
     input: Input
     model: str
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Annotated[Count, Field(ge=1)] | None = None
     user: str | None = None
 
 

@@ -216,8 +216,24 @@ class EngineConnection(asyncio.Protocol):
 
     def _flush(self) -> None:
         messages, self._outgoing = self._outgoing, []
-        if messages and self._transport is not None and not self.closed:
-            self._transport.write(encode(messages))
+        if not messages or self._transport is None or self.closed:
+            return
+        try:
+            frame = encode(messages)
+        except Exception:
+            self._send_apart(messages, self._transport)
+        else:
+            self._transport.write(frame)
+
+    def _send_apart(self, messages: list[Message], transport: asyncio.Transport) -> None:
+        """One of them has no form on the wire; the others of its frame must not suffer."""
+        for message in messages:
+            try:
+                transport.write(encode([message]))
+            except Exception:
+                logger.exception("message cannot be sent", extra={"engine": self.engine_id})
+                number = getattr(message, "id", 0)
+                self._deliver(Failed(number, FailureKind.INTERNAL, "The request cannot be sent."))
 
     def _deliver(self, event: Event) -> None:
         if isinstance(event, Token):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from email.message import Message
 from typing import TYPE_CHECKING, cast
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from server.blobs import BlobWriter
@@ -67,15 +67,14 @@ class FormReader:
 
     async def read(self, content_type: str, body: AsyncIterator[bytes]) -> ReceivedForm:
         """Raises InvalidRequest, TooLarge, StorageFullError."""
-        parser = MultipartParser(
-            _boundary(content_type), cast("MultipartCallbacks", self._callbacks())
-        )
+        boundary = _boundary(content_type)
         try:
+            parser = MultipartParser(boundary, cast("MultipartCallbacks", self._callbacks()))
             async for chunk in body:
                 parser.write(chunk)
                 await self._take_events()
             parser.finalize()
-        except MultipartParseError as error:
+        except FormParserError as error:
             raise InvalidRequest(f"The multipart body is malformed: {error}") from error
         await self._take_events()
         if not self._ended:

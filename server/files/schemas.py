@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Literal
 
@@ -12,6 +13,7 @@ from server.store.records import File
 
 MIN_EXPIRY_S = 3600
 MAX_EXPIRY_S = 2_592_000
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
 BATCH_EXPIRY_S = 30 * 24 * 3600
 
 
@@ -105,14 +107,13 @@ def parse_expiry(anchor: str | None, seconds: str | None) -> int | None:
             param="expires_after.anchor",
             code="invalid_value",
         )
-    try:
-        parsed = int(seconds or "")
-    except ValueError:
+    if not _INTEGER.fullmatch(seconds or ""):
         raise InvalidRequest(
             "Invalid type for 'expires_after.seconds': expected an integer.",
             param="expires_after.seconds",
             code="invalid_type",
-        ) from None
+        )
+    parsed = int(seconds or "")
     _check_bounds(parsed)
     return parsed
 

@@ -46,6 +46,10 @@ class JobFactory:
             raise ModelNotFound(request.model)
         weights_path = await self._weights_path(model, project)
         wanted = self._check_trainable(model, wanted)
+        if wanted.eval_steps and request.validation_file is None:
+            raise unsupported_parameter(
+                f"{_WHERE}.eval_steps", "It needs a 'validation_file' to be evaluated on."
+            )
         if request.validation_file == request.training_file:
             raise invalid_value("validation_file", "It must not be the training file.")
         training = await self._file(project, "training_file", request.training_file)

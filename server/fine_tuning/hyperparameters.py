@@ -20,6 +20,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.wire import Count
+
 AUTO = "auto"
 Auto = Literal["auto"]
 
@@ -58,13 +60,13 @@ class SupervisedHyperparameters(OpenAIHyperparameters):
     lora_rank: Annotated[int, Field(strict=True, ge=1, le=512)] = 8
     lora_alpha: Annotated[int, Field(strict=True, ge=1, le=4096)] | None = None
     """None: twice the rank."""
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lora_dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
     lora_target: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+(,[A-Za-z0-9_.]+)*$")] = "all"
-    cutoff_len: Annotated[int, Field(strict=True, ge=2)] = 2048
+    cutoff_len: Annotated[Count, Field(ge=2)] = 2048
     packing: Annotated[bool, Field(strict=True)] = False
     train_on_prompt: Annotated[bool, Field(strict=True)] = False
     mask_history: Annotated[bool, Field(strict=True)] = False
-    max_steps: Annotated[int, Field(strict=True, ge=1)] | None = None
+    max_steps: Annotated[Count, Field(ge=1)] | None = None
     """Ends the training after so many steps, whatever `n_epochs` says."""
     lr_scheduler_type: Literal[
         "linear",
@@ -75,15 +77,15 @@ class SupervisedHyperparameters(OpenAIHyperparameters):
         "constant_with_warmup",
         "inverse_sqrt",
     ] = "linear"
-    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    max_grad_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    warmup_ratio: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
+    weight_decay: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0.0
+    max_grad_norm: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
     optim: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"] = (
         "adamw_torch"
     )
-    save_steps: Annotated[int, Field(strict=True, ge=0)] = 0
+    save_steps: Count = 0
     """Checkpoints every so many steps; 0: at the end of each epoch."""
-    eval_steps: Annotated[int, Field(strict=True, ge=0)] = 0
+    eval_steps: Count = 0
     """Whole passes over the validation file every so many steps; 0: at the end of each epoch."""
     save_total_limit: Annotated[int, Field(strict=True, ge=1, le=50)] = 3
     """Newest checkpoints that stay; older ones stop answering."""

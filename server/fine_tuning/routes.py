@@ -22,8 +22,10 @@ from server.fine_tuning.schemas import (
 )
 from server.fine_tuning.service import ROUTE, JobService, no_such_job
 from server.idempotency import idempotent_call
+from server.openapi import json_body
 from server.store import Store
 from server.store.cursors import UnknownCursorError
+from server.validation import validate_body
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 
@@ -46,9 +48,14 @@ Rows = Annotated[Store, Depends(_store_of)]
 After = Annotated[str | None, Query()]
 
 
-@router.post("", response_model=JobObject)
+async def _body_of(request: Request) -> CreateJob:
+    """As generating requests are read: whatever its content type says, by the same rules."""
+    return validate_body(CreateJob, await request.body())
+
+
+@router.post("", response_model=JobObject, openapi_extra=json_body(CreateJob))
 async def create_job(
-    wanted: CreateJob,
+    wanted: Annotated[CreateJob, Depends(_body_of)],
     caller: Caller,
     service: Service,
     idempotency_key: Annotated[str | None, Header()] = None,

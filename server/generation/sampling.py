@@ -27,7 +27,10 @@ _AS_GIVEN = (
     "repetition_penalty",
     "ignore_eos",
 )
+_LEAST_TOP_P = 1e-9
+"""For 0, which OpenAI allows and engines do not: as little keeps the most likely token alone."""
 _SAMPLING_FIELDS = frozenset(SamplingFields.model_fields)
+_MAX_ID_DIGITS = 10
 _GRAMMAR_NEEDS = {
     GrammarKind.JSON_OBJECT: Capability.JSON_SCHEMA,
     GrammarKind.JSON_SCHEMA: Capability.JSON_SCHEMA,
@@ -76,6 +79,8 @@ def plan_sampling(
     }
     if fields.do_sample is not None:
         given |= _sampled(fields.do_sample, fields.temperature)
+    if fields.top_p == 0:
+        given["top_p"] = _LEAST_TOP_P
     if fields.top_k is not None:
         given["top_k"] = max(fields.top_k, 0)
     if fields.stop is not None:
@@ -180,7 +185,8 @@ def _bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
     """Keys are token ids written as decimal text. Raises InvalidRequest."""
     biases: dict[int, float] = {}
     for key, value in bias.items():
-        if not (key.isascii() and key.isdigit() and int(key) < vocab_size):
+        is_id = key.isascii() and key.isdigit() and len(key) <= _MAX_ID_DIGITS
+        if not (is_id and int(key) < vocab_size):
             raise InvalidRequest(
                 f"Invalid key in 'logit_bias': '{key[:40]}'. Expected token ids of this model, "
                 f"written as integers from 0 to {vocab_size - 1}.",
@@ -195,7 +201,8 @@ def _token_ids(ids: list[int], vocab_size: int) -> list[int]:
     for token_id in ids:
         if not 0 <= token_id < vocab_size:
             raise invalid_value(
-                "stop_token_ids", f"{token_id} is not a token id of this model (0 to {vocab_size})."
+                "stop_token_ids",
+                f"{token_id} is not a token id of this model (0 to {vocab_size - 1}).",
             )
     return ids
 

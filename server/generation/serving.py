@@ -14,7 +14,7 @@ from server.direct.keep_alive import KeepAlive
 from server.direct.reply import Reply
 from server.engines.client import Work
 from server.engines.pool import EnginePool
-from server.errors import ApiError, RateLimited
+from server.errors import ApiError, InvalidRequest, RateLimited
 from server.gate import ClientGone
 from server.generation.exchange import Exchange, Output, Route
 from server.generation.line import Line
@@ -130,7 +130,14 @@ class Runner:
             self._under_way[principal.project.id] -= count
 
     def _enter(self, principal: Principal, count: int) -> None:
+        """Raises InvalidRequest for what could never be admitted, and RateLimited."""
         project = principal.project.id
+        if count > self._max_per_project:
+            raise InvalidRequest(
+                f"This request asks for {count} generations at once, and your project may have "
+                f"{self._max_per_project}. Please send fewer in a request.",
+                code="invalid_value",
+            )
         if self._under_way[project] + count > self._max_per_project:
             raise RateLimited(
                 "Too many generations are under way for your project. Please retry later.",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from server.wire import RequestBody, ResponseBody
+from server.wire import Count, RequestBody, ResponseBody
 
 MAX_TEXTS = 2048
 
@@ -18,7 +18,7 @@ class ScoreRequest(RequestBody):
     model: str
     messages: Annotated[list[ScoredText], Field(min_length=1, max_length=MAX_TEXTS)]
     """Whole conversations, already in the model's chat format."""
-    max_length: Annotated[int, Field(ge=1)] | None = None
+    max_length: Annotated[Count, Field(ge=1)] | None = None
     """Longer texts are cut to this many tokens; without it, one over the context is refused."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.gateway.conftest import KEY, MODEL, Gateway, user
@@ -144,6 +145,29 @@ BAD: list[tuple[str, Any, str, str | None]] = [
     ("streamed and refused", chat(stream=True) | {"messages": user("refuse me")},
      "context_length_exceeded", "messages"),
     ("seed", chat(seed=2**64), "integer_above_max_value", "seed"),
+    ("max no engine can count", chat(max_tokens=10**30), "integer_above_max_value", "max_tokens"),
+    ("top_k no engine can count", chat(top_k=10**30), "integer_above_max_value", "top_k"),
+    ("bias key of many digits", chat(logit_bias={"9" * 5000: 1}), "invalid_value", "logit_bias"),
+    ("field beside a function", chat(tools=[TOOL | {"x": 1}]), "unknown_parameter", "tools[0].x"),
+    ("field in a function", chat(tools=[{"type": "function", "function": {"name": "f", "x": 1}}]),
+     "unknown_parameter", "tools[0].function.x"),
+    ("field beside a choice", chat(tools=[TOOL], tool_choice={**TOOL, "x": 1}),
+     "unknown_parameter", "tool_choice.x"),
+    ("choice of no kind", chat(tools=[TOOL], tool_choice={"type": "fn"}), "invalid_value",
+     "tool_choice.type"),
+    ("choice a number", chat(tools=[TOOL], tool_choice=5), "invalid_type", "tool_choice"),
+    ("properties a list", chat(tools=[{"type": "function", "function": {"name": "f",
+     "parameters": {"type": "object", "properties": []}}}]),
+     "invalid_function_parameters", "tools[0].function.parameters"),
+    ("functions of one name", chat(functions=[{"name": "f"}, {"name": "f"}]), "invalid_value",
+     "functions[1].name"),
+    ("function of an array", chat(functions=[{"name": "f", "parameters": {"type": "array"}}]),
+     "invalid_function_parameters", "functions[0].parameters"),
+    ("past arguments", spoken(*user("x"), {"role": "assistant", "tool_calls": [
+     {**CALL, "function": {"name": "f", "arguments": "{"}}]},
+     {"role": "tool", "tool_call_id": "call_1", "content": "x"}), "invalid_value",
+     "messages[1].tool_calls[0].function.arguments"),
+    ("17 pairs", chat(metadata={str(i): "x" for i in range(17)}), "invalid_value", "metadata"),
 ]  # fmt: skip
 
 
@@ -167,6 +191,11 @@ BAD_TEXT: list[tuple[str, Any, str, str | None]] = [
     ("unknown", {"model": MODEL, "prompt": "x", "messages": []}, "unknown_parameter", "messages"),
     ("no such token", {"model": MODEL, "prompt": [2**30]}, "invalid_value", "prompt"),
     ("too long", {"model": MODEL, "prompt": "refuse me"}, "context_length_exceeded", "prompt"),
+    ("no number for a token", {"model": MODEL, "prompt": [10**30]}, "integer_above_max_value",
+     "prompt[0]"),
+    ("2049 prompts", {"model": MODEL, "prompt": ["x"] * 2049}, "array_above_max_length", "prompt"),
+    ("2049 token prompts", {"model": MODEL, "prompt": [[1]] * 2049}, "array_above_max_length",
+     "prompt"),
 ]  # fmt: skip
 
 
@@ -180,14 +209,49 @@ def test_a_bad_completion_request(
     assert (refused.status, refused.code, refused.param) == (400, code, param), refused.message
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"{'model': 1}", b"[" * 100_000])
+NOT_JSON = [
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"{'model': 1}",
+    b"[" * 100_000,
+    b'{"model": "\xff"}',
+    b'{"model": "\\ud800"}',
+    b'{"model": "m", "messages": [], "temperature": NaN}',
+    b'{"model": "m", "metadata": {"a": -Infinity}}',
+    b'{"model": "m", "seed": ' + b"9" * 5000 + b"}",
+]
+
+
+@pytest.mark.parametrize("body", NOT_JSON)
 def test_what_is_not_json(gateway: Gateway, body: bytes) -> None:
     refused = refusal(gateway, CHAT, body)
     assert refused.status == 400
     assert refused.message.startswith("We could not parse the JSON body of your request.")
 
 
+def test_text_that_looks_like_a_number_that_is_none(client: openai.OpenAI) -> None:
+    client.chat.completions.create(model=MODEL, messages=user("say hello NaN Infinity"))
+
+
+def test_top_p_may_be_zero(client: openai.OpenAI) -> None:
+    client.chat.completions.create(model=MODEL, messages=user("say hello"), top_p=0)
+
+
+def test_a_method_that_a_path_does_not_have(gateway: Gateway) -> None:
+    response = httpx.put(
+        f"{gateway.url}/v1/models", headers={"authorization": f"Bearer {KEY}"}, timeout=20
+    )
+    assert response.status_code == 405
+    assert response.headers["allow"] == "GET"
+    assert response.json()["error"]["code"] == "method_not_supported"
+
+
 def test_message_forms(gateway: Gateway) -> None:
+    assert refusal(gateway, CHAT, chat(seed=2**64)).message == (
+        f"Invalid 'seed': integer above maximum value. Expected a value <= {2**63 - 1}, "
+        f"but got {2**64} instead."
+    )
     assert refusal(gateway, CHAT, chat(foo=1)).message == "Unknown parameter: 'foo'."
     assert refusal(gateway, CHAT, chat(n=300)).message == (
         "Invalid 'n': integer above maximum value. Expected a value <= 128, but got 300 instead."

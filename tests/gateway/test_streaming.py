@@ -199,10 +199,19 @@ def test_limits_on_what_is_under_way(tmp_path: Path) -> None:
     limits = Limits(max_requests_per_project=2, max_requests_per_model=3)
     gateway = start_gateway(make_config(tmp_path / "data", limits=limits), [worker], [MODEL])
     try:
-        response = post(gateway, CHAT, chat("say hello", n=3))
+        never = post(gateway, CHAT, chat("say hello", n=3))
+        assert (never.status_code, never.json()["error"]["code"]) == (400, "invalid_value")
+        with (
+            gateway.client() as client,
+            client.chat.completions.create(
+                model=MODEL, messages=user("never end"), n=2, stream=True
+            ),
+        ):
+            response = post(gateway, CHAT, chat("say hello"))
         assert response.status_code == 429
         assert response.json()["error"]["code"] == "rate_limit_exceeded"
         assert int(response.headers["retry-after"]) >= 1
+        wait_for(lambda: gateway.num_under_way == 0)
         assert post(gateway, CHAT, chat("say hello", n=2)).status_code == 200
     finally:
         gateway.stop()

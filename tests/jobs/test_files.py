@@ -185,6 +185,7 @@ def test_wrong_fields_are_named(
             "multipart/form-data; boundary=x",
             b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\n\xff\r\n--x--\r\n',
         ),
+        ("multipart/form-data; boundary=" + "x" * 3000, b""),
         ("multipart/form-data; boundary=\xe9".encode("latin-1").decode("latin-1"), b""),
     ],
 )

@@ -87,6 +87,12 @@ BAD_REQUESTS: list[tuple[dict[str, Any], str, str]] = [
         f"{KNOBS}.mask_history",
         "unsupported_value",
     ),
+    (supervised(eval_steps=5), f"{KNOBS}.eval_steps", "unsupported_parameter"),
+    (supervised(max_steps=2**31), f"{KNOBS}.max_steps", "integer_above_max_value"),
+    (supervised(cutoff_len=2**70), f"{KNOBS}.cutoff_len", "integer_above_max_value"),
+    (supervised(weight_decay="0.1"), f"{KNOBS}.weight_decay", "invalid_type"),
+    (supervised(n_epochs=1.5), f"{KNOBS}.n_epochs", "invalid_type"),
+    (supervised(n_epochs="Auto"), f"{KNOBS}.n_epochs", "invalid_value"),
     ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs", "integer_below_min_value"),
     ({"hyperparameters": {"lora_rank": 8}}, "hyperparameters.lora_rank", "unknown_parameter"),
 ]

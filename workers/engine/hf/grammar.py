@@ -27,6 +27,8 @@ from workers.engine.backend import RefusedError
 from workers.engine.grammars import MAX_BLANKS, choice_grammar, structural_tag
 
 _CACHE_BYTES = 256 * 1024 * 1024
+_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: (Check failed: \(.*\) is (true|false): )?")
+"""When and where in its source xgrammar raised an error."""
 _CONTROL = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f]")
 
 
@@ -78,8 +80,8 @@ class GrammarCompiler:
                 terminate_without_stop_token=not stop_ids,
             )
         except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[-1][:300]
-            message = f"The {grammar.kind} grammar cannot be compiled: {reason}"
+            reason = _PLACE.sub("", str(error).strip().splitlines()[-1])[:300]
+            message = f"The grammar cannot be compiled: {reason}"
             raise RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format") from error
         is_json = grammar.kind in (GrammarKind.JSON_OBJECT, GrammarKind.JSON_SCHEMA)
         return GrammarState(matcher, ends_itself=not stop_ids, is_json=is_json)
