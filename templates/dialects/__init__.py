@@ -29,7 +29,7 @@ from templates.dialects.object_lists import (
 )
 from templates.dialects.pythonic import GEMMA3, LFM2, LLAMA_PYTHONIC, OLMO3
 from templates.dialects.react import DEFAULT
-from templates.dialects.xml_families import DEEPSEEK_V3_2, MINIMAX2, QWEN3_5, SEED_OSS
+from templates.dialects.xml_families import DEEPSEEK_V3_2, DEEPSEEK_V4, MINIMAX2, QWEN3_5, SEED_OSS
 from templates.format import FormatError, Prompt
 
 __all__ = ["DIALECTS", "Dialect", "binding_dialect", "detect", "dialect", "marked_in"]
@@ -41,6 +41,7 @@ _ALL: tuple[Dialect, ...] = (
     MINIMAX2,
     SEED_OSS,
     DEEPSEEK_V3_2,
+    DEEPSEEK_V4,
     DEEPSEEK_V3_1,
     DEEPSEEK_V3,
     KIMI_K2,

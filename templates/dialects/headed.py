@@ -122,7 +122,8 @@ _KIMI_ID = re.compile(r"(?:functions\.)?([A-Za-z0-9_.\-]{1,128}?)(?::(\d+))?")
 class KimiParser(CallParser):
     """A call's header is its id, `functions.<name>:<number>`."""
 
-    markers = (_SECTION, _KIMI_CALL)
+    markers = (_SECTION, _KIMI_CALL, "<|tool_call_section_begin|>")
+    """The last one is how the model sometimes misspells the first."""
 
     def _calls(self, marker: str) -> Scan[None]:
         inside = marker == _KIMI_CALL
@@ -142,8 +143,8 @@ class KimiParser(CallParser):
             if not (yield from self._starts(_KIMI_CALL)):
                 break
             self._hold()
-        if self._mark is None:
-            yield from self._close(_SECTION_END)
+        if self._mark is None and not (yield from self._close(_SECTION_END)):
+            yield from self._close("<|tool_call_section_end|>")
 
 
 def _kimi_calls(calls: list[Call]) -> str:

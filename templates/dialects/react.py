@@ -38,7 +38,10 @@ class ReactParser(CallParser):
         if not (yield from self._take_after_space(_INPUT)):
             return
         yield from self._space()
-        yield from self._arguments(name)
+        fenced = (yield from self._take("```json")) or (yield from self._take("```"))
+        yield from self._space()
+        if (yield from self._arguments(name)) and fenced:
+            yield from self._take_after_space("```")
 
 
 def _show(tools: Tools) -> str:

@@ -220,18 +220,6 @@ MINIMAX2 = Dialect(
     ),
 )
 
-_DSML = XmlSyntax(
-    block="<｜DSML｜function_calls>",
-    call='<｜DSML｜invoke name="',
-    name_ends=('">',),
-    key='<｜DSML｜parameter name="',
-    key_end='">',
-    value_end="</｜DSML｜parameter>",
-    call_end="</｜DSML｜invoke>",
-    block_end="</｜DSML｜function_calls>",
-    typed_keys=True,
-)
-
 
 def _dsml_call(call: Call) -> str:
     shown = "".join(
@@ -242,21 +230,37 @@ def _dsml_call(call: Call) -> str:
     return f'<｜DSML｜invoke name="{call.name}">\n{shown}</｜DSML｜invoke>\n'
 
 
-DEEPSEEK_V3_2 = Dialect(
-    name="deepseek_v3_2",
-    show_tools=lambda tools: "\n".join(to_json(declaration(tool)) for tool in tools),
-    write_calls=lambda calls: (
-        "<｜DSML｜function_calls>\n" + "".join(map(_dsml_call, calls)) + "</｜DSML｜function_calls>"
-    ),
-    read=lambda tools: XmlParser(tools, _DSML),
-    layout=Layout(
-        lambda name: f'<｜DSML｜invoke name="{name}">\n',
-        "</｜DSML｜invoke>\n",
-        trigger="<｜DSML｜function_calls>",
-        opening="<｜DSML｜function_calls>\n",
-        separator="",
-        closing="</｜DSML｜function_calls>",
-        arguments=xml_arguments("deepseek_xml"),
-    ),
-    keeps_special_tokens=True,
-)
+def _dsml(name: str, block: str) -> Dialect:
+    """DeepSeek's markup; its versions differ in the name of the block."""
+    begin, end = f"<｜DSML｜{block}>", f"</｜DSML｜{block}>"
+    syntax = XmlSyntax(
+        block=begin,
+        call='<｜DSML｜invoke name="',
+        name_ends=('">',),
+        key='<｜DSML｜parameter name="',
+        key_end='">',
+        value_end="</｜DSML｜parameter>",
+        call_end="</｜DSML｜invoke>",
+        block_end=end,
+        typed_keys=True,
+    )
+    return Dialect(
+        name=name,
+        show_tools=lambda tools: "\n".join(to_json(declaration(tool)) for tool in tools),
+        write_calls=lambda calls: f"{begin}\n{''.join(map(_dsml_call, calls))}{end}",
+        read=lambda tools: XmlParser(tools, syntax),
+        layout=Layout(
+            lambda name: f'<｜DSML｜invoke name="{name}">\n',
+            "</｜DSML｜invoke>\n",
+            trigger=begin,
+            opening=f"{begin}\n",
+            separator="",
+            closing=end,
+            arguments=xml_arguments("deepseek_xml"),
+        ),
+        keeps_special_tokens=True,
+    )
+
+
+DEEPSEEK_V3_2 = _dsml("deepseek_v3_2", "function_calls")
+DEEPSEEK_V4 = _dsml("deepseek_v4", "tool_calls")

@@ -123,6 +123,13 @@ def test_marked_calls_in_json(text: str, expected: list[Delta]) -> None:
         ("default", f"Thought: add.\nAction: add\nAction Input: {XS}",
          [ContentDelta("Thought: add."), *call(XS)]),
         ("default", "Action: think about it", [ContentDelta("Action: think about it")]),
+        ("default", f"Action: add\nAction Input: ```json\n{XS}\n```\n", call(XS)),
+        ("kimi_k2", "<|tool_call_section_begin|><|tool_call_begin|>functions.add:0"
+         f"<|tool_call_argument_begin|>{XS}<|tool_call_end|><|tool_call_section_end|>",
+         call(XS, call_id="functions.add:0")),
+        ("llama3", f'<|python_start|><|python_end|>{{"name": "add", "parameters": {XS}}}',
+         call(XS)),
+        ("granite3", f'<|tool_call|><tool_call>[{{"name": "add", "arguments": {XS}}}]', call(XS)),
     ],
 )  # fmt: skip
 def test_other_dialects(name: str, text: str, expected: list[Delta]) -> None:

@@ -22,6 +22,16 @@ EMPTY_MARKS = """
 {{ c.function.arguments | tojson }}}
 {%- endfor %}<|eot|>{% endfor %}{{ tools | length }}
 """
+DEEPSEEK = """
+{%- for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] -%}
+<｜DSML｜tool_calls>
+<｜DSML｜invoke name="{{ c.function.name }}">
+{% for key, value in c.function.arguments.items() %}
+<｜DSML｜parameter name="{{ key }}" string="{{ (value is string) | tojson }}">{{ value -}}
+</｜DSML｜parameter>
+{% endfor %}</｜DSML｜invoke>
+</｜DSML｜tool_calls>{% endfor %}{% endfor %}{{ tools | length }}
+"""
 NO_CALLS = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}{{ tools | length }}"
 TOLD_OF = NO_CALLS + " Answer with <|tool_call|> and a JSON list."
 DESCRIBED = """
@@ -39,6 +49,7 @@ DESCRIBED = """
         (CALLS_BY_ID, (), "kimi_k2"),
         (EMPTY_MARKS, (), "llama3"),
         (DESCRIBED, (), "nemotron"),
+        (DEEPSEEK, (), "deepseek_v4"),
         (TOLD_OF, (), "granite3"),
         (NO_CALLS, ("<|tool_call_start|>",), "lfm2"),
         (NO_CALLS, (), None),
