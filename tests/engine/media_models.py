@@ -32,9 +32,12 @@ from transformers import (
     PixtralVisionConfig,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
+    Qwen2AudioConfig,
+    Qwen2AudioProcessor,
     Qwen2VLConfig,
     Qwen3VLConfig,
     SiglipVisionConfig,
+    WhisperFeatureExtractor,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
@@ -163,6 +166,27 @@ def clip(
     return file.getvalue()
 
 
+def tone(seed: int, num_samples: int) -> np.ndarray:
+    """16 bits, 16,000 a second."""
+    generator = np.random.default_rng(seed)
+    wave = np.sin(np.arange(num_samples) * generator.uniform(0.02, 0.5)) * 8000
+    return (wave + generator.normal(0, 500, num_samples)).astype(np.int16)
+
+
+def sound(samples: np.ndarray, name: str = "wav", codec: str = "pcm_s16le") -> bytes:
+    """`samples` as both of two channels."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=name) as made:
+        stream = made.add_stream(codec, rate=16_000, layout="stereo")
+        both = np.stack([samples, samples], 1).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(both, format="s16", layout="stereo")
+        frame.sample_rate = 16_000
+        frame.pts = 0
+        made.mux(stream.encode(frame))
+        made.mux(stream.encode())
+    return file.getvalue()
+
+
 def frames(data: bytes) -> list[Image.Image]:
     """All of a clip's, as its decoder gives them."""
     with av.open(io.BytesIO(data)) as container:
@@ -264,6 +288,15 @@ def _internvl_inputs(kind: Kind, words: PreTrainedTokenizerFast, asked: Asked) -
         rows = [f"<img>{'<IMG_CONTEXT>' * (4 * int(n))}</img>" for n in read["num_patches"]]
         text = _expanded(text, "<IMG_CONTEXT>", rows)
     return _encoded(words, text, inputs)
+
+
+def _qwen2_audio_inputs(kind: Kind, words: PreTrainedTokenizerFast, asked: Asked) -> Inputs:
+    processor = Qwen2AudioProcessor(kind.processor(), words)
+    text = kind.write(asked.text)
+    if not asked.sounds:
+        return _encoded(words, text, {})
+    sounds = list(asked.sounds)
+    return dict(processor(text=[text], audio=sounds, sampling_rate=16_000, return_tensors="pt"))
 
 
 # --- configurations ------------------------------------------------------------------------------
@@ -386,6 +419,22 @@ def _internvl(ids: dict[str, int], text: dict[str, Any]) -> Any:
     )
 
 
+def _qwen2_audio(ids: dict[str, int], text: dict[str, Any]) -> Any:
+    audio = {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "num_mel_bins": 16,
+        "max_source_positions": 100,
+    }
+    return Qwen2AudioConfig(
+        audio_config=audio,
+        text_config={"model_type": "qwen2", **text},
+        audio_token_index=ids["<|AUDIO|>"],
+    )
+
+
 _PINPOINTS = [[56, 112], [112, 56], [112, 112]]
 
 
@@ -436,5 +485,12 @@ KINDS: dict[str, Kind] = {
         _internvl,
         lambda: GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, max_patches=4),
         _internvl_inputs,
+    ),
+    "qwen2_audio": Kind(
+        ["<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"],
+        {"<audio>": "<|audio_bos|><|AUDIO|><|audio_eos|>"},
+        _qwen2_audio,
+        lambda: WhisperFeatureExtractor(feature_size=16, chunk_length=2),
+        _qwen2_audio_inputs,
     ),
 }

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from workers.contract.parts import Media, MediaKind, PromptPart, Text
@@ -109,6 +110,28 @@ async def test_clips_are_seen_as_generate_sees_them(
     wanted = [expected(folder, kind, model, one) for one, _ in asked]
     assert len({tuple(ids) for ids in wanted}) == len(asked)
     prompts = [prompt(kind, one.text, files) for one, files in asked]
+    for one, ids in zip(prompts, wanted, strict=True):
+        assert await engine.answer(one, NUM_TOKENS) == ids
+    together = await asyncio.gather(*(engine.answer(one, NUM_TOKENS) for one in prompts))
+    assert together == wanted
+
+
+@those_that_take("<audio>")
+async def test_sounds_are_heard_as_generate_hears_them(
+    engine: MediaEngine, folder: Path, name: str
+) -> None:
+    kind, model = makes.KINDS[name], makes.load(folder)
+    tones = [makes.tone(1, 9_000), makes.tone(2, 20_000)]
+    heard = [(tone / 32768).astype(np.float32) for tone in tones]
+    files = [makes.sound(tone) for tone in tones]
+    asked = [
+        Asked(f"{BEFORE}<audio>{AFTER}", sounds=heard[:1]),
+        Asked(f"{BEFORE}{AFTER}"),
+        Asked(f"{BEFORE}<audio> and <audio>{AFTER}", sounds=heard),
+    ]
+    wanted = [expected(folder, kind, model, one) for one in asked]
+    assert len({tuple(ids) for ids in wanted}) == len(asked)
+    prompts = [prompt(kind, one.text, files[: len(one.sounds)]) for one in asked]
     for one, ids in zip(prompts, wanted, strict=True):
         assert await engine.answer(one, NUM_TOKENS) == ids
     together = await asyncio.gather(*(engine.answer(one, NUM_TOKENS) for one in prompts))

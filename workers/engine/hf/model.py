@@ -15,7 +15,7 @@ from transformers import (
     AttentionInterface,
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
 )
 
 from workers.engine.hf.attention import (
@@ -142,8 +142,8 @@ def _read(path: str, spec: EngineSpec, settings: HfSettings, device: torch.devic
         config = AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
         scale_rope(config, path, spec, settings)
         quantization = quantization_options(spec, settings, device, dtype)
-        sees = config.model_type in FAMILIES
-        kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        takes_media = config.model_type in FAMILIES
+        kind = AutoModelForMultimodalLM if takes_media else AutoModelForCausalLM
         model: Any = kind.from_pretrained(
             path,
             config=config,

@@ -58,6 +58,8 @@ class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Frames a second that are taken from a video."""
     video_maxlen: int = 128
     """At most so many frames, spread over all of it."""
+    audio_sampling_rate: int = 16_000
+    """Samples a second that sounds are brought to; the model's own."""
     media_cache_bytes: int = 256 << 20
     """Memory for what the model's encoders made of media that may come again; 0: none."""
     verify: bool = True

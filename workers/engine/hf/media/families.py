@@ -14,6 +14,7 @@ from workers.engine.hf.media.picture_families import (
     open_llava,
 )
 from workers.engine.hf.media.qwen import Qwen3VlPictures, QwenMedia
+from workers.engine.hf.media.qwen_audio import QwenSounds
 
 FAMILIES: dict[str, Callable[[Any, ModelFiles], MediaFamily]] = {
     "gemma3": Gemma3Pictures,
@@ -21,6 +22,7 @@ FAMILIES: dict[str, Callable[[Any, ModelFiles], MediaFamily]] = {
     "llava": open_llava,
     "llava_next": LlavaNextPictures,
     "mistral3": PixtralPictures,
+    "qwen2_audio": QwenSounds,
     "qwen2_vl": QwenMedia,
     "qwen2_5_vl": QwenMedia,
     "qwen3_vl": Qwen3VlPictures,

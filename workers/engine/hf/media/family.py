@@ -57,6 +57,10 @@ class MediaFamily(Protocol):
     """Whose embeddings are replaced by features."""
     sees_both_ways: bool
     """Whether neighbouring tokens of pictures attend to each other in both directions."""
+    sound_rate: int
+    """Samples a second that the model hears; 0 where it hears nothing."""
+    max_sound_s: float
+    """It hears no more than this."""
 
     def read_picture(self, picture: Image) -> Reading: ...
 
@@ -81,14 +85,15 @@ class MediaFamily(Protocol):
         ...
 
 
-class PictureFamily:
-    """Pictures alone, positions in one dimension."""
+class PlainFamily:
+    """One kind of media, seen from front to back, positions in one dimension."""
 
     sees_both_ways = False
+    sound_rate, max_sound_s = 0, 0.0
 
-    def __init__(self, placeholder: str, token_id: int) -> None:
-        self.placeholders = {MediaKind.IMAGE: placeholder}
-        self.token_ids = {MediaKind.IMAGE: token_id}
+    def __init__(self, placeholder: str, token_id: int, kind: MediaKind = MediaKind.IMAGE) -> None:
+        self.placeholders = {kind: placeholder}
+        self.token_ids = {kind: token_id}
 
     def read_picture(self, picture: Image) -> Reading:
         raise NotImplementedError("only asked of families with pictures among their placeholders")

@@ -25,9 +25,10 @@ from workers.engine.hf.media.pictures import PixelBounds, read_picture
 from workers.engine.hf.media.reading import Features, Reading
 from workers.engine.hf.media.sequences import Placed, SequenceMedia
 from workers.engine.hf.media.shelf import FeatureShelf
+from workers.engine.hf.media.sounds import read_sound
 from workers.engine.hf.memory import is_out_of_memory
 from workers.engine.hf.settings import HfSettings
-from workers.engine.spec import EngineSpec
+from workers.engine.spec import EngineSpec, SpecError
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,11 @@ class HfMedia:
         digest.update((media.detail or "").encode())
         if media.kind is MediaKind.VIDEO:
             reading = self.family.read_clip(read_clip(media.data, self._clips, media.param))
+        elif media.kind is MediaKind.AUDIO:
+            sound = read_sound(
+                media.data, self.family.sound_rate, self.family.max_sound_s, media.param
+            )
+            reading = self.family.read_sound(sound)
         else:
             bounds = self._pictures.with_detail(media.detail)
             picture = read_picture(media.data, bounds, media.param)
@@ -174,7 +180,7 @@ def _runs(placed: Sequence[Placed]) -> tuple[tuple[int, int], ...]:
 def open_media(
     model: Any, tokenizer: Any, spec: EngineSpec, settings: HfSettings
 ) -> HfMedia | None:
-    """None where the model takes text only, or comes without its processor."""
+    """None where the model takes text only, or comes without its processor. Raises SpecError."""
     kind = FAMILIES.get(model.config.model_type)
     if kind is None:
         return None
@@ -185,4 +191,8 @@ def open_media(
     except (OSError, ValueError, ImportError) as error:
         log.warning("the model reads no media: %s", error)
         return None
+    if family.sound_rate not in (0, settings.audio_sampling_rate):
+        raise SpecError(
+            f"settings: audio_sampling_rate: the model hears {family.sound_rate} samples a second"
+        )
     return HfMedia(model, family, settings)

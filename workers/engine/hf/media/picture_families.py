@@ -9,16 +9,16 @@ from PIL.Image import Image
 from torch import Tensor
 
 from workers.contract.parts import MediaKind
-from workers.engine.hf.media.family import ModelFiles, PictureFamily
+from workers.engine.hf.media.family import ModelFiles, PlainFamily
 from workers.engine.hf.media.reading import Reading
 
 
-def open_llava(model: Any, files: ModelFiles) -> PictureFamily:
+def open_llava(model: Any, files: ModelFiles) -> PlainFamily:
     is_pixtral = model.config.vision_config.model_type == "pixtral"
     return PixtralPictures(model, files) if is_pixtral else LlavaPictures(model, files)
 
 
-class LlavaPictures(PictureFamily):
+class LlavaPictures(PlainFamily):
     """One row of tokens for each picture, all of one size: the vision tower's patches."""
 
     def __init__(self, model: Any, files: ModelFiles) -> None:
@@ -38,7 +38,7 @@ class LlavaPictures(PictureFamily):
         return Reading(MediaKind.IMAGE, {"pixel_values": values}, self._word * size, size)
 
 
-class LlavaNextPictures(PictureFamily):
+class LlavaNextPictures(PlainFamily):
     """The whole picture, then its parts at a higher resolution with a token at each row's end."""
 
     def __init__(self, model: Any, files: ModelFiles) -> None:
@@ -64,7 +64,7 @@ class LlavaNextPictures(PictureFamily):
         return Reading(MediaKind.IMAGE, tensors, text, text.count(self._word))
 
 
-class PixtralPictures(PictureFamily):
+class PixtralPictures(PlainFamily):
     """Pixtral and Mistral 3: pictures of their own sizes, with a token between rows and one at the
     end that are no features."""
 
@@ -90,7 +90,7 @@ class PixtralPictures(PictureFamily):
         return Reading(MediaKind.IMAGE, tensors, lines + self._END, rows * columns)
 
 
-class InternVlPictures(PictureFamily):
+class InternVlPictures(PlainFamily):
     """The picture cut to tiles, and itself as one more; a mark before and one behind."""
 
     def __init__(self, model: Any, files: ModelFiles) -> None:
@@ -113,7 +113,7 @@ class InternVlPictures(PictureFamily):
         return Reading(MediaKind.IMAGE, {"pixel_values": values}, text, size)
 
 
-class Gemma3Pictures(PictureFamily):
+class Gemma3Pictures(PlainFamily):
     """As many tokens for every picture, which see each other in both directions."""
 
     sees_both_ways = True

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from workers.contract.parts import MediaKind
-from workers.engine.hf.media.family import ModelFiles, PictureFamily, decoder_logits
+from workers.engine.hf.media.family import ModelFiles, PlainFamily, decoder_logits
 from workers.engine.hf.media.reading import Clip, Reading
 
 _MIN_SIDE, _MAX_RATIO, _CUT_RATIO = 28, 200, 180
@@ -21,7 +21,7 @@ _VIDEO_PIXELS = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
 """transformers' `Qwen2VLVideoProcessor`, where the model's files say nothing."""
 
 
-class Qwen3VlPictures(PictureFamily):
+class Qwen3VlPictures(PlainFamily):
     """Pictures alone: its clips are cut up by the times of their frames."""
 
     def __init__(self, model: Any, files: ModelFiles) -> None:
