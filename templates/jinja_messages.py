@@ -18,6 +18,8 @@ from templates.effort import wants_thinking
 from templates.format import FormatError
 
 EFFORT_VARIABLE = "reasoning_effort"
+DROPS_THOUGHTS = ("clear_thinking", "truncate_history_thinking", "drop_thinking")
+"""Switches of templates that drop the thoughts of earlier turns: GLM's, Nemotron's, DeepSeek's."""
 
 ToText = Callable[[str], str]
 """What is done to a text of the caller before the template sees it."""
@@ -128,12 +130,7 @@ def option_variables(
             raise FormatError("The model's chat template takes no documents.", "documents")
         variables["documents"] = _mapped(list(options.documents), to_text)
     if options.preserve_thinking is not None:
-        if "preserve_thinking" not in known:
-            raise FormatError(
-                "The model's chat template has no switch for thoughts of earlier turns.",
-                "preserve_thinking",
-            )
-        variables["preserve_thinking"] = options.preserve_thinking
+        variables |= _preserving(options.preserve_thinking, known)
     if options.keep_given_thoughts:
         raise FormatError(
             "A model's own chat template cannot mix answers with and without thoughts.",
@@ -142,20 +139,32 @@ def option_variables(
     return {**variables, **_thinking(options, known, can_think)}
 
 
+def _preserving(preserve: bool, known: frozenset[str]) -> dict[str, bool]:
+    if "preserve_thinking" in known:
+        return {"preserve_thinking": preserve}
+    for name in DROPS_THOUGHTS:
+        if name in known:
+            return {name: not preserve}
+    raise FormatError(
+        "The model's chat template has no switch for thoughts of earlier turns.",
+        "preserve_thinking",
+    )
+
+
 def _thinking(options: RenderOptions, known: frozenset[str], can_think: bool) -> dict[str, Any]:
     variables: dict[str, Any] = {}
     if options.thinking_budget is not None and "thinking_budget" in known:
         variables["thinking_budget"] = options.thinking_budget
     enabled, effort = options.enable_thinking, options.reasoning_effort
     switch = next((name for name in ("enable_thinking", "thinking") if name in known), None)
-    if effort is None or EFFORT_VARIABLE not in known:
-        enabled = wants_thinking(options)
-    else:
+    if effort is not None and EFFORT_VARIABLE in known:
         variables[EFFORT_VARIABLE] = effort
-        if switch is not None and wants_thinking(options) is False:
-            enabled = False
+    if switch is not None or effort is None or EFFORT_VARIABLE not in known:
+        enabled = wants_thinking(options)
     if enabled is not None and switch is not None:
         variables[switch] = enabled
+    elif enabled is False and "thinking_budget" in known:
+        variables["thinking_budget"] = 0
     elif enabled is not None and enabled is not can_think:
         field = "enable_thinking" if options.enable_thinking is not None else "reasoning_effort"
         raise FormatError("The model's chat template has no switch for thinking.", field)
