@@ -8,8 +8,10 @@ its name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from templates.conversation import ChatMessage, MediaPart, RenderOptions, Role, Tool, ToolCall
@@ -20,6 +22,8 @@ from templates.format import FormatError
 EFFORT_VARIABLE = "reasoning_effort"
 DROPS_THOUGHTS = ("clear_thinking", "truncate_history_thinking", "drop_thinking")
 """Switches of templates that drop the thoughts of earlier turns: GLM's, Nemotron's, DeepSeek's."""
+
+_SHORT_ID = re.compile("[A-Za-z0-9]{9}")
 
 ToText = Callable[[str], str]
 """What is done to a text of the caller before the template sees it."""
@@ -32,6 +36,8 @@ class MessageStyle:
     arguments_text: bool = False
     """Arguments of calls are JSON text."""
     developer_role: bool = False
+    short_ids: bool = False
+    """Ids of calls are nine letters and digits (Mistral's templates refuse others)."""
 
 
 def message_variables(
@@ -61,7 +67,7 @@ def _message(
     if message.name is not None:
         variables["name"] = to_text(message.name)
     if message.tool_call_id is not None:
-        variables["tool_call_id"] = to_text(message.tool_call_id)
+        variables["tool_call_id"] = to_text(_call_id(message.tool_call_id, style))
     if message.reasoning is not None:
         reasoning = to_text(message.reasoning)
         variables["thinking"] = reasoning
@@ -78,8 +84,15 @@ def _call(call: ToolCall, style: MessageStyle, to_text: ToText) -> dict[str, Any
     function = {"name": to_text(call.name), "arguments": arguments}
     variables: dict[str, Any] = {"type": "function", "function": function}
     if call.id is not None:
-        variables["id"] = to_text(call.id)
+        variables["id"] = to_text(_call_id(call.id, style))
     return variables
+
+
+def _call_id(given: str, style: MessageStyle) -> str:
+    """The same short id for the same id, as a call and its result must agree."""
+    if not style.short_ids or _SHORT_ID.fullmatch(given):
+        return given
+    return sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
 
 def _mapped(value: Any, to_text: ToText) -> Any:

@@ -79,7 +79,14 @@ class Probe:
             "developer" in self._try((developer, _ASK), as_developer)
         ):
             style = as_developer
-        return replace(style, arguments_text=self._wants_arguments_text(style))
+        style = replace(style, arguments_text=self._wants_arguments_text(style))
+        return replace(style, short_ids=self._wants_short_ids(style))
+
+    def _wants_short_ids(self, style: MessageStyle) -> bool:
+        long = _asked_and_called(replace_struct(_CALL, id="call_" + "a1" * 12))
+        return not self._try(long, style, tools=True) and bool(
+            self._try(self._call_messages, style, tools=True)
+        )
 
     def _wants_arguments_text(self, style: MessageStyle) -> bool:
         """An object is what most templates want; a few write Python's form of it, or fail."""

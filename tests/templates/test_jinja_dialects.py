@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from templates.conversation import ChatMessage, Conversation, Role, ToolCall
 from templates.format import TokenizerInfo
 from templates.jinja_format import JinjaFormat
 from templates.registry import open_format
+from tests.templates.conversations import ASKS, WEATHER, says
 
 CALLS_BY_ID = """
 {%- for m in messages %}{{ m.role }}: {{ m.content }}
@@ -62,3 +64,22 @@ def test_a_dialect_is_found_by_what_the_template_writes_or_names(
     chat_format = open_format(None, info)
     assert isinstance(chat_format, JinjaFormat)
     assert (chat_format.dialect.name if chat_format.dialect else None) == name
+
+
+NINE = """
+{%- macro check(id) %}{% if id | length != 9 %}{{ raise_exception("nine!") }}{% endif -%}
+{{ id }},{% endmacro -%}
+{%- for m in messages %}{% for c in m.tool_calls or [] %}{{ check(c.id) }}{% endfor -%}
+{% if m.role == "tool" %}{{ check(m.tool_call_id) }}{% endif %}{% endfor %}{{ tools and "" }}"""
+
+
+@pytest.mark.parametrize("given", ["call_" + "x" * 24, "functions.get_weather:0", "aB3dE6gH9"])
+def test_ids_of_calls_are_short_where_the_template_asks_for_it(given: str) -> None:
+    chat_format = open_format(None, TokenizerInfo(chat_templates={"default": NINE}))
+    call = ChatMessage(Role.ASSISTANT, tool_calls=(ToolCall("get_weather", "{}", id=given),))
+    result = says("tool", "21", tool_call_id=given)
+    prompt = chat_format.render(Conversation((ASKS, call, result), (WEATHER,)))
+    called, answered, _ = "".join(s.text for s in prompt.segments).split(",")
+    assert called == answered
+    assert len(called) == 9
+    assert called == given or len(given) != 9
