@@ -8,6 +8,7 @@
     │   └── ModelNotFound
     ├── Conflict                409  retried by OpenAI's SDK
     ├── TooLarge                413
+    ├── HeadTooLarge            431
     ├── RateLimited             429  with `Retry-After`
     ├── InternalError           500
     ├── Unavailable             503  with `Retry-After`
@@ -121,6 +122,14 @@ def _retry_headers(retry_after_s: float) -> tuple[tuple[str, str], ...]:
         ("retry-after", str(max(1, math.ceil(retry_after_s)))),
         ("retry-after-ms", str(max(1, round(retry_after_s * 1000)))),
     )
+
+
+class HeadTooLarge(ApiError):
+    status = 431
+    type = "invalid_request_error"
+
+    def __init__(self) -> None:
+        super().__init__("The request's headers are too large.", code="headers_too_large")
 
 
 class RateLimited(ApiError):

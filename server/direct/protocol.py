@@ -14,8 +14,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from server.direct.desk import Desk
+from server.direct.reply import Reply
 from server.direct.request import DirectRequest
 from server.direct.upgrades import without_upgrade
+from server.errors import ApiError, HeadTooLarge, InvalidRequest
+from server.gate import Call
+
+MAX_HEAD_BYTES = 64 * 1024
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -40,13 +45,19 @@ class GatewayProtocol(HttpToolsProtocol):
         self._under_way: DirectRequest | None = None
         self._offers_upgrade = False
         """Whether the head just parsed does; it is parsed again without."""
+        self._in_head = False
+        self._head_bytes = 0
+        """Of the head that is being read, what came after its first read."""
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        was_in_head = self._in_head
         try:
             self._parse(data)
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
+        if was_in_head and self._in_head:
+            self._limit_head(len(data))
         due, self._due = self._due, None
         if due is not None:
             self._receive(due)
@@ -66,6 +77,20 @@ class GatewayProtocol(HttpToolsProtocol):
                     raise httptools.HttpParserError("a tunnel is asked for") from offer
                 data = without_upgrade(parser, self.url, self.headers) + rest
 
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's own is plain text, without a request id."""
+        self._refuse(InvalidRequest(msg))
+
+    def _limit_head(self, num_bytes: int) -> None:
+        """The parser keeps what it has of a header, however long it is."""
+        self._head_bytes += num_bytes
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(HeadTooLarge())
+
+    def _refuse(self, error: ApiError) -> None:
+        """Of a request that could not be read; the connection is of no more use."""
+        Reply(cast(Any, self), Call(), is_chunked=False, keep_alive=False).refuse(error)
+
     def connection_lost(self, exc: Exception | None) -> None:
         newest = cast(Any, self.cycle)
         if isinstance(newest, DirectRequest):
@@ -84,8 +109,11 @@ class GatewayProtocol(HttpToolsProtocol):
         self.headers = []
         self.expect_100_continue = False
         self._offers_upgrade = False
+        self._in_head = True
+        self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         parser = cast(httptools.HttpRequestParser, self.parser)
         if parser.should_upgrade() and parser.get_method() != b"CONNECT":
             self._offers_upgrade = True

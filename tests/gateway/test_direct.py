@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -115,10 +116,28 @@ def test_another_method_is_refused(gateway: Gateway) -> None:
     assert json.loads(body)["error"]["code"] == "method_not_supported"
 
 
-def test_what_is_not_http_is_refused(gateway: Gateway) -> None:
+def test_what_is_not_http_is_refused_as_everything_is(gateway: Gateway) -> None:
     with connect(gateway) as opened:
         opened.sendall(b"POST " + CHAT.encode() + b" HTTP/1.1\r\nContent-Length: minus\r\n\r\n")
-        assert read_until(opened, b"\r\n").startswith(b"HTTP/1.1 400 ")
+        head, body = read_answer(opened)
+        assert opened.recv(1) == b""
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nx-request-id: req_" in head
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("ends", [b"", b": "])
+def test_a_head_without_an_end_is_not_read_for_ever(gateway: Gateway, ends: bytes) -> None:
+    with connect(gateway) as opened:
+        opened.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nX-Long" + ends)
+        with contextlib.suppress(ConnectionError):  # it may be closed while we still write
+            for _ in range(64):
+                opened.sendall(b"y" * 65536)
+        with contextlib.suppress(ConnectionError):
+            head, _ = read_answer(opened)
+            assert head.startswith(b"HTTP/1.1 431 ")
+            return
+    # The answer was lost to what we had still under way; the connection is closed all the same.
 
 
 def test_hanging_up_in_the_middle_of_the_body_leaves_nothing(gateway: Gateway) -> None:

@@ -6,12 +6,14 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
+from typing import NoReturn
 
 from setproctitle import setproctitle
 
 from workers.engine.process import serve
-from workers.engine.spec import SpecError, read_spec
+from workers.engine.spec import BackendName, SpecError, read_spec
 
 _BAD_SPEC_STATUS = 2
 _PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -44,10 +46,20 @@ def main() -> int:
     try:
         spec = read_spec(arguments.spec)
         setproctitle(f"tuneyard engine {spec.model_id}")
-        return asyncio.run(serve(spec))
+        status = asyncio.run(serve(spec))
     except SpecError as error:
         logging.getLogger("workers.engine").error("cannot start", extra={"reason": str(error)})
         return _BAD_SPEC_STATUS
+    if spec.backend is BackendName.HF:
+        _exit_at_once(status)
+    return status
+
+
+def _exit_at_once(status: int) -> NoReturn:
+    """Everything is closed. Taking the interpreter and torch apart would only cost time, seconds on
+    a busy machine, and wait for a grammar that is still being compiled."""
+    logging.shutdown()
+    os._exit(status)
 
 
 if __name__ == "__main__":
