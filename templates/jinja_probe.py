@@ -25,7 +25,8 @@ ASKED = "tuneyardasks"
 THOUGHT = "tuneyardthinks"
 ANSWERED = "tuneyardanswers"
 PLAIN_DIALECT = "default"
-_ARGUMENTS = {"city": "tuneyardville", "days": 2}
+_CITY = "tuneyardville"
+_ARGUMENTS = {"city": _CITY, "days": 2}
 _TOOL = Tool(
     name="get_weather",
     description="Get the weather",
@@ -91,10 +92,10 @@ class Probe:
     def _wants_arguments_text(self, style: MessageStyle) -> bool:
         """An object is what most templates want; a few write Python's form of it, or fail."""
         as_object = self._try(self._call_messages, style, tools=True)
-        if "tuneyardville" in as_object and "'tuneyardville'" not in as_object:
+        if _CITY in as_object and f"'{_CITY}'" not in as_object:
             return False
         as_text = self._try(self._call_messages, replace(style, arguments_text=True), tools=True)
-        return "tuneyardville" in as_text
+        return _CITY in as_text
 
     @property
     def _call_messages(self) -> tuple[ChatMessage, ...]:
@@ -107,16 +108,16 @@ class Probe:
         if "tools" not in self._variables:
             return None
         for call in (_CALL, replace_struct(_CALL, id=_TELLING_ID)):
-            written = self._written(_asked_and_called(call))
-            found = detect(written, _TOOL.name, _ARGUMENTS)
+            full = self._try(_asked_and_called(call), self.style, tools=True)
+            found = detect(self._written(full), _TOOL.name, _ARGUMENTS)
             if found is not None:
                 return found
-            if written and "tuneyardville" not in written:
+            if full and _CITY not in full:
                 return marked_in(self._source) or marked_in(self._words)
         return None
 
-    def _written(self, messages: tuple[ChatMessage, ...]) -> str:
-        full = self._try(messages, self.style, tools=True)
+    def _written(self, full: str) -> str:
+        """What stands in `full` after the prompt."""
         prompt = self._try((_ASK,), self.style, tools=True, generate=True)
         written = full[len(prompt) :] if full.startswith(prompt) else full[full.rfind(ASKED) :]
         return re.sub(r"^.*</think>\s*", "", written, flags=re.DOTALL)

@@ -38,6 +38,7 @@ THINKING_WORDS = (
     ThinkingWords("<|channel>thought\n", "<channel|>"),
     ThinkingWords("[THINK]", "[/THINK]"),
     ThinkingWords("◁think▷", "◁/think▷"),
+    ThinkingWords("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 TOOL_TEMPLATE = "tool_use"
 

@@ -41,6 +41,8 @@ class Dialect:
     """True where the marks of a call are special tokens, so the text must show them."""
     reads_reasoning: bool = False
     """True where the parser itself tells reasoning from content (channels)."""
+    reads_marks: bool = False
+    """True where plain answers stand between marks, which the parser takes away."""
     show_wrapped: Callable[[Tools], str] | None = None
     write_natively: Callable[[list[Call]], str] | None = None
 
@@ -61,7 +63,8 @@ class Dialect:
 
     def parser(self, tools: Tools) -> OutputParser:
         """Reads one output. Without tools every text is content (channels are still read)."""
-        return self.read(tools) if tools or self.reads_reasoning else PassThrough()
+        always = self.reads_reasoning or self.reads_marks
+        return self.read(tools) if tools or always else PassThrough()
 
     def constrain(
         self, tools: Tools, choice: ToolChoice, schema: dict[str, Any] | None

@@ -11,6 +11,7 @@ from templates.dialects.base import Call, Dialect, Tools, declaration, to_json, 
 from templates.dialects.call_lists import ListSyntax
 from templates.dialects.constraints import Layout, json_arguments
 from templates.dialects.json_objects import ObjectParser, named_object
+from templates.dialects.reading import Scan
 
 _M1_HEADER = "You are provided with these tools:\n<tools>\n"
 _M1_FOOTER = """</tools>
@@ -103,11 +104,29 @@ def _cohere_calls(calls: list[Call]) -> str:
     return f"<|START_ACTION|>[{', '.join(written)}]<|END_ACTION|>"
 
 
+_ACTION_START, _ACTION_END = "<|START_ACTION|>", "<|END_ACTION|>"
+_ANSWER_MARKS = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
+
+
+class CohereParser(ObjectParser):
+    """Plain answers have marks too, which are not part of them."""
+
+    def __init__(self, tools: Tools) -> None:
+        super().__init__(tools, ListSyntax((_ACTION_START, *_ANSWER_MARKS), (_ACTION_END,)))
+
+    def _calls(self, marker: str) -> Scan[None]:
+        if marker in _ANSWER_MARKS:
+            self._mark, self._given_back = None, 0
+        elif self._tools:
+            yield from self._block()
+
+
 COHERE = Dialect(
     name="cohere_command",
     show_tools=wrapped_list,
     write_calls=_cohere_calls,
-    read=lambda tools: ObjectParser(tools, ListSyntax(("<|START_ACTION|>",), ("<|END_ACTION|>",))),
+    read=CohereParser,
+    reads_marks=True,
     layout=Layout(
         lambda name: '{"tool_call_id": "',
         "}",

@@ -127,6 +127,7 @@ def test_marked_calls_in_json(text: str, expected: list[Delta]) -> None:
         ("kimi_k2", "<|tool_call_section_begin|><|tool_call_begin|>functions.add:0"
          f"<|tool_call_argument_begin|>{XS}<|tool_call_end|><|tool_call_section_end|>",
          call(XS, call_id="functions.add:0")),
+        ("cohere_command", "<|START_RESPONSE|>a <b> c<|END_RESPONSE|>", [ContentDelta("a <b> c")]),
         ("llama3", f'<|python_start|><|python_end|>{{"name": "add", "parameters": {XS}}}',
          call(XS)),
         ("granite3", f'<|tool_call|><tool_call>[{{"name": "add", "arguments": {XS}}}]', call(XS)),
@@ -179,3 +180,9 @@ def test_what_gemma_cannot_hold_to_a_schema_is_refused() -> None:
             (Tool("f", None, schema),), ToolChoice(ToolChoiceMode.REQUIRED), None
         )
     assert raised.value.param == "tools"
+
+
+def test_marks_around_plain_answers_are_taken_away_without_tools_too() -> None:
+    parser = dialect("cohere_command").parser(())
+    said = "<|START_RESPONSE|>Write <|START_ACTION|>.<|END_RESPONSE|>"
+    assert run(parser, [said]) == [ContentDelta("Write <|START_ACTION|>.")]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from templates.conversation import Conversation, RenderOptions
-from templates.format import TokenizerInfo
+from templates.format import ContentDelta, ReasoningDelta, TokenizerInfo
 from templates.registry import open_format
 from tests.templates.conversations import says
 
@@ -48,3 +48,14 @@ def test_thoughts_of_earlier_turns_are_kept_by_the_switch_that_drops_them(switch
     source = SHOWN + "{{ " + switch + " }}"
     assert shown(source, preserve_thinking=True) == "False"
     assert shown(source, preserve_thinking=False) == "True"
+
+
+def test_cohere_thinks_between_marks_of_its_own() -> None:
+    source = (
+        "{{ messages[0].content }}{{ tools }}<|START_ACTION|><|START_THINKING|><|END_THINKING|>"
+    )
+    chat_format = open_format(None, TokenizerInfo(chat_templates={"default": source}))
+    conversation = Conversation((says("user", "hi"),))
+    parser = chat_format.parser(chat_format.render(conversation), ())
+    said = "<|START_THINKING|>so<|END_THINKING|><|START_RESPONSE|>Hi<|END_RESPONSE|>"
+    assert [*parser.feed(said), *parser.finish()] == [ReasoningDelta("so"), ContentDelta("Hi")]
