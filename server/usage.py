@@ -26,6 +26,8 @@ class Tally:
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    audio_tokens: int = 0
+    """Of the prompt's."""
     completion_tokens: int = 0
     reasoning_tokens: int = 0
 

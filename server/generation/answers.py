@@ -71,7 +71,7 @@ def _entry(token: TokenLogprob | TokenAlternative) -> dict[str, Any]:
 def usage_json(tally: Tally) -> bytes:
     return (
         b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
-        b'"prompt_tokens_details":{"cached_tokens":%d,"audio_tokens":0},'
+        b'"prompt_tokens_details":{"cached_tokens":%d,"audio_tokens":%d},'
         b'"completion_tokens_details":{"reasoning_tokens":%d,"audio_tokens":0,'
         b'"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}'
     ) % (
@@ -79,6 +79,7 @@ def usage_json(tally: Tally) -> bytes:
         tally.completion_tokens,
         tally.prompt_tokens + tally.completion_tokens,
         tally.cached_tokens,
+        tally.audio_tokens,
         tally.reasoning_tokens,
     )
 

@@ -207,6 +207,7 @@ class Exchange:
         self._admitted.add(sequence.index)
         if sequence.index % self._answers_per_prompt == 0:
             self.tally.prompt_tokens += event.prompt_tokens
+            self.tally.audio_tokens += event.audio_tokens
         if len(self._admitted) == len(self._sequences):
             self._begun = True
             if not self.over:

@@ -131,6 +131,8 @@ class Admitted(Message, tag=101, frozen=True):
     id: int
     prompt_tokens: int
     cached_tokens: int = 0
+    audio_tokens: int = 0
+    """Of the prompt's, those that stand for sound."""
 
 
 class PromptScored(Message, tag=102, frozen=True):

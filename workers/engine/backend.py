@@ -51,6 +51,8 @@ class PreparedMedia:
     """Takes its place in the prompt, as control text."""
     inputs: object
     """The backend's own."""
+    audio_tokens: int = 0
+    """Of those in `text`, what stands for sound."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,7 +279,8 @@ class EngineService:
             )
         )
         sequence.admitted = True
-        sequence.client.post(Admitted(request.id, len(prompt_ids)))
+        num_audio = sum(one.audio_tokens for one in media)
+        sequence.client.post(Admitted(request.id, len(prompt_ids), audio_tokens=num_audio))
 
     def _abort(self, client: Client, request_id: int) -> None:
         if (client, request_id) not in self._sequences:

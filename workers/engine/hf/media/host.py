@@ -76,7 +76,9 @@ class HfMedia:
             )
         loop = asyncio.get_running_loop()
         read = await loop.run_in_executor(self._readers, self._read, media)
-        return PreparedMedia(media.text.replace(placeholder, read.reading.text), read)
+        text = media.text.replace(placeholder, read.reading.text)
+        num_audio = read.reading.num_tokens if media.kind is MediaKind.AUDIO else 0
+        return PreparedMedia(text, read, num_audio)
 
     async def place(self, work: Work) -> SequenceMedia:
         """Encodes the media and finds them in the prompt's tokens. Raises RefusedError."""
