@@ -76,6 +76,16 @@ def _some(otherwise: str, **engines: Treatment) -> dict[str, Treatment]:
 
 
 _RUNNING_ELSEWHERE = "that server was started with its own; set it there"
+_MEDIA = "the limits of media are the hf engine's"
+_MEDIA_LIMITS = (
+    "image_max_pixels",
+    "image_min_pixels",
+    "video_max_pixels",
+    "video_min_pixels",
+    "video_fps",
+    "video_maxlen",
+    "audio_sampling_rate",
+)
 _BITS = (4, 8)
 _ROPES = ("linear", "dynamic", "yarn", "llama3")
 _ATTENTION = ("auto", "disabled", "sdpa", "fa2")
@@ -142,6 +152,7 @@ NAMES: dict[str, dict[str, Treatment]] = {
     "quantization_type": _some(_NO_QUANTIZATION, hf=Own("quantization_type", ("nf4", "fp4"))),
     "double_quantization": _some(_NO_QUANTIZATION, hf=Own("double_quantization", (True, False))),
     "quantization_device_map": _some(_NO_QUANTIZATION, hf=Refused(_ONE_DEVICE)),
+    **{name: _some(_MEDIA, hf=Own(name)) for name in _MEDIA_LIMITS},
     "adapter_name_or_path": _some(_ADAPTERS, hf=Own("merged_adapters")),
     "offload_folder": _everywhere(Refused(_ONE_DEVICE)),
     "device_map": _everywhere(Only(("auto",), f"use device; {_ONE_DEVICE}")),

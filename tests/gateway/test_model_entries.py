@@ -70,6 +70,7 @@ def test_the_names_of_llama_factory_are_understood() -> None:
         ({"ms_hub_token": "x", "hub": "modelers"}, "ms_hub_token is for hub modelscope"),
         ({"engine": "vllm", "vllm_config": "{"}, "vllm_config is not JSON"),
         ({"sglang_tp_size": 2}, "it is for sglang"),
+        ({"engine": "sglang", "video_fps": 1.0}, "the limits of media are the hf engine's"),
         ({"engine": "attached"}, "needs a url"),
         ({"url": "http://x"}, "url is only for engine: attached"),
         ({"engine": "attached", "url": "http://x", "flavour": "ollama"}, "'vllm'"),
@@ -95,6 +96,10 @@ def test_what_an_entry_cannot_have_is_refused(settings: dict[str, Any], message:
             },
         ),
         ({"rope_scaling": "yarn", "use_cache": True}, {"settings": {"rope_scaling": "yarn"}}),
+        (
+            {"image_max_pixels": 10_000, "video_fps": 1.0},
+            {"settings": {"image_max_pixels": 10_000, "video_fps": 1.0}},
+        ),
         ({"device_map": "auto", "low_cpu_mem_usage": True, "resize_vocab": False}, {}),
         (
             {"engine": "vllm", "flash_attn": "fa2", "vllm_config": '{"block_size": 32}'},
