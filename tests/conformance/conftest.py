@@ -18,7 +18,7 @@ from tests.conformance import model_files
 from tests.conformance.engines import KINDS, EngineProcess
 from tests.conformance.model_files import ModelFiles
 from tests.conformance.results import Results
-from tests.engine.conftest import WorkerClient
+from tests.engine.conftest import GUARD_S, WorkerClient
 from workers.contract.hello import Capability
 
 _results = Results()
@@ -149,7 +149,7 @@ def needs(client: WorkerClient) -> Any:
 async def settled(client: WorkerClient) -> AsyncIterator[None]:
     """After the test the engine holds no sequence."""
     yield
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(GUARD_S):
         while True:
             stats = await client.next_stats()
             if not stats.running and not stats.waiting:

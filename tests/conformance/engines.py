@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance.model_files import MODEL_PATH
-from tests.engine.conftest import WorkerClient
+from tests.engine.conftest import GUARD_S, WorkerClient
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 240.0
@@ -157,9 +157,9 @@ class EngineProcess:
         """TERM must end every process, in good order."""
         self.process.terminate()
         try:
-            status = self.process.wait(40)
+            status = self.process.wait(GUARD_S)
             assert status == 0, f"status {status}:\n{self.tail()}"
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while self.children() and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert self.children() == [], "a process was left behind"

@@ -52,7 +52,9 @@ class Server:
 
     def num_running(self) -> float:
         """Requests the server is working on, as its metrics tell."""
-        text = httpx.get(f"{self.url}/metrics", headers={"authorization": f"Bearer {KEY}"}).text
+        text = httpx.get(
+            f"{self.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, timeout=60
+        ).text
         lines = [
             line
             for line in text.splitlines()

@@ -12,6 +12,7 @@ import pytest
 from tests.conformance.conftest import start
 from tests.conformance.engines import EngineProcess
 from tests.conformance.model_files import PROMPTS
+from tests.engine.conftest import GUARD_S
 from workers.contract.messages import FailureKind
 from workers.contract.parts import Tokens
 
@@ -38,13 +39,13 @@ async def test_the_death_of_the_engine_fails_its_requests_and_ends_the_worker(
     try:
         client = await engine.connect()
         requests = [
-            client.start([Tokens(PROMPTS[0])], ignore_eos=True, max_tokens=1900) for _ in range(12)
+            client.start([Tokens(PROMPTS[0])], ignore_eos=True, max_tokens=1900) for _ in range(64)
         ]
-        await asyncio.wait_for(client.queues[requests[0]].get(), 30)
+        await asyncio.wait_for(client.queues[requests[0]].get(), GUARD_S)
         os.kill(_scheduler(engine), signal.SIGKILL)
-        ends = [(await client.finish(request, timeout_s=20)).end for request in requests]
+        ends = [(await client.finish(request)).end for request in requests]
         assert any(getattr(end, "kind", None) is FailureKind.ENGINE_DEAD for end in ends)
-        assert await engine.exit_status(30) == 1
+        assert await engine.exit_status(GUARD_S) == 1
         await client.close()
     finally:
         engine.end()

@@ -18,18 +18,25 @@ import pytest
 from workers.contract.codec import FrameReader, decode_events, encode
 from workers.contract.hello import Hello
 from workers.contract.messages import (
+    Abort,
+    Admitted,
     Authenticate,
     Event,
     Failed,
     Finished,
     Generate,
     Leaving,
+    PromptScored,
     Stats,
     Token,
+    Tokenize,
 )
-from workers.contract.parts import AdapterRef, Grammar, PromptPart, Sampling, Text
+from workers.contract.parts import AdapterRef, Grammar, PromptPart, Sampling, Text, Tokens
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 180.0
+GUARD_S = 120.0
+"""How long a test waits for what has to come: a busy machine can keep the tests' process off its
+processors for ten seconds and more, so nothing is concluded from time below this."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -55,6 +62,8 @@ class WorkerClient:
         self._reader, self._writer = reader, writer
         self._ids = itertools.count(1)
         self.queues: dict[int, asyncio.Queue[Any]] = {}
+        self.ended: list[int] = []
+        """The ids of requests in the order in which their last events came."""
         self.stats: asyncio.Queue[Stats] = asyncio.Queue()
         self.num_frames = 0
         self.was_told_of_leaving = False
@@ -94,13 +103,34 @@ class WorkerClient:
         grammar: Grammar | None = None,
         **sampling: Any,
     ) -> int:
+        request = self.prepare(prompt, adapter=adapter, grammar=grammar, **sampling)
+        self.send(request)
+        return request.id
+
+    def prepare(
+        self,
+        prompt: str | list[PromptPart],
+        *,
+        adapter: AdapterRef | None = None,
+        grammar: Grammar | None = None,
+        **sampling: Any,
+    ) -> Generate:
+        """For `send`, which puts all that it is given into one write."""
         request_id = next(self._ids)
         self.queues[request_id] = asyncio.Queue()
         parts = [Text(prompt)] if isinstance(prompt, str) else prompt
-        self.send(Generate(request_id, parts, Sampling(**sampling), adapter, grammar))
-        return request_id
+        return Generate(request_id, parts, Sampling(**sampling), adapter, grammar)
 
-    async def finish(self, request_id: int, timeout_s: float = 60) -> Answer:
+    async def abort(self, *requests: int) -> None:
+        """Has the worker end them and shows that it did so at once, by its own clock: their ends
+        come before the answer to a question that was written right behind the word."""
+        question = next(self._ids)
+        self.queues[question] = asyncio.Queue()
+        self.send(*map(Abort, requests), Tokenize(question, [Tokens([1])]))
+        await asyncio.wait_for(self.queues[question].get(), GUARD_S)
+        assert set(requests) <= set(self.ended[: self.ended.index(question)])
+
+    async def finish(self, request_id: int, timeout_s: float = GUARD_S) -> Answer:
         events: list[Any] = []
         async with asyncio.timeout(timeout_s):
             while not events or not isinstance(events[-1], Finished | Failed):
@@ -114,14 +144,14 @@ class WorkerClient:
         request_id = next(self._ids)
         queue = self.queues[request_id] = asyncio.Queue()
         self.send(kind(request_id, *arguments))
-        return await asyncio.wait_for(queue.get(), 60)
+        return await asyncio.wait_for(queue.get(), GUARD_S)
 
     async def next_stats(self) -> Stats:
         while not self.stats.empty():
             self.stats.get_nowait()
-        return await asyncio.wait_for(self.stats.get(), 10)
+        return await asyncio.wait_for(self.stats.get(), GUARD_S)
 
-    async def closed(self, timeout_s: float = 10) -> None:
+    async def closed(self, timeout_s: float = GUARD_S) -> None:
         await asyncio.wait_for(self._task, timeout_s)
 
     async def close(self) -> None:
@@ -149,6 +179,8 @@ class WorkerClient:
         elif isinstance(event, Leaving):
             self.was_told_of_leaving = True
         else:
+            if not isinstance(event, Admitted | PromptScored | Token):
+                self.ended.append(event.id)
             self.queues[event.id].put_nowait(event)
 
 
@@ -195,7 +227,7 @@ class WorkerProcess:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def exit_status(self, timeout_s: float = 15) -> int:
+    async def exit_status(self, timeout_s: float = GUARD_S) -> int:
         return await asyncio.to_thread(self.process.wait, timeout_s)
 
     def end(self) -> None:

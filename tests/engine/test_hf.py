@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from workers.contract.messages import Abort, Admitted, FailureKind, FinishReason, PromptScored
+from workers.contract.messages import Admitted, FailureKind, FinishReason, PromptScored
 from workers.contract.parts import Text, Tokens
 
 from . import models
@@ -224,14 +224,20 @@ async def test_content_never_becomes_control(client: WorkerClient) -> None:
 
 
 async def test_abort_frees_the_place(client: WorkerClient) -> None:
-    requests = [client.start("a", ignore_eos=True) for _ in range(8)]
-    for request in requests:
-        await client.queues[request].get()
-    waiting = client.start("b", max_tokens=2, ignore_eos=True)
-    client.send(*[Abort(request) for request in requests])
-    assert (await client.finish(waiting)).end.completion_tokens == 2
-    for request in requests:
-        assert (await client.finish(request)).end.reason == FinishReason.ABORT
+    """A busy machine can keep this process waiting until the streams are at their own ends: then
+    nothing was aborted, and another attempt is made."""
+    for _ in range(20):
+        requests = [client.start("a", ignore_eos=True) for _ in range(8)]
+        for request in requests:
+            await client.queues[request].get()
+        waiting = client.start("b", max_tokens=2, ignore_eos=True)
+        await client.abort(*requests)
+        assert (await client.finish(waiting)).end.completion_tokens == 2
+        ends = [(await client.finish(request)).end.reason for request in requests]
+        if ends == [FinishReason.ABORT] * 8:
+            break
+    else:
+        pytest.fail("not all streams were ever aborted")
     stats = await client.next_stats()
     assert (stats.running, stats.waiting) == (0, 0)
 
@@ -343,7 +349,7 @@ async def test_it_refuses_to_start_on_what_it_cannot_honour(
 ) -> None:
     spec = {"backend": "hf", "model_path": str(model_folder), "device": "cpu", **changes}
     worker = start_worker(**spec)
-    assert await worker.exit_status(60) == 2
+    assert await worker.exit_status() == 2
     assert "Traceback" not in worker.log_path.read_text()
 
 

@@ -230,7 +230,7 @@ async def test_a_pooling_that_cannot_be_served_is_refused_at_start(
     folder = models.make_model(tmp_path / "model")
     (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense"}]')
     worker = hf(start_worker, folder)
-    assert await worker.exit_status(60) == 2
+    assert await worker.exit_status() == 2
     assert "Dense cannot be served" in worker.log_path.read_text()
 
 

@@ -61,7 +61,7 @@ async def test_a_request_waits_for_a_place_while_all_are_in_use() -> None:
     await pool.acquire(_ref(1))
     pool.release("a1")
     pool.release("a1")
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 60)
     assert engine.held == ["a2"]
 
 
@@ -76,7 +76,7 @@ async def test_unload_waits_for_the_last_user_and_a_later_request_loads_anew() -
     assert not unloading.done()
     assert not again.done()
     pool.release("a1")
-    await asyncio.wait_for(asyncio.gather(unloading, again), 1)
+    await asyncio.wait_for(asyncio.gather(unloading, again), 60)
     assert engine.held == ["a1"]
     assert pool.loads == 2
 
@@ -96,7 +96,7 @@ async def test_an_adapter_that_cannot_be_loaded_leaves_its_place_free() -> None:
     pool = engine.pool(1)
     with pytest.raises(RefusedError):
         await pool.acquire(_ref(1, "/bad"))
-    await asyncio.wait_for(pool.acquire(_ref(2)), 1)
+    await asyncio.wait_for(pool.acquire(_ref(2)), 60)
     assert pool.names == ["a2"]
 
 
@@ -110,7 +110,7 @@ async def test_a_cancelled_request_gives_its_place_back_once_loaded() -> None:
     with pytest.raises(asyncio.CancelledError):
         await taking
     engine.gate.set()
-    await asyncio.wait_for(pool.acquire(_ref(2)), 1)
+    await asyncio.wait_for(pool.acquire(_ref(2)), 60)
     assert engine.held == ["a2"]
 
 

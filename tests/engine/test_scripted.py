@@ -83,8 +83,9 @@ async def test_one_frame_a_step_holds_all_sequences(scripted: Any, connect: Any)
         scripted({"text": "word", "repeat": 20, "delay_ms": 20}, max_num_seqs=64)
     )
     before = client.num_frames
-    requests = [client.start("go") for _ in range(64)]
-    answers = [await client.finish(request) for request in requests]
+    requests = [client.prepare("go") for _ in range(64)]
+    client.send(*requests)
+    answers = [await client.finish(request.id) for request in requests]
     assert {answer.text for answer in answers} == {"word" * 20}
     assert client.num_frames - before < 40
 

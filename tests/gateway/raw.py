@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.gateway.conftest import KEY, Gateway
+from tests.gateway.conftest import DEADLINE_S, KEY, Gateway
 
 
 @dataclass
@@ -26,7 +26,7 @@ def post(gateway: Gateway, path: str, content: Any, key: str | None = KEY) -> ht
     headers = {"content-type": "application/json"}
     if key is not None:
         headers["authorization"] = f"Bearer {key}"
-    return httpx.post(f"{gateway.url}{path}", content=data, headers=headers, timeout=20)
+    return httpx.post(f"{gateway.url}{path}", content=data, headers=headers, timeout=DEADLINE_S)
 
 
 def refusal(gateway: Gateway, path: str, content: Any) -> Refusal:
@@ -58,7 +58,7 @@ def request_bytes(path: str, body: Any, *headers: str) -> bytes:
 
 
 def connect(gateway: Gateway) -> socket.socket:
-    opened = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
+    opened = socket.create_connection(("127.0.0.1", gateway.port), timeout=DEADLINE_S)
     return opened
 
 

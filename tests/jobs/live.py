@@ -18,6 +18,7 @@ import yaml
 from openai import OpenAI
 
 ROOT = Path(__file__).parents[2]
+GUARD_S = 120.0
 KEY = "sk-test-of-the-first-project"
 OTHER_KEY = "sk-test-of-another-project"
 
@@ -89,7 +90,7 @@ def running_gateway(
     process = subprocess.Popen(command, env=env)
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(url, process), 30)
+        wait_until(lambda: answers(url, process))
         yield Gateway(url, process, data)
     finally:
         process.kill()
@@ -104,7 +105,8 @@ def answers(url: str, process: subprocess.Popen[bytes]) -> bool:
         return False
 
 
-def wait_until(condition: object, timeout_s: float, interval_s: float = 0.1) -> None:
+def wait_until(condition: object, timeout_s: float = GUARD_S, interval_s: float = 0.1) -> None:
+    """Nothing is concluded from how long it takes: the limit ends a test that hangs."""
     assert callable(condition)
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -124,7 +126,7 @@ def running_supervisor(folder: Path) -> Generator[subprocess.Popen[bytes]]:
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(GUARD_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -9,7 +9,7 @@ from typing import Any
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.jobs.live import wait_until
+from tests.jobs.live import GUARD_S, wait_until
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 
@@ -45,7 +45,7 @@ def create(client: OpenAI, training_file: str | None = None, **wanted: Any) -> F
 
 
 def wait_for(
-    client: OpenAI, job_id: str, statuses: Collection[str] = TERMINAL, timeout_s: float = 120
+    client: OpenAI, job_id: str, statuses: Collection[str] = TERMINAL, timeout_s: float = GUARD_S
 ) -> FineTuningJob:
     seen: list[FineTuningJob] = []
 

@@ -392,7 +392,7 @@ def test_an_upload_cut_off_by_the_client_leaves_nothing(gateway: Gateway) -> Non
             content=breaking(),
             headers={"content-type": "multipart/form-data; boundary=x"},
         )
-    wait_until(lambda: blobs_of(gateway) == before, 10)
+    wait_until(lambda: blobs_of(gateway) == before)
 
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")

@@ -41,13 +41,13 @@ def test_workers_run_while_their_models_are_used(tmp_path: Path, tiny_model: Pat
         model = job.fine_tuned_model
         assert model is not None
         assert say(client, model) == "I am base."
-        wait_until(lambda: served() == {"tiny", model}, 10)
+        wait_until(lambda: _says(client, model) and served() == {"tiny", model})
         newest, oldest = client.fine_tuning.jobs.checkpoints.list(job.id)
         for checkpoint in (oldest, newest):
             name = checkpoint.fine_tuned_model_checkpoint
             assert say(client, name) == "I am base."
-            wait_until(lambda name=name: served() == {"tiny", name}, 10)
-        wait_until(lambda: served() == {"tiny"}, 30)
+            wait_until(lambda name=name: _says(client, name) and served() == {"tiny", name})
+        wait_until(lambda: served() == {"tiny"})
         assert say(client, model) == "I am base."
 
 
@@ -64,7 +64,7 @@ def test_a_model_that_does_not_start_in_time_is_a_503(tmp_path: Path, tiny_model
         assert refused.value.status_code == 503
         assert float(refused.value.response.headers["retry-after"]) > 0
         assert "is being started" in refused.value.message
-        wait_until(lambda: _says(client, name), 30)
+        wait_until(lambda: _says(client, name))
 
 
 def _says(client: OpenAI, model: str) -> bool:
@@ -83,13 +83,13 @@ def test_a_job_cancelled_while_it_waits_for_an_engine_frees_its_place(
         client = gateway.client()
         training = upload(client)
         first, second = (create(client, training).id for _ in range(2))
-        wait_until(lambda: _is_trained(gateway.data, first), 60)
+        wait_until(lambda: _is_trained(gateway.data, first))
         assert client.fine_tuning.jobs.retrieve(first).status == "running"
         assert client.fine_tuning.jobs.retrieve(second).status == "queued"
         client.fine_tuning.jobs.cancel(first)
-        wait_for(client, second, ["running"], timeout_s=5)
+        wait_for(client, second, ["running"])
         assert client.fine_tuning.jobs.retrieve(first).status == "cancelled"
-        wait_until(lambda: _is_trained(gateway.data, second), 60)
+        wait_until(lambda: _is_trained(gateway.data, second))
         client.fine_tuning.jobs.cancel(second)
 
 

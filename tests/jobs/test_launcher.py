@@ -13,7 +13,7 @@ from server.launchers import LocalLauncher, Process, ProcessSpec
 from server.launchers.launcher import LockHeldError
 from tests.jobs.live import wait_until
 
-_CHILD = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); "
+_CHILD = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '600']); "
 
 
 def spec_of(folder: Path, code: str, lock: Path | None = None) -> ProcessSpec:
@@ -47,25 +47,25 @@ async def test_a_process_that_will_not_leave_is_ended_with_its_children(tmp_path
     code = (
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         + _CHILD
-        + "print(p.pid, flush=True); time.sleep(60)"
+        + "print(p.pid, flush=True); time.sleep(600)"
     )
     process = await LocalLauncher().start(spec_of(tmp_path, code))
     grandchild = await grandchild_of(process, tmp_path / "log")
     assert await process.terminate(0.3) == -9
-    wait_until(lambda: not lives(grandchild), 5)
+    wait_until(lambda: not lives(grandchild))
 
 
 async def test_what_a_process_leaves_behind_goes_with_it(tmp_path: Path) -> None:
     process = await LocalLauncher().start(spec_of(tmp_path, _CHILD + "print(p.pid, flush=True)"))
     grandchild = await grandchild_of(process, tmp_path / "log")
     assert await process.wait() == 0
-    wait_until(lambda: not lives(grandchild), 5)
+    wait_until(lambda: not lives(grandchild))
 
 
 async def test_a_lock_is_held_until_the_process_is_gone(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     launcher = LocalLauncher()
-    first = await launcher.start(spec_of(tmp_path, "import time; time.sleep(60)", lock))
+    first = await launcher.start(spec_of(tmp_path, "import time; time.sleep(600)", lock))
     with pytest.raises(LockHeldError):
         await launcher.start(spec_of(tmp_path, "pass", lock))
     await first.terminate(5)
@@ -85,7 +85,7 @@ async def test_the_pipe_ends_when_the_parent_is_killed(tmp_path: Path) -> None:
         f"    command = lambda fd: [sys.executable, '-c', {child!r}, str(fd)]\n"
         f"    await LocalLauncher().start(ProcessSpec(command, Path({str(tmp_path / 'log')!r})))\n"
         "    print('started', flush=True)\n"
-        "    await asyncio.sleep(60)\n"
+        "    await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -97,4 +97,4 @@ async def test_the_pipe_ends_when_the_parent_is_killed(tmp_path: Path) -> None:
     assert not seen.exists()
     process.kill()
     await process.communicate()
-    wait_until(seen.exists, 10)
+    wait_until(seen.exists)

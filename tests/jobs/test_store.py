@@ -44,7 +44,7 @@ def test_many_processes_may_start_on_an_empty_database_at_once(database_url: str
     running = [
         subprocess.Popen([sys.executable, "-c", code, database_url], env=env) for _ in range(3)
     ]
-    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert [process.wait(120) for process in running] == [0, 0, 0]
 
 
 async def test_a_key_is_found_by_its_hash_until_revoked(store: Store) -> None:

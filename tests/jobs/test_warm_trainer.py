@@ -27,18 +27,18 @@ def living(processes: list[psutil.Process]) -> list[psutil.Process]:
 def test_the_spare_takes_the_next_job_and_another_follows(service: Service) -> None:
     client = service.gateway.client(strict=False)
     supervisor = service.supervisor.pid
-    wait_until(lambda: warm_trainers_of(supervisor), 30)
+    wait_until(lambda: warm_trainers_of(supervisor))
     (spare,) = warm_trainers_of(supervisor)
     job = create(client, hyperparameters={"n_epochs": 50, "batch_size": 1})
-    wait_until(lambda: trainers_in(service.gateway.data), 30)
+    wait_until(lambda: trainers_in(service.gateway.data))
     assert trainers_in(service.gateway.data) == [spare]
-    wait_until(lambda: len(warm_trainers_of(supervisor)) == 2, 30)
-    wait_until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "running", 60)
+    wait_until(lambda: len(warm_trainers_of(supervisor)) == 2)
+    wait_until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "running")
     log = service.gateway.data / "jobs" / job.id / "trainer.log"
-    wait_until(lambda: log.resolve() in _files_of(spare), 30)
+    wait_until(lambda: log.resolve() in _files_of(spare))
     assert log.with_name("lock").resolve() in _files_of(spare)
     client.fine_tuning.jobs.cancel(job.id)
-    wait_until(lambda: not living([spare]), 30)
+    wait_until(lambda: not living([spare]))
 
 
 def _files_of(process: psutil.Process) -> set[Path]:
@@ -50,10 +50,10 @@ def test_an_idle_spare_leaves_with_its_supervisor(
     tmp_path: Path, tiny_model: Path, number: signal.Signals
 ) -> None:
     with running_gateway(tmp_path, settings_for(tiny_model)), running_supervisor(tmp_path) as it:
-        wait_until(lambda: warm_trainers_of(it.pid), 30)
+        wait_until(lambda: warm_trainers_of(it.pid))
         spares = warm_trainers_of(it.pid)
         it.send_signal(number)
-        wait_until(lambda: not living(spares), 20)
+        wait_until(lambda: not living(spares))
 
 
 def test_a_job_does_without_a_spare(tmp_path: Path, tiny_model: Path) -> None:

@@ -111,7 +111,7 @@ def test_adapters_gather_and_a_deleted_one_goes_everywhere(tmp_path: Path) -> No
         traffic = random.Random(3)
         for name in names + [traffic.choice(names) for _ in range(60)]:
             assert say(client, name) == f"I am {name}."
-        wait_until(lambda: metric(gateway, "tuneyard_engine_adapter_hits_total") == 60, 5)
+        wait_until(lambda: metric(gateway, "tuneyard_engine_adapter_hits_total") == 60)
         assert metric(gateway, "tuneyard_engine_adapter_loads_total") == 4
         assert metric(gateway, "tuneyard_routed_total", by="adapter") == 60
         assert metric(gateway, "tuneyard_engine_adapters") == 4
@@ -123,7 +123,7 @@ def test_adapters_gather_and_a_deleted_one_goes_everywhere(tmp_path: Path) -> No
             assert await store.models.delete(names[0], key.project.id) is not None
 
         on_store(gateway, delete)
-        wait_until(lambda: metric(gateway, "tuneyard_engine_adapters") == 3, 10)
+        wait_until(lambda: metric(gateway, "tuneyard_engine_adapters") == 3)
 
 
 def test_a_replica_killed_while_it_loads_holds_up_no_job(
@@ -143,8 +143,9 @@ def test_a_replica_killed_while_it_loads_holds_up_no_job(
         wait_connected(gateway, 2)
         job = create(client)
         events = gateway.data / "jobs" / job.id / "events.ndjson"
-        wait_until(lambda: events.is_file() and '"completed"' in events.read_text(), 60, 0.02)
-        wait_until(lambda: metric(gateway, "tuneyard_engine_adapters") == 0, 1)
+        wait_until(
+            lambda: events.is_file() and '"completed"' in events.read_text(), interval_s=0.02
+        )
         time.sleep(0.7)
         killed, survivor = engines_of(supervisor.pid)
         os.kill(killed.pid, signal.SIGKILL)
@@ -155,7 +156,7 @@ def test_a_replica_killed_while_it_loads_holds_up_no_job(
         assert say(client, done.fine_tuned_model) == f"I am {done.fine_tuned_model}."
         wait_connected(gateway, 2)
         os.kill(survivor.pid, signal.SIGKILL)
-        wait_until(lambda: _answers(client, done.fine_tuned_model or ""), 30)
+        wait_until(lambda: _answers(client, done.fine_tuned_model or ""))
 
 
 def _answers(client: openai.OpenAI, model: str) -> bool:
@@ -168,18 +169,26 @@ def _answers(client: openai.OpenAI, model: str) -> bool:
 def test_more_requests_than_max_concurrent_wait_and_more_than_max_queued_are_refused(
     tmp_path: Path,
 ) -> None:
-    replies = [{"text": "done", "first_token_ms": 600}]
+    replies = [{"contains": "for ever", "tokens": ["tick "], "hangs": True}, {"text": "done"}]
     entry = scripted(replies, MAX_CONCURRENT=2, max_queued=2)
     with running_gateway(tmp_path, {"models": [entry]}) as gateway, running_supervisor(tmp_path):
         client = gateway.client()
         wait_connected(gateway, 1)
-        with ThreadPoolExecutor(4) as threads:
-            asked = [threads.submit(say, client, "tiny") for _ in range(4)]
-            wait_until(lambda: metric(gateway, "tuneyard_line_waiting") == 2, 5, 0.01)
+        inside = [
+            client.chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": "for ever"}], stream=True
+            )
+            for _ in range(2)
+        ]
+        with ThreadPoolExecutor(2) as threads:
+            asked = [threads.submit(say, client, "tiny") for _ in range(2)]
+            wait_until(lambda: metric(gateway, "tuneyard_line_waiting") == 2, interval_s=0.01)
             assert metric(gateway, "tuneyard_line_inside") == 2
             with pytest.raises(openai.InternalServerError) as refused:
                 say(client, "tiny")
-            assert [answer.result() for answer in asked] == ["done"] * 4
+            for stream in inside:
+                stream.close()
+            assert [answer.result() for answer in asked] == ["done"] * 2
         assert refused.value.status_code == 503
         assert refused.value.code == "server_is_overloaded"
         assert int(refused.value.response.headers["retry-after"]) >= 1

@@ -29,7 +29,7 @@ from workers.contract.training import (
 ROWS = [
     {"prompt": f"count to {n}: ", "completion": " ".join(map(str, range(n + 1)))} for n in range(16)
 ]
-DEADLINE_S = 60
+DEADLINE_S = 120
 
 
 def spec_of(workspace: Workspace, output_dir: str, **overrides: Any) -> TrainSpec:

@@ -296,7 +296,7 @@ def test_bfloat16_compute_trains(workspace: Workspace) -> None:
 def test_a_missing_model_fails_without_a_trace_in_the_message(workspace: Workspace) -> None:
     workspace.base = workspace.folder / "nowhere"
     process = start(spec := workspace.spec())
-    assert process.wait(60) == 1
+    assert process.wait(120) == 1
     failed = failure(train_events := events_of(spec))
     assert failed.message == "The base model cannot be loaded."
     assert [event.seq for event in train_events] == list(range(1, len(train_events) + 1))
