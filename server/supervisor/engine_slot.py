@@ -21,6 +21,7 @@ from server.store import Store
 from server.store.identifiers import random_id
 from server.store.records import Engine, EngineState
 from server.supervisor.engine_spec import ServedModel, engine_spec, write_spec
+from server.supervisor.slot import Slot
 from server.supervisor.worker_log import last_error
 
 logger = logging.getLogger(__name__)
@@ -49,22 +50,15 @@ class Workplace:
     logs_dir: Path
 
 
-class EngineSlot:
+class EngineSlot(Slot):
     def __init__(self, served: ServedModel, workplace: Workplace, number: int = 1) -> None:
         """`number` tells it from the model's other workers on this host."""
+        super().__init__()
         self.served = served
         self._part = Part(served.model_id, engine=f"replica {number}")
         self._workplace = workplace
-        self._connection: EngineConnection | None = None
         self._log_path: Path | None = None
         """Of the newest worker, if one could be started."""
-        self.ready = asyncio.Event()
-
-    @property
-    def connection(self) -> EngineConnection | None:
-        """To a worker that is ready; None while there is none."""
-        connection = self._connection
-        return None if connection is None or connection.closed else connection
 
     async def run(self) -> None:
         """Until cancelled; the worker is gone then, and its row."""

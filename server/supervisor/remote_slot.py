@@ -17,6 +17,7 @@ from server.engines.client import EngineConnection, EngineUnreachable, connect_e
 from server.engines.start_failures import Part, StartFailure, forget_failure, note_failure
 from server.store import Store
 from server.store.records import Engine, EngineState
+from server.supervisor.slot import Slot
 from workers.contract.hello import Hello
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class RemoteWorker:
         return f"engine-{digest.hexdigest()}"
 
 
-class RemoteSlot:
+class RemoteSlot(Slot):
     def __init__(
         self,
         worker: RemoteWorker,
@@ -65,22 +66,15 @@ class RemoteSlot:
         other_hello: Callable[[], Hello | None],
     ) -> None:
         """`other_hello` gives what another replica says of itself, to be compared with."""
+        super().__init__()
         self._worker = worker
         self._part = Part(worker.model_id, engine=f"address {worker.number}")
         self._run_dir = run_dir
         self._supervisor_id = supervisor_id
         self._store = store
         self._other_hello = other_hello
-        self._connection: EngineConnection | None = None
         self._trouble: str | None = None
         """What was logged last, as the same is not said again."""
-        self.ready = asyncio.Event()
-
-    @property
-    def connection(self) -> EngineConnection | None:
-        """To a worker that is ready; None while there is none."""
-        connection = self._connection
-        return None if connection is None or connection.closed else connection
 
     async def run(self) -> None:
         """Until cancelled; the row is gone then."""

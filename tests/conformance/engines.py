@@ -167,7 +167,10 @@ class EngineProcess:
             self.end()
 
     def end(self) -> None:
-        """As the supervisor does it: TERM, a grace, then KILL for the whole group."""
+        """As the supervisor does it: TERM, a grace, then KILL for the whole group. Once only: the
+        group's number may be somebody else's later."""
+        if self._parent_end is None:
+            return
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -175,6 +178,5 @@ class EngineProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        if self._parent_end is not None:
-            os.close(self._parent_end)
-            self._parent_end = None
+        os.close(self._parent_end)
+        self._parent_end = None

@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,41 +62,47 @@ class Server:
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
-@contextmanager
-def start_server(flavour: str, python: Path, model: Path, folder: Path) -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = _ARGUMENTS[flavour].format(model=model)
-    command = f"-m {_MODULES[flavour]} {arguments} --dtype float32 --api-key {KEY}"
-    command += f" --host 127.0.0.1 --port {port}"
-    log = folder / "server.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [str(python), *command.split()],
-            cwd=folder,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **_ENVIRONMENT, **KINDS[flavour].environment},
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_ready(url, process, log)
-        yield Server(flavour, url)
-    finally:
+class ServerProcess:
+    """Being started when it is made."""
+
+    def __init__(self, flavour: str, python: Path, model: Path, folder: Path) -> None:
+        self._flavour = flavour
+        self._has_ended = False
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        arguments = _ARGUMENTS[flavour].format(model=model)
+        command = f"-m {_MODULES[flavour]} {arguments} --dtype float32 --api-key {KEY}"
+        command += f" --host 127.0.0.1 --port {port}"
+        self._log = folder / "server.log"
+        with self._log.open("wb") as out:
+            self._process = subprocess.Popen(
+                [str(python), *command.split()],
+                cwd=folder,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **_ENVIRONMENT, **KINDS[flavour].environment},
+                start_new_session=True,
+            )
+        self._url = f"http://127.0.0.1:{port}"
+
+    def wait_ready(self) -> Server:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        headers = {"authorization": f"Bearer {KEY}"}
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                answer = httpx.get(f"{self._url}/v1/models", headers=headers)
+                if answer.status_code == httpx.codes.OK:
+                    return Server(self._flavour, self._url)
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(self._log.read_text(errors="replace")[-4000:])
+            time.sleep(0.3)
+
+    def end(self) -> None:
+        """Once only: the group's number may be somebody else's later."""
+        if self._has_ended:
+            return
+        self._has_ended = True
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    headers = {"authorization": f"Bearer {KEY}"}
-    while True:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/v1/models", headers=headers).status_code == httpx.codes.OK:
-                return
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(log.read_text(errors="replace")[-4000:])
-        time.sleep(0.3)
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()

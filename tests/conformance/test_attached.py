@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.engines import KINDS
-from tests.conformance.servers import KEY, Server, start_server
+from tests.conformance.servers import KEY, Server, ServerProcess
 from tests.engine import models
 from tests.engine.conftest import GUARD_S, WorkerClient, WorkerProcess
 from workers.contract.hello import Capability
@@ -29,6 +29,7 @@ from workers.contract.parts import AdapterRef, Grammar, GrammarKind
 
 pytestmark = pytest.mark.engine_env
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 12, "ignore_eos": True}
+FLAVOURS = ("vllm", "sglang")
 RESERVED_TOKENS = {"vllm": 0, "sglang": 8}
 
 
@@ -52,21 +53,48 @@ def attach(server: Server, model: Path, folder: Path, **changes: Any) -> WorkerP
     )
 
 
-@pytest.fixture(scope="module", params=["vllm", "sglang"])
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.make_model(tmp_path_factory.mktemp("attached-model"))
+
+
+@pytest.fixture(scope="module")
+def servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model: Path
+) -> Iterator[dict[str, ServerProcess]]:
+    """Both of them, as far as they are asked for: they start side by side."""
+    callspecs = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = {spec.params.get("attached") for spec in callspecs if spec is not None}
+    started: dict[str, ServerProcess] = {}
+    try:
+        for flavour in FLAVOURS:
+            python = KINDS[flavour].python
+            if python is not None and flavour in wanted:
+                folder = tmp_path_factory.mktemp(f"attached-{flavour}")
+                started[flavour] = ServerProcess(flavour, python, model, folder)
+        yield started
+    finally:
+        for server in started.values():
+            server.end()
+
+
+@pytest.fixture(scope="module", params=FLAVOURS)
 def attached(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    servers: dict[str, ServerProcess],
+    model: Path,
 ) -> Iterator[Attached]:
     flavour: str = request.param
-    python = KINDS[flavour].python
-    if python is None:
+    if flavour not in servers:
         pytest.skip(f"no environment for {flavour}: `tuneyard env create {flavour}`")
-    folder = tmp_path_factory.mktemp(f"attached-{flavour}")
-    model = models.make_model(folder / "model")
+    folder = tmp_path_factory.mktemp(f"worker-{flavour}")
     adapter = models.make_adapter(model, folder / "style", 1)
-    with start_server(flavour, python, model, folder) as server:
-        worker = attach(server, model, folder / "worker")
-        yield Attached(server, model, adapter, worker)
-        worker.end()
+    server = servers[flavour].wait_ready()
+    worker = attach(server, model, folder / "worker")
+    yield Attached(server, model, adapter, worker)
+    worker.end()
+    servers[flavour].end()
 
 
 @pytest.fixture

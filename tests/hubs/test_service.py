@@ -17,18 +17,8 @@ from server.hubs.names import Hub
 from tests.hubs.local_hub import COMMIT, LocalHub, running_hub
 from tests.jobs.live import GUARD_S, free_port, running_gateway, running_supervisor, wait_until
 from tests.jobs.stories import create, lines, upload, wait_for
-from tests.trainer.conftest import build_model, build_tokenizer
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = build_tokenizer()
-    build_model(len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def use(hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from server.store import Store, open_store
 from tests.jobs.live import Service, running_gateway, running_supervisor
-from tests.trainer.conftest import CHATML, build_model, build_tokenizer
+from tests.trainer.conftest import CHATML
 
 
 @pytest.fixture
@@ -21,16 +21,6 @@ async def store(database_url: str) -> AsyncGenerator[Store]:
     store = await open_store(os.environ.get("TUNEYARD_TEST_DATABASE", database_url))
     yield store
     await store.close()
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of a real architecture, small enough to train in seconds."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = build_tokenizer()
-    build_model(len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def settings_for(model: Path, **training: object) -> dict[str, object]:

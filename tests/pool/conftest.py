@@ -18,7 +18,6 @@ import pytest
 import yaml
 
 from server.store import Store, open_store
-from tests.jobs.conftest import tiny_model  # noqa: F401
 from tests.jobs.live import ROOT, Gateway, wait_until
 from tests.trainer.conftest import CHATML
 

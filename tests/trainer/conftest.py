@@ -67,13 +67,9 @@ def build_model(vocab_size: int, seed: int = 0, **overrides: Any) -> Qwen3ForCau
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(tiny_model: Path) -> Path:
     """A model directory."""
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = build_tokenizer()
-    build_model(len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return tiny_model
 
 
 def chat(question: str, answer: str, **message: Any) -> dict[str, Any]:

@@ -44,12 +44,9 @@ from workers.engine.media import expand_media
 from workers.engine.pooled import PooledRequests
 from workers.engine.sequences import Client, Sequence, Sequences
 from workers.engine.text.stream import TextStream
-from workers.engine.text.vocabulary import Vocabulary
+from workers.engine.text.vocabulary import Vocabulary, encode
 
 log = logging.getLogger(__name__)
-
-_INLINE_PROMPT_CHARS = 20_000
-"""Longer prompts are tokenised off the event loop, which they would hold up for milliseconds."""
 
 
 class ClientError(Exception):
@@ -214,7 +211,7 @@ class EngineService:
 
     async def _translate(self, client: Client, request: Tokenize | Detokenize) -> None:
         if isinstance(request, Tokenize):
-            client.post(Tokenized(request.id, await self._encode(request.prompt)))
+            client.post(Tokenized(request.id, await encode(self._vocabulary, request.prompt)))
             return
         self._checks.token_ids(request.ids, "tokens")
         data = b"".join(self._vocabulary.piece(token_id) for token_id in request.ids)
@@ -225,12 +222,6 @@ class EngineService:
             adapter = await self._at_hand(client, request.adapter)
             request = msgspec.structs.replace(request, adapter=adapter)
         client.post(await self._pooled.answer(request))
-
-    async def _encode(self, prompt: Several[Any]) -> list[int]:
-        chars = sum(len(getattr(part, "text", "")) for part in prompt)
-        if chars > _INLINE_PROMPT_CHARS:
-            return await asyncio.to_thread(self._vocabulary.encode, prompt)
-        return self._vocabulary.encode(prompt)
 
     # --- generation -------------------------------------------------------------------------------
 
@@ -252,7 +243,7 @@ class EngineService:
         self._checks.request(request)
         assert self._description is not None, "start comes first"
         prompt, media = await expand_media(self._description.media, request.prompt)
-        prompt_ids = await self._encode(prompt)
+        prompt_ids = await encode(self._vocabulary, prompt)
         max_tokens = self._checks.prompt(prompt_ids, sampling)
         stop_ids, stop_texts = stop_conditions(sampling, self._vocabulary)
         sequence.prompt_ids = prompt_ids if sampling.prompt_logprobs is not None else []

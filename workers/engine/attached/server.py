@@ -8,7 +8,11 @@ from typing import Any, Protocol
 from workers.contract.hello import Capability
 from workers.contract.parts import AdapterRef
 from workers.engine.adapter_files import AdapterRules
+from workers.engine.attached.connection import Connection
+from workers.engine.attached.listing import holds
+from workers.engine.attached.settings import AttachedSettings
 from workers.engine.backend import Output, Work
+from workers.engine.spec import EngineSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +76,22 @@ class Server(Protocol):
     async def loaded(self, adapter: AdapterRef) -> bool:
         """Whether the server holds the adapter, from the same files. Raises SpecError."""
         ...
+
+
+class AttachedServer:
+    """What speaking to each kind has in common."""
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        settings: AttachedSettings,
+        connection: Connection,
+        eos_ids: frozenset[int],
+    ) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._connection = connection
+        self._eos_ids = eos_ids
+
+    async def loaded(self, adapter: AdapterRef) -> bool:
+        return await holds(self._connection, adapter)

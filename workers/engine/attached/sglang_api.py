@@ -15,10 +15,9 @@ from typing import Any
 
 from workers.contract.hello import Capability
 from workers.contract.messages import FailureKind
-from workers.contract.parts import AdapterRef
 from workers.engine.attached.connection import Connection, record_error
-from workers.engine.attached.listing import find_base, holds
-from workers.engine.attached.server import Call, Served
+from workers.engine.attached.listing import find_base
+from workers.engine.attached.server import AttachedServer, Call, Served
 from workers.engine.attached.settings import AttachedSettings
 from workers.engine.backend import Output, RefusedError, Work
 from workers.engine.sglang.answers import Answer
@@ -39,7 +38,7 @@ _GRAMMARS = frozenset(
 )
 
 
-class SglangServer:
+class SglangServer(AttachedServer):
     health_path = "/ready"  # `/health` generates a token
     load_path = "/load_lora_adapter"
     unload_path = "/unload_lora_adapter"
@@ -51,10 +50,7 @@ class SglangServer:
         connection: Connection,
         eos_ids: frozenset[int],
     ) -> None:
-        self._spec = spec
-        self._settings = settings
-        self._connection = connection
-        self._eos_ids = eos_ids
+        super().__init__(spec, settings, connection, eos_ids)
         self._is_incremental = False
         # Other clients of the server have request ids of their own.
         self._prefix = uuid.uuid4().hex
@@ -98,9 +94,6 @@ class SglangServer:
             await self._connection.post("/abort_request", {"rid": self._rid(key)})
         except RefusedError as error:
             log.warning("abort not sent", extra={"reason": error.message})
-
-    async def loaded(self, adapter: AdapterRef) -> bool:
-        return await holds(self._connection, adapter)
 
     def _rid(self, key: int) -> str:
         return f"{self._prefix}-{key}"

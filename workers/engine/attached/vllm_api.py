@@ -10,11 +10,11 @@ from typing import Any
 
 from workers.contract.hello import Capability
 from workers.contract.messages import FailureKind, FinishReason
-from workers.contract.parts import AdapterRef, Grammar, GrammarKind
+from workers.contract.parts import Grammar, GrammarKind
 from workers.engine.adapter_files import AdapterRules
 from workers.engine.attached.connection import Connection, record_error
-from workers.engine.attached.listing import find_base, holds
-from workers.engine.attached.server import Call, Served
+from workers.engine.attached.listing import find_base
+from workers.engine.attached.server import AttachedServer, Call, Served
 from workers.engine.attached.settings import AttachedSettings
 from workers.engine.backend import Ended, Output, RefusedError, Score, Work
 from workers.engine.grammars import choices, json_schema, structural_tag
@@ -26,7 +26,7 @@ _TOKEN_PREFIX = "token_id:"
 _NOT_SERVED = {Capability.EMBED, Capability.SCORE, Capability.PROMPT_LOGPROBS}
 
 
-class VllmServer:
+class VllmServer(AttachedServer):
     health_path = "/health"
     load_path = "/v1/load_lora_adapter"
     unload_path = "/v1/unload_lora_adapter"
@@ -38,10 +38,7 @@ class VllmServer:
         connection: Connection,
         eos_ids: frozenset[int],
     ) -> None:
-        self._spec = spec
-        self._settings = settings
-        self._connection = connection
-        self._eos_ids = eos_ids
+        super().__init__(spec, settings, connection, eos_ids)
         self._base = ""
 
     async def describe(self) -> Served:
@@ -60,9 +57,6 @@ class VllmServer:
 
     async def abort(self, key: int) -> None:
         """Closing the connection makes vLLM stop at once."""
-
-    async def loaded(self, adapter: AdapterRef) -> bool:
-        return await holds(self._connection, adapter)
 
 
 class _VllmCall:

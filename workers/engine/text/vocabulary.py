@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
 from workers.contract.parts import PromptPart
+
+_INLINE_PROMPT_CHARS = 20_000
+"""Longer prompts are tokenised off the event loop, which they would hold up for milliseconds."""
 
 
 class Vocabulary(Protocol):
@@ -52,3 +56,10 @@ class TokenNames(Protocol):
 
     @property
     def chat_templates(self) -> dict[str, str]: ...
+
+
+async def encode(vocabulary: Vocabulary, prompt: Sequence[PromptPart]) -> list[int]:
+    chars = sum(len(getattr(part, "text", "")) for part in prompt)
+    if chars > _INLINE_PROMPT_CHARS:
+        return await asyncio.to_thread(vocabulary.encode, prompt)
+    return vocabulary.encode(prompt)
