@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.forked import PARENT_FD, ForkedWorker
 from workers.contract.codec import FrameReader, decode_events, encode
 from workers.contract.hello import Hello
 from workers.contract.messages import (
@@ -185,7 +186,7 @@ class WorkerClient:
 
 
 class WorkerProcess:
-    """`python -m workers.engine` with a parent pipe held by the test."""
+    """An engine worker with a parent pipe held by the test."""
 
     def __init__(self, folder: Path, **spec: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -193,19 +194,26 @@ class WorkerProcess:
         self.address = spec.setdefault("listen", f"unix:{folder}/engine.sock")
         self.token = spec.get("token")
         spec.setdefault("model_id", "test-model")
-        spec["parent_fd"] = read_end
+        is_light = spec["backend"] == "scripted"
+        spec["parent_fd"] = read_end if is_light else PARENT_FD
         file = folder / "spec.json"
         file.write_text(json.dumps(spec))
         self.log_path = folder / "engine.log"
+        self.process = self._start(file, read_end, is_light=is_light)
+        os.close(read_end)
+
+    def _start(
+        self, file: Path, parent_fd: int, *, is_light: bool
+    ) -> subprocess.Popen[bytes] | ForkedWorker:
+        if not is_light:
+            return ForkedWorker("workers.engine", ["--spec", str(file)], self.log_path, parent_fd)
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "workers.engine", "--spec", str(file)],
                 cwd=ROOT,
-                pass_fds=[read_end],
+                pass_fds=[parent_fd],
                 stderr=log,
-                env={"OMP_NUM_THREADS": "1", **os.environ},
             )
-        os.close(read_end)
 
     async def client(self) -> WorkerClient:
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S

@@ -18,6 +18,9 @@ from transformers import (
 
 from workers.contract.parts import AdapterRef
 
+# Tiny models gain nothing from more, and lose much while another process has the other processor.
+torch.set_num_threads(1)
+
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 _TEXT = [
     "The quick brown fox jumps over the lazy dog. Grüße aus München, 你好世界, привет мир!",

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +14,13 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from tests.forked import ForkedWorker
 from workers.contract.training import TrainEvent, TrainSpec
 from workers.trainer.run import run
 from workers.trainer.stopping import StopRequest
+
+# Tiny models gain nothing from more, and lose much while another process has the other processor.
+torch.set_num_threads(1)
 
 CHATML = (
     "{%- for message in messages %}"
@@ -146,17 +147,11 @@ def train(spec: TrainSpec) -> list[TrainEvent]:
     return events_of(spec)
 
 
-def start(spec: TrainSpec, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+def start(spec: TrainSpec, *arguments: str, parent_fd: int | None = None) -> ForkedWorker:
     """Runs in a process of its own."""
     path = Path(spec.output_dir).with_suffix(".json")
     path.write_bytes(msgspec.json.encode(spec))
-    with log_of(spec).open("ab") as errors:
-        return subprocess.Popen(
-            [sys.executable, "-m", "workers.trainer", str(path), *arguments],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=errors,
-            **options,
-        )
+    return ForkedWorker("workers.trainer", [str(path), *arguments], log_of(spec), parent_fd)
 
 
 def log_of(spec: TrainSpec) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.forked import PARENT_FD, ForkedWorker
 from tests.trainer.conftest import Workspace, events_of, start, train
 from workers.contract.training import (
     CheckpointSaved,
@@ -87,10 +87,13 @@ def checkpoint_names(spec: TrainSpec) -> set[str]:
     return {path.name for path in (Path(spec.output_dir) / "checkpoints").iterdir()}
 
 
-def wait_for(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+def wait_for(process: ForkedWorker, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert process.poll() is None
+    while True:
+        has_ended = process.poll() is not None
+        if condition():
+            return
+        assert not has_ended
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
@@ -131,7 +134,7 @@ def test_sigterm_checkpoints_within_a_step_and_the_resumed_run_is_the_same(
 def test_the_end_of_the_parent_is_heeded_like_sigterm(workspace: Workspace) -> None:
     spec = spec_of(workspace, "orphan")
     read_end, write_end = os.pipe()
-    process = start(spec, "--parent-fd", str(read_end), pass_fds=(read_end,))
+    process = start(spec, "--parent-fd", str(PARENT_FD), parent_fd=read_end)
     os.close(read_end)
     wait_for(process, has_step(spec, 2))
     os.close(write_end)
