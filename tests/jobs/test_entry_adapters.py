@@ -93,8 +93,8 @@ def test_good_adapters_answer_and_bad_ones_are_told_to_the_operator(
     settings = {"models": [entry], "training": {"device": "cpu"}}
     with running_gateway(tmp_path, settings) as gateway, running_supervisor(tmp_path):
         client = gateway.client()
-        wait_until(lambda: listed(client) == {"tiny", "my-good"}, 60)
-        wait_until(lambda: len(read_failures(gateway.data / "run")) == 4, 60)
+        wait_until(lambda: listed(client) == {"tiny", "my-good"})
+        wait_until(lambda: len(read_failures(gateway.data / "run")) == 4)
         reasons = {f.part.adapter: f.reason for f in read_failures(gateway.data / "run")}
         for name, reason in {
             "my-wide": "rank 16 is over this engine's limit of 8",
@@ -151,16 +151,16 @@ def test_a_new_version_has_a_new_name_and_one_that_left_is_gone(
 
         configure(adapters=[{"id": "my-style", "path": "style"}])
         with running_supervisor(tmp_path):
-            wait_until(lambda: said() is not None, 30)
+            wait_until(lambda: said() is not None)
             first = said()
         make_adapter(tiny_model, tmp_path / "style", 2)
         with running_supervisor(tmp_path):
-            wait_until(lambda: said() not in (None, first), 30)
+            wait_until(lambda: said() not in (None, first))
             second = said()
         assert len({uid for uid, _ in versions(gateway.data).values()}) == 2
         make_adapter(tiny_model, tmp_path / "style", 1)
         with running_supervisor(tmp_path):
-            wait_until(lambda: said() == first, 30)
+            wait_until(lambda: said() == first)
         assert second is not None
         gone = second.removeprefix("I am ").removesuffix(".")
         found = versions(gateway.data)
@@ -168,5 +168,5 @@ def test_a_new_version_has_a_new_name_and_one_that_left_is_gone(
         assert (found["my-style"][1], found[gone][1]) == (False, True)
         configure()
         with running_supervisor(tmp_path):
-            wait_until(lambda: listed(client) == {"tiny"}, 30)
+            wait_until(lambda: listed(client) == {"tiny"})
         assert all(gone for _, gone in versions(gateway.data).values())

@@ -97,7 +97,7 @@ def test_an_adapter_of_the_entry_is_sent_to_another_host(
     adapters = [{"id": "my-style", "path": "style"}]
     settings = {"models": [remote_entry(tmp_path, [host], {**entry, "adapters": adapters})]}
     with running_gateway(tmp_path, settings) as gateway, running_supervisor(tmp_path):
-        wait_until(lambda: len(host.stored) == 1, 30)
+        wait_until(lambda: len(host.stored) == 1)
         assert (host.stored[0] / "adapter_model.safetensors").read_bytes() == b"weights"
         answer = ask(gateway.client(), "my-style")
         assert answer is not None
