@@ -27,6 +27,7 @@ from transformers import (
     LlavaConfig,
     LlavaNextConfig,
     LlavaNextProcessor,
+    LlavaProcessor,
     Mistral3Config,
     MistralConfig,
     PixtralVisionConfig,
@@ -41,6 +42,7 @@ from transformers import (
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
@@ -65,6 +67,15 @@ TEXT: dict[str, Any] = {
 _MEAN = [0.48145466, 0.4578275, 0.40821073]
 _STD = [0.26862954, 0.26130258, 0.27577711]
 """OpenAI's CLIP."""
+
+
+_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "MARKS{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,11 @@ class Kind:
     def tokenizer(self) -> PreTrainedTokenizerFast:
         made = copy.deepcopy(models.tokenizer())
         made.add_special_tokens({"additional_special_tokens": self.words})
+        written = "".join(
+            f"{{% elif part['type'] == '{name.strip('<>')}' %}}{mark}"
+            for name, mark in self.marks.items()
+        )
+        made.chat_template = _TEMPLATE.replace("MARKS", written)
         return made
 
     def write(self, text: str) -> str:
@@ -244,6 +260,18 @@ def _qwen_clip(shown: Sequence[Image.Image]) -> tuple[torch.Tensor, list[int]]:
     return patches.reshape(steps * height * width, -1).float(), [steps, height, width]
 
 
+def _llava_inputs(kind: Kind, words: PreTrainedTokenizerFast, asked: Asked) -> Inputs:
+    processor = LlavaProcessor(
+        kind.processor(),
+        words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    images = list(asked.pictures) or None
+    return dict(processor(text=kind.write(asked.text), images=images, return_tensors="pt"))
+
+
 def _llava_next_inputs(kind: Kind, words: PreTrainedTokenizerFast, asked: Asked) -> Inputs:
     processor = LlavaNextProcessor(
         kind.processor(),
@@ -366,6 +394,14 @@ def _qwen3_vl(ids: dict[str, int], text: dict[str, Any]) -> Any:
     return Qwen3VLConfig(text_config=decoder, vision_config=vision, **_qwen_ids(ids))
 
 
+def _llava(ids: dict[str, int], text: dict[str, Any]) -> Any:
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(**_VISION, image_size=56, patch_size=14),
+        text_config=LlamaConfig(**text),
+        image_token_index=ids["<image>"],
+    )
+
+
 def _llava_next(ids: dict[str, int], text: dict[str, Any]) -> Any:
     return LlavaNextConfig(
         vision_config=CLIPVisionConfig(**_VISION, image_size=56, patch_size=14),
@@ -458,6 +494,13 @@ KINDS: dict[str, Kind] = {
         _qwen3_vl,
         Qwen2VLImageProcessorPil,
         _qwen_inputs,
+    ),
+    "llava": Kind(
+        ["<image>"],
+        {"<image>": "<image>"},
+        _llava,
+        lambda: _clip_sizes(LlavaImageProcessorPil),
+        _llava_inputs,
     ),
     "llava_next": Kind(
         ["<image>"],

@@ -20,10 +20,12 @@ from workers.contract.parts import Media, MediaKind, PromptPart, Text
 from workers.engine.backend import RefusedError
 from workers.engine.hf.media.pictures import PixelBounds, read_picture
 
-from . import vision_models as seeing
+from . import media_models as seeing
 from .conftest import WorkerClient, WorkerProcess
+from .media_models import Asked
 
 NUM_TOKENS = 16
+PLACEHOLDERS = {"llava": "<image>", "qwen2_5_vl": "<|image_pad|>"}
 BEFORE = "<|im_start|>user\nThe quick brown fox jumps over "
 AFTER = " the lazy dog?<|im_end|>\n<|im_start|>assistant\n"
 
@@ -63,7 +65,13 @@ async def client(worker: WorkerProcess) -> AsyncIterator[WorkerClient]:
 
 
 def media(kind: str, data: bytes, detail: str | None = None) -> Media:
-    return Media(MediaKind.IMAGE, seeing.MARKS[kind], data, "messages[0].content[0]", detail=detail)
+    return Media(
+        MediaKind.IMAGE,
+        seeing.KINDS[kind].marks["<image>"],
+        data,
+        "messages[0].content[0]",
+        detail=detail,
+    )
 
 
 def prompt(kind: str, *pictures: Image.Image) -> list[Any]:
@@ -73,8 +81,14 @@ def prompt(kind: str, *pictures: Image.Image) -> list[Any]:
     return [*parts, Text(AFTER, control=True)]
 
 
-def text(kind: str, *pictures: Image.Image) -> str:
-    return BEFORE + "".join(f"{seeing.MARKS[kind]} and " for _ in pictures) + AFTER
+def processed(kind: str, text: str, *pictures: Image.Image) -> dict[str, Any]:
+    """What transformers makes of it."""
+    made = seeing.KINDS[kind]
+    return made.inputs(made, made.tokenizer(), Asked(text, pictures))
+
+
+def asked(*pictures: Image.Image) -> str:
+    return BEFORE + "<image> and " * len(pictures) + AFTER
 
 
 OPTIONS = {"temperature": 0.0, "max_tokens": NUM_TOKENS, "ignore_eos": True}
@@ -88,7 +102,7 @@ async def test_answers_are_those_of_generate_alone_and_in_a_mixed_batch(
     rows = [pictures[:1], [], pictures[1:2], pictures, [], pictures[:1]]
     expected: list[list[int]] = []
     for row in rows:
-        inputs = seeing.processed(folder, kind, text(kind, *row), row)
+        inputs = processed(kind, asked(*row), *row)
         expected.append(seeing.greedy(model, inputs, NUM_TOKENS))
     assert len({tuple(ids) for ids in expected}) == 4
     for row, ids in zip(rows, expected, strict=True):
@@ -118,7 +132,7 @@ async def test_a_large_picture_is_made_smaller_as_the_setting_says(
     large = seeing.picture(5, 500, 320)
     answer = await client.finish(client.start(prompt(kind, large), **OPTIONS))
     smaller = large.resize((250, 160))
-    inputs = seeing.processed(folder, kind, text(kind, smaller), [smaller])
+    inputs = processed(kind, asked(smaller), smaller)
     assert answer.end.prompt_tokens == inputs["input_ids"].shape[1]
     assert answer.ids == seeing.greedy(seeing.load(folder), inputs, NUM_TOKENS)
 
@@ -140,7 +154,7 @@ async def test_what_cannot_be_read_is_refused_by_its_place(client: WorkerClient,
 
 
 async def test_the_worker_says_what_it_takes(client: WorkerClient, kind: str) -> None:
-    assert client.hello.media[MediaKind.IMAGE] == seeing.PLACEHOLDERS[kind]
+    assert client.hello.media[MediaKind.IMAGE] == PLACEHOLDERS[kind]
     assert client.hello.media.get(MediaKind.VIDEO) == (
         "<|video_pad|>" if kind == "qwen2_5_vl" else None
     )
@@ -150,11 +164,9 @@ def test_a_chat_over_http_answers_about_its_picture(
     worker: WorkerProcess, folder: Path, kind: str, tmp_path: Path
 ) -> None:
     picture = seeing.picture(9)
-    forged = f"{seeing.PLACEHOLDERS[kind]} what is it?"
-    expected = seeing.processed(
-        folder, kind, f"<|im_start|>user\n{seeing.MARKS[kind]}what is it?<|im_end|>\n"
-        "<|im_start|>assistant\n", [picture],
-    )  # fmt: skip
+    forged = f"{PLACEHOLDERS[kind]} what is it?"
+    written = "<|im_start|>user\n<image>what is it?<|im_end|>\n<|im_start|>assistant\n"
+    expected = processed(kind, written, picture)
     entry = ModelEntry(id=MODEL, path="/nowhere", engine=EngineKind.HF)
     config = Config(data=tmp_path, models=(entry,))
     gateway = start_gateway(config, [Worker(worker.address, worker.process)], [MODEL])  # type: ignore[arg-type]
@@ -178,7 +190,7 @@ def test_a_chat_over_http_answers_about_its_picture(
             answer = ask(seeing.png(picture), "what is it?")
             assert answer.usage.prompt_tokens == expected["input_ids"].shape[1]
             ids = seeing.greedy(seeing.load(folder), expected, 8)
-            assert answer.choices[0].message.content == seeing.tokenizer(kind).decode(ids)
+            assert answer.choices[0].message.content == seeing.KINDS[kind].tokenizer().decode(ids)
             assert ask(seeing.png(picture), forged).usage.completion_tokens == 8
             with pytest.raises(openai.BadRequestError) as caught:
                 ask(seeing.png(picture)[:60], "what is it?")
