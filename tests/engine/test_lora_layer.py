@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.engine.hf.lora.layer import AdapterStep, plan_adapters
@@ -81,3 +82,24 @@ def test_layers_of_one_input_are_one_product() -> None:
     first, second = model(torch.ones(1, 2, 16)), model(torch.zeros(1, 2, 16))
     assert len(calls) == 2
     assert not torch.equal(first, second)
+
+
+@torch.inference_mode()
+def test_an_adapter_far_off_may_leave_layers_alone() -> None:
+    """Beyond the ranks that there is room for at first, in a batch with others."""
+    model = Attention()
+    step = AdapterStep()
+    x = torch.randn(1, 4, 16)
+    base = model(x)
+    layers = wrap_linears(model, WIDTH, step, lambda: model(x))
+    factors = {
+        place: (torch.randn(RANK, 16), torch.randn(RANK, layers[name].out_features))
+        for place, name in ((0, "q"), (140, "q"))
+    }
+    for place, (a, b) in factors.items():
+        layers["q"].install(place, a, b)
+    plan_adapters(step, [(0, RANK), (140, 140 + RANK), (0, 0)], [1, 1, 2], x.device)
+    a, b = factors[140]
+    wanted = F.linear(x, layers["q"].weight)[:, 1] + x[:, 1] @ a.T @ b
+    assert torch.allclose(layers["q"](x)[:, 1], wanted, atol=1e-5)
+    assert torch.allclose(model(x)[:, 2:], base[:, 2:], atol=1e-5)

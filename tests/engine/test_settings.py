@@ -154,7 +154,11 @@ def test_bitsandbytes_on_cpu_is_transformers_own(
 @pytest.mark.parametrize(
     ("settings", "changes", "message"),
     [
-        ({"quantization_bit": 8}, {"max_loras": 4}, "set max_loras: 0"),
+        (
+            {"quantization_bit": 8, "quantization_method": "hqq"},
+            {"max_loras": 4},
+            "set max_loras: 0",
+        ),
         ({"quantization_bit": 8, "quantization_method": "hqq"}, {}, "'hqq' needs a CUDA device"),
         ({"quantization_bit": 8, "quantization_method": "eetq"}, {}, "'eetq' needs a CUDA device"),
         ({"quantization_method": "hqq"}, {}, "need quantization_bit"),

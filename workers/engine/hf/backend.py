@@ -206,7 +206,7 @@ class HfAdapters:
         receiver: Receiver,
     ) -> None:
         self._base = {
-            f"{name}.weight": tuple(layer.weight.shape)
+            f"{name}.weight": (layer.out_features, layer.in_features)
             for name, layer in loaded.lora_layers.items()
         }
         self._dtype = loaded.dtype

@@ -25,8 +25,9 @@ from workers.engine.hf.attention import (
     attention_function,
 )
 from workers.engine.hf.kv import LayerShape, SlotCache, token_bytes
-from workers.engine.hf.lora.layer import AdapterStep, LoraLinear
-from workers.engine.hf.lora.wrapping import wrap_linears
+from workers.engine.hf.lora.layer import AdaptedLayer, AdapterStep
+from workers.engine.hf.lora.quantized import quantized_linears
+from workers.engine.hf.lora.wrapping import wrap_linears, wrap_quantized
 from workers.engine.hf.media.check import MediaProbe
 from workers.engine.hf.media.families import FAMILIES
 from workers.engine.hf.media.host import HfMedia, open_media
@@ -50,7 +51,7 @@ class LoadedModel:
     model: Any
     attention: SlotAttention
     adapter_step: AdapterStep
-    lora_layers: dict[str, LoraLinear]
+    lora_layers: dict[str, AdaptedLayer]
     device: torch.device
     dtype: torch.dtype
     max_model_len: int
@@ -80,7 +81,10 @@ def load_model(spec: EngineSpec, settings: HfSettings, tokenizer: Any | None = N
     step = AdapterStep()
     width = spec.max_loras * spec.max_lora_rank
     decoder = model.get_decoder() if model.config.model_type in FAMILIES else model
-    layers = wrap_linears(model, width, step, partial(_probe, model), within=decoder)
+    plain = wrap_linears(model, width, step, partial(_probe, model), within=decoder)
+    layers: dict[str, AdaptedLayer] = {**plain}
+    if width and (kinds := quantized_linears(model)):
+        layers |= wrap_quantized(model, kinds, width, step, model.dtype, within=decoder)
     ours = _probe(model)
     if stock is not None:
         _compare(stock, ours, model.dtype)

@@ -1,7 +1,7 @@
 """Weights in 8 or 4 bits, quantized while the model is read.
 
-bitsandbytes runs on CPU and CUDA; transformers lets HQQ and EETQ run on CUDA alone. Adapters are
-added to plain linear layers only, so a quantized model is served without them.
+bitsandbytes runs on CPU and CUDA, with adapters beside its layers; transformers lets HQQ and EETQ
+run on CUDA alone, and their layers take none.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def quantization_options(
     bits, method = settings.quantization_bit, settings.quantization_method
     if bits is None:
         return {}
-    if spec.max_loras:
+    if spec.max_loras and method != "bnb":
         raise SpecError(
-            "quantization_bit: the hf engine serves no adapters on quantized weights; set "
-            "max_loras: 0, or serve a quantized model with vllm"
+            f"quantization_method {method!r}: the hf engine serves adapters beside bnb's layers "
+            "only; use bnb, or set max_loras: 0"
         )
     if method in _CUDA_ONLY and device.type != "cuda":
         raise SpecError(

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_FIRST_RANKS = 128
+FIRST_RANKS = 128
 """Room for so many is there from the start: making it means copying the weights."""
 _FEW_RANKS = 64
 """So many ranks before the stretch are computed in vain rather than by another product."""
@@ -89,7 +90,7 @@ class SharedInput:
         self._outputs: tuple[Tensor, ...] = ()
         self._num_taken = 0
         if width:
-            self._grow(min(width, _FIRST_RANKS))
+            self._grow(min(width, FIRST_RANKS))
 
     def _join_biases(self, linears: Sequence[nn.Linear]) -> Tensor | None:
         if all(linear.bias is None for linear in linears):  # pyright: ignore
@@ -175,6 +176,8 @@ class SharedInput:
     def _select(self) -> None:
         """What the step's stretch of ranks needs; the same while rows only decode."""
         step, num_members = self._step, len(self.sizes)
+        if step.end > self._num_ranks:  # of an adapter that leaves these layers alone
+            self._grow(min(max(step.end, 2 * self._num_ranks), self._max_ranks))
         behind = self.in_features + step.end * num_members
         self._span_joined = self._joined[:, :behind]
         self._span_b = self._joined[:, self.in_features + step.start * num_members : behind]
@@ -193,6 +196,19 @@ class SharedInput:
             return (h_TR if foreign is None else h_TR.masked_fill_(foreign, 0.0)).to(x_TI.dtype)
         h_TR = F.linear(x_TI, self._span_a)
         return h_TR if foreign is None else h_TR.masked_fill_(foreign, 0.0)
+
+
+class AdaptedLayer(Protocol):
+    """A layer of the model that adapters can be added to."""
+
+    in_features: int
+    out_features: int
+
+    def install(self, first: int, a: Tensor, b: Tensor) -> None:
+        """Puts an adapter's factors, A [rank, in] and B transposed [rank, out], at rank `first`."""
+        ...
+
+    def blank(self, first: int, end: int) -> None: ...
 
 
 class LoraLinear(nn.Module):

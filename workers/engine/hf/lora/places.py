@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from workers.engine.hf.lora.layer import LoraLinear
+from workers.engine.hf.lora.layer import AdaptedLayer
 from workers.engine.hf.lora.weights import AdapterWeights
 
 
@@ -23,7 +23,7 @@ class _Place:
 class AdapterPlaces:
     """Counts users of each resident adapter; the unused make room, least-recently-used first."""
 
-    def __init__(self, layers: dict[str, LoraLinear], max_adapters: int, width: int) -> None:
+    def __init__(self, layers: dict[str, AdaptedLayer], max_adapters: int, width: int) -> None:
         self._layers = layers
         self._max_adapters = max_adapters
         self._width = width

@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from workers.engine.hf.lora.layer import AdapterStep, LoraLinear, SharedInput
+from workers.engine.hf.lora.quantized import QuantizedLora
 
 
 def wrap_linears(
@@ -73,3 +75,24 @@ def _are_alike(linears: dict[str, nn.Linear], one: str, other: str) -> bool:
     a, b = linears[one].weight, linears[other].weight
     is_sibling = one.rpartition(".")[0] == other.rpartition(".")[0]
     return is_sibling and a.dtype == b.dtype and a.device == b.device
+
+
+def wrap_quantized(
+    model: nn.Module,
+    kinds: tuple[type[nn.Linear], ...],
+    width: int,
+    step: AdapterStep,
+    dtype: torch.dtype,
+    within: nn.Module | None = None,
+) -> dict[str, QuantizedLora]:
+    """Puts places for adapters beside every layer of `within` of these kinds; gives them by their
+    names in the model."""
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    inside = set((within or model).modules())
+    wrapped: dict[str, QuantizedLora] = {}
+    for name, linear in linears.items():
+        if linear in inside:
+            parent_name, _, child = name.rpartition(".")
+            wrapped[name] = QuantizedLora(linear, width, step, dtype)
+            setattr(model.get_submodule(parent_name), child, wrapped[name])
+    return wrapped
