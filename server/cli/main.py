@@ -42,6 +42,7 @@ _ConfigPath = Annotated[
 _ParentDescriptor = Annotated[int, typer.Option(help="Pipe that ends with the parent process.")]
 _DEFAULT_CONFIG = Path("tuneyard.yaml")
 _BAD_CONFIG_STATUS = 2
+_FAULT_STATUS = 1
 
 
 @cli.command()
@@ -66,16 +67,25 @@ def engine(
     drain_timeout_s: Annotated[
         float, typer.Option(help="What requests have to end in once this is told to stop.")
     ] = 600.0,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate chain (PEM): connections are encrypted.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Its private key, if it is not in the same file.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen for other hosts without encryption.")
+    ] = False,
 ) -> None:
     """Run one engine worker for a Tuneyard on another machine.
 
     There, the model's entry lists this machine under addresses, and the same secret under \
-token_file. SIGTERM and Ctrl-C let requests under way end first; a second one does not. The token \
-and what is generated cross the network unencrypted: use a private network or a tunnel.
+token_file. SIGTERM and Ctrl-C let requests under way end first; a second one does not. With \
+--tls-cert the entry says tls:HOST:PORT, and names under ca_file what vouches for it.
     """
     from server.cli.engine import HostedEngine, run_engine
 
-    options = HostedEngine(model, listen, token_file, drain_timeout_s)
+    options = HostedEngine(model, listen, token_file, drain_timeout_s, tls_cert, tls_key, insecure)
     sys.exit(asyncio.run(run_engine(_load(config), options, Console())))
 
 
@@ -95,20 +105,33 @@ def check(
         bool, typer.Option("--names", help="Show which engine honours LLaMA-Factory's names.")
     ] = False,
 ) -> None:
-    """Read the settings, say what is wrong with them or show them with every default."""
+    """Read the settings, say what is wrong with them or show them with every default.
+
+    No engine is started, but the files are looked at: where a named template differs from the \
+model's own, and whether the adapters of the entries can be served (if not, the status is 1). Of \
+models on a hub the config and the tokenizer are fetched.
+    """
     if names:
         Console().print(names_table())
         return
+    from server.cli.preflight import ModelFiles, look_at_models
     from server.models.chat_formats import check_chat_formats
 
     loaded = _load(config)
+    files = ModelFiles()
     try:
-        check_chat_formats(loaded)
+        check_chat_formats(loaded, files.directory)
     except FormatError as error:
         _refuse(str(error))
     secrets = {"api_key": True, "models": {"__all__": {"api_key", "hub_token"}}}
     settings = loaded.model_dump(mode="json", exclude=secrets)
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    remarks = [*look_at_models(loaded, files.directory), *files.remarks]
+    for remark in remarks:
+        style = "red" if remark.is_fault else "yellow"
+        console = Console(stderr=True)
+        console.print(remark.text, style=style, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(_FAULT_STATUS if any(remark.is_fault for remark in remarks) else 0)
 
 
 @cli.command(hidden=True)

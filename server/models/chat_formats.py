@@ -1,15 +1,18 @@
 """Checks what the models' entries say of chat formats before anything starts.
 
 Defaults for thinking that a format cannot honour would have every request refused that does not set
-them itself. A model's own Jinja template is read from its directory; for one that is still on a hub
-there is nothing to ask yet.
+them itself. A model's own Jinja template is read from its directory, in the cache if it is from a
+hub; for one that is not there yet there is nothing to ask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from server.config import Config, EngineKind, ModelEntry
+from server.hubs.cache import ModelCache
+from server.hubs.places import hub_model
 from templates.conversation import ChatMessage, Conversation, RenderOptions, Role, TextPart
 from templates.format import ChatFormat, FormatError, FormatSettings, TokenizerInfo
 from templates.own_templates import read_own_templates
@@ -19,19 +22,32 @@ _FIELDS = ("enable_thinking", "reasoning_effort", "thinking_budget")
 _ASK = (ChatMessage(Role.USER, (TextPart("Hello"),)),)
 
 
-def check_chat_formats(config: Config) -> None:
+def cached_directory(entry: ModelEntry) -> Path | None:
+    """The model's directory, if it is on this host."""
+    model = hub_model(entry)
+    return Path(entry.path) if model is None else ModelCache(model).find()
+
+
+def check_chat_formats(
+    config: Config, directory: Callable[[ModelEntry], Path | None] = cached_directory
+) -> None:
     """Reads every file in the operator's folders. Raises FormatError, whose message names the file
     and line, or the entry and the field."""
     for entry in config.models:
         check_name(entry.template, config.templates)
-        _check_thinking(entry, config.templates)
+        _check_thinking(entry, config.templates, directory)
 
 
-def _check_thinking(entry: ModelEntry, folders: tuple[Path, ...]) -> None:
+def _check_thinking(
+    entry: ModelEntry,
+    folders: tuple[Path, ...],
+    directory: Callable[[ModelEntry], Path | None],
+) -> None:
     given = entry.generation
     if all(getattr(given, name) is None for name in _FIELDS):
         return
-    chat_format = _format(entry, folders)
+    on_disk = None if entry.engine is EngineKind.SCRIPTED else directory(entry)
+    chat_format = _format(entry, folders, on_disk)
     if chat_format is None:
         return
     switched = RenderOptions(
@@ -47,13 +63,14 @@ def _check_thinking(entry: ModelEntry, folders: tuple[Path, ...]) -> None:
             raise FormatError(message, error.param) from error
 
 
-def _format(entry: ModelEntry, folders: tuple[Path, ...]) -> ChatFormat | None:
+def _format(
+    entry: ModelEntry, folders: tuple[Path, ...], on_disk: Path | None
+) -> ChatFormat | None:
     """The entry's format, its tokens' texts stood in for; None where it cannot be had here."""
-    on_disk = entry.hub is None and entry.engine is not EngineKind.SCRIPTED
     tokenizer = TokenizerInfo(
         bos_token="<s>",
         eos_token="</s>",
-        chat_templates=read_own_templates(Path(entry.path)) if on_disk else {},
+        chat_templates={} if on_disk is None else read_own_templates(on_disk),
     )
     settings = FormatSettings(entry.default_system, entry.tool_format)
     try:

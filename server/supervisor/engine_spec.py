@@ -26,7 +26,7 @@ class ServedModel:
     """Folders with chat formats of the operator's own."""
 
 
-def engine_spec(served: ServedModel, listen: str, parent_fd: int) -> dict[str, Any]:
+def engine_spec(served: ServedModel, listen: str, parent_fd: int | None) -> dict[str, Any]:
     """As `workers.engine.spec.EngineSpec` reads it."""
     entry = served.entry
     return {

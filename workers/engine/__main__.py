@@ -1,4 +1,5 @@
-"""`python -m workers.engine --spec FILE`: one model in one process."""
+"""`python -m workers.engine --spec FILE`: one model in one process. With `--check` it only looks at
+what the engine would be given, and says what it found, as JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +11,10 @@ import os
 import sys
 from typing import NoReturn
 
+import msgspec
 from setproctitle import setproctitle
 
+from workers.engine.preflight import look
 from workers.engine.process import serve
 from workers.engine.spec import BackendName, SpecError, read_spec
 
@@ -38,6 +41,8 @@ class _JsonFormatter(logging.Formatter):
 def main() -> int:
     parser = argparse.ArgumentParser(prog="workers.engine", description=__doc__)
     parser.add_argument("--spec", required=True, help="engine spec file (JSON)")
+    parser.add_argument("--check", action="store_true", help="start nothing")
+    parser.add_argument("--adapter", nargs=2, action="append", metavar=("ID", "DIRECTORY"))
     arguments = parser.parse_args()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
@@ -45,6 +50,10 @@ def main() -> int:
     logging.captureWarnings(True)
     try:
         spec = read_spec(arguments.spec)
+        if arguments.check:
+            found = look(spec, dict(arguments.adapter or ()))
+            sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+            return 0
         setproctitle(f"tuneyard engine {spec.model_id}")
         status = asyncio.run(serve(spec))
     except SpecError as error:
