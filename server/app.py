@@ -156,7 +156,8 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
     stack.callback(access_log.flush)
     accountant = Accountant(store.usage)
     stack.push_async_callback(accountant.close)
-    pool = EnginePool(store.engines, config.limits.max_requests_per_model)
+    ca_files = {entry.id: entry.ca_file for entry in config.models}
+    pool = EnginePool(store.engines, config.limits.max_requests_per_model, ca_files)
     stack.push_async_callback(pool.close)
     keep_alive = KeepAlive(config.limits.keep_alive_s)
     stack.callback(keep_alive.close)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from server.cli.children import Child, ChildSpec
 from server.config import Config
+from server.config.addresses import is_loopback
 from server.environments.locate import EnvironmentMissingError, engine_python
 from server.logs import configure_logging
 from server.supervisor.arriving import Arriving
@@ -35,6 +38,9 @@ class HostedEngine:
     listen: str
     token_file: Path
     drain_timeout_s: float
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure: bool = False
 
 
 async def run_engine(config: Config, options: HostedEngine, console: Console) -> int:
@@ -70,8 +76,7 @@ async def _child_spec(config: Config, options: HostedEngine) -> ChildSpec:
     if entry is None:
         known = ", ".join(entry.id for entry in config.models)
         raise ValueError(f"The settings have no model {options.model!r}, only: {known}.")
-    if not options.listen.startswith("tcp:"):
-        raise ValueError("--listen must be tcp:HOST:PORT")
+    _check_listening(options)
     token = read_token(options.token_file)
     python = engine_python(entry.engine.value, entry.python)
     name = f"hosted-{options.listen.rpartition(':')[2]}"
@@ -84,9 +89,36 @@ async def _child_spec(config: Config, options: HostedEngine) -> ChildSpec:
 
     def command(parent_fd: int) -> list[str]:
         spec = engine_spec(served, options.listen, parent_fd)
-        own = {"token": token, "adapters_dir": str(adapters_dir)}
+        own: dict[str, Any] = {"token": token, "adapters_dir": str(adapters_dir)}
+        for name in ("tls_cert", "tls_key"):
+            file: Path | None = getattr(options, name)
+            own[name] = None if file is None else str(file.resolve())
         write_spec(spec_path, {**spec, **own, "drain_timeout_s": options.drain_timeout_s})
         return [python, "-m", "workers.engine", "--spec", str(spec_path)]
 
     log = config.data / "logs" / f"{name}.log"
     return ChildSpec(name, command, log, grace_s=options.drain_timeout_s + _LEAVING_S)
+
+
+def _check_listening(options: HostedEngine) -> None:
+    """Raises OSError, ValueError."""
+    scheme, _, where = options.listen.partition(":")
+    if scheme != "tcp":
+        raise ValueError("--listen must be tcp:HOST:PORT")
+    if options.tls_cert is None:
+        if options.tls_key is not None:
+            raise ValueError("--tls-key needs --tls-cert")
+        if not options.insecure and not is_loopback(where.rpartition(":")[0]):
+            raise ValueError(
+                f"At {options.listen} the token and all that is generated could be read on the "
+                "way: give a certificate with --tls-cert (and --tls-key), or --insecure for a "
+                "private network or a tunnel."
+            )
+        return
+    if options.insecure:
+        raise ValueError("--insecure and --tls-cert contradict each other")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except OSError as error:
+        raise ValueError(f"--tls-cert and --tls-key cannot be used: {error}") from error

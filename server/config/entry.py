@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from server.config.addresses import check_address
 from server.config.aliases import plain_entry
 from server.config.generation import GenerationDefaults
 from server.config.section import Section
@@ -24,7 +24,6 @@ class EngineKind(StrEnum):
     SCRIPTED = "scripted"
 
 
-_ADDRESS = re.compile(r"tcp:(\[[0-9a-fA-F:.]+\]|[^:\s/]+):\d{1,5}")
 _ATTACHED_ONLY = frozenset({"url", "api_key", "flavour", "served_model", "allow_adapters"})
 
 
@@ -82,9 +81,15 @@ class ModelEntry(Section):
     replicas: int = Field(default=1, ge=0)
     """Engine workers on this host."""
     addresses: tuple[str, ...] = ()
-    """`tcp:host:port` of workers on other hosts, each started there by `tuneyard engine`."""
+    """`tls:host:port`, or `tcp:host:port` where nothing is encrypted, of workers on other hosts,
+    each started there by `tuneyard engine`."""
     token_file: str | None = None
     """Holds the secret that the workers at `addresses` are asked with; one for all of them."""
+    ca_file: Path | None = None
+    """Certificates (PEM) that vouch for those of the `tls:` addresses; None: this system's
+    authorities."""
+    insecure: bool = False
+    """Whether `tcp:` may lead to another host, for a private network or a tunnel."""
     max_concurrent: int | None = Field(default=None, ge=1)
     """Requests under way at once on one gateway, for this model and what was fine-tuned from it;
     more wait in line. None is no limit but the engines' own."""
@@ -141,8 +146,11 @@ class ModelEntry(Section):
         if self.token_file is not None and not self.addresses:
             raise ValueError("token_file is for workers at addresses, and there are none")
         for address in self.addresses:
-            if not _ADDRESS.fullmatch(address):
-                raise ValueError(f"addresses: {address!r} is not tcp:host:port")
+            check_address(address, insecure=self.insecure)
+        if self.ca_file is not None and not any(a.startswith("tls:") for a in self.addresses):
+            raise ValueError("ca_file is for tls: addresses, and there are none")
+        if self.insecure and not any(a.startswith("tcp:") for a in self.addresses):
+            raise ValueError("insecure is for tcp: addresses, and there are none")
         if len(set(self.addresses)) < len(self.addresses):
             raise ValueError("addresses: one appears twice")
         return self

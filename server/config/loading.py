@@ -106,6 +106,8 @@ def _placed(entry: ModelEntry, base: Path, environ: Mapping[str, str]) -> ModelE
         adapter.model_copy(update={"path": str((base / adapter.path).resolve())})
         for adapter in entry.adapters
     )
+    if entry.ca_file is not None:
+        placed["ca_file"] = (base / entry.ca_file).resolve()
     if entry.token_file is not None:
         placed["token_file"] = str((base / entry.token_file).resolve())
     if entry.hub is None and directory.is_dir():

@@ -296,32 +296,3 @@ def _call(sink: EventSink, event: Event) -> None:
         sink(event)
     except Exception:
         logger.exception("request handler failed on an engine event")
-
-
-async def connect_engine(
-    engine_id: str, model_id: str, address: str, token: str | None
-) -> EngineConnection:
-    """Connects to `unix:/path` or `tcp:host:port` and waits for the worker's hello. Raises
-    EngineUnreachable."""
-    loop = asyncio.get_running_loop()
-    scheme, _, rest = address.partition(":")
-
-    def make() -> EngineConnection:
-        return EngineConnection(engine_id, model_id, token)
-
-    try:
-        if scheme == "unix":
-            _, connection = await loop.create_unix_connection(make, rest)
-        elif scheme == "tcp":
-            host, _, port = rest.rpartition(":")
-            _, connection = await loop.create_connection(make, host.strip("[]"), int(port))
-        else:
-            raise EngineUnreachable(f"unknown kind of address: {address}")
-    except OSError as error:
-        raise EngineUnreachable(str(error)) from error
-    try:
-        await connection.opened()
-    except BaseException:
-        connection.close()
-        raise
-    return connection

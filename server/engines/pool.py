@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
-from server.engines.client import EngineConnection, EngineUnreachable, connect_engine
+from server.engines.client import EngineConnection, EngineUnreachable
+from server.engines.connecting import connect_engine
 from server.engines.routing import choose
 from server.errors import Unavailable
 from server.store.records import Engine
@@ -53,8 +56,15 @@ class _Replica:
 class EnginePool:
     """Owns one connection per engine worker. `close` must be called."""
 
-    def __init__(self, directory: EngineDirectory, max_requests_per_model: int) -> None:
+    def __init__(
+        self,
+        directory: EngineDirectory,
+        max_requests_per_model: int,
+        ca_files: Mapping[str, Path | None] = MappingProxyType({}),
+    ) -> None:
+        """`ca_files`: what vouches for a model's engines at `tls:` addresses, by model."""
         self._directory = directory
+        self._ca_files = ca_files
         self._max_requests = max_requests_per_model
         self._replicas: dict[str, _Replica] = {}
         self._by_model: dict[str, list[EngineConnection]] = {}
@@ -199,7 +209,11 @@ class EnginePool:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 replica.connection = await connect_engine(
-                    engine.id, engine.model_id, engine.address, engine.token
+                    engine.id,
+                    engine.model_id,
+                    engine.address,
+                    engine.token,
+                    self._ca_files.get(engine.model_id),
                 )
             self._index()
             logger.info("engine connected", extra={"engine": engine.id, "model": engine.model_id})

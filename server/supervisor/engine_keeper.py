@@ -118,7 +118,7 @@ class EngineKeeper:
         for number, address in enumerate(entry.addresses, 1):
             assert entry.token_file is not None, "the entry has checked it"
             slot = RemoteSlot(
-                RemoteWorker(entry.id, address, Path(entry.token_file), number),
+                RemoteWorker(entry.id, address, Path(entry.token_file), entry.ca_file, number),
                 self._workplace.supervisor_id,
                 self._workplace.store,
                 self._workplace.run_dir,

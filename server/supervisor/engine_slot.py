@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from server.engines.client import EngineConnection, EngineUnreachable, connect_engine
+from server.engines.client import EngineConnection, EngineUnreachable
+from server.engines.connecting import connect_engine
 from server.engines.start_failures import Part, StartFailure, forget_failure, note_failure
 from server.environments.locate import EnvironmentMissingError, engine_python
 from server.launchers import Launcher, Process, ProcessSpec

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from server.engines.client import EngineConnection, EngineUnreachable, connect_engine
+from server.engines.client import EngineConnection, EngineUnreachable
+from server.engines.connecting import connect_engine
 from server.engines.start_failures import Part, StartFailure, forget_failure, note_failure
 from server.store import Store
 from server.store.records import Engine, EngineState
@@ -46,6 +47,7 @@ class RemoteWorker:
     model_id: str
     address: str
     token_file: Path
+    ca_file: Path | None = None
     number: int = 1
     """Its place in the entry's list."""
 
@@ -94,7 +96,7 @@ class RemoteSlot(Slot):
         token = await asyncio.to_thread(read_token, worker.token_file)
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             connection = await connect_engine(
-                worker.engine_id, worker.model_id, worker.address, token
+                worker.engine_id, worker.model_id, worker.address, token, worker.ca_file
             )
         engine = Engine(
             id=worker.engine_id,

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 import yaml
 
 from server.store import Store, open_store
@@ -135,3 +136,21 @@ def on_store(gateway: Gateway, work: Callable[[Store], Awaitable[None]]) -> None
             await store.close()
 
     asyncio.run(run())
+
+
+class Authority:
+    """Makes certificates for hosts, and the file that vouches for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._authority = trustme.CA()
+        self._folder = folder
+        self.file = folder / "ca.pem"
+        self._authority.cert_pem.write_to_path(str(self.file))
+
+    def options(self, host: str) -> list[str]:
+        """Of `tuneyard engine`, for a worker at that address."""
+        made = self._authority.issue_cert(host)
+        cert, key = self._folder / f"{host}.pem", self._folder / f"{host}.key"
+        cert.write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
+        made.private_key_pem.write_to_path(str(key))
+        return ["--tls-cert", str(cert), "--tls-key", str(key)]

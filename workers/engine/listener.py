@@ -1,7 +1,8 @@
 """The worker's socket: many clients, frames in, frames out.
 
-A unix socket is guarded by its file mode; on TCP the first message must be a right `Authenticate`,
-and nothing is said before it. The protocol itself is `workers.contract`.
+A unix socket is guarded by its file mode; on TCP, in TLS where a certificate is given, the first
+message must be a right `Authenticate`, and nothing is said before it. The protocol itself is
+`workers.contract`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hmac
 import logging
 import os
 import socket
+import ssl
 import stat
 from pathlib import Path
 
@@ -128,10 +130,17 @@ def _watch_peer(peer: socket.socket) -> None:
 
 
 class Listener:
-    def __init__(self, service: EngineService, address: str, token: str | None) -> None:
+    def __init__(
+        self,
+        service: EngineService,
+        address: str,
+        token: str | None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._service = service
         self._address = address
         self._token = token
+        self._tls = tls
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
 
@@ -147,7 +156,13 @@ class Listener:
                 os.umask(previous)
         else:
             host, _, port = where.rpartition(":")
-            self._server = await loop.create_server(self._connection, host.strip("[]"), int(port))
+            self._server = await loop.create_server(
+                self._connection,
+                host.strip("[]"),
+                int(port),
+                ssl=self._tls,
+                ssl_handshake_timeout=None if self._tls is None else _GREETING_TIMEOUT_S,
+            )
 
     async def stop_accepting(self) -> None:
         if self._server is not None:
@@ -172,3 +187,11 @@ class Listener:
                 os.unlink(path)
         except FileNotFoundError:
             pass
+
+
+def server_tls(cert: str, key: str | None) -> ssl.SSLContext:
+    """Raises OSError, of which ssl.SSLError is one."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(cert, key)
+    return context

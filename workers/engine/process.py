@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from typing import Any
 from workers.engine.adapter_store import AdapterStore
 from workers.engine.backends import create
 from workers.engine.generation_config import generation_config
-from workers.engine.listener import Listener
+from workers.engine.listener import Listener, server_tls
 from workers.engine.service import EngineService
-from workers.engine.spec import EngineSpec
+from workers.engine.spec import EngineSpec, SpecError
 from workers.engine.template_check import template_difference
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ async def serve(spec: EngineSpec) -> int:
     """Runs the worker; gives the exit status. Raises SpecError before anything is served."""
     orders = _Orders(spec.parent_fd)
     stop = orders.leave
+    tls = _tls(spec)
     backend, vocabulary = create(spec)
     max_requests = spec.max_num_seqs + spec.max_waiting
     difference = template_difference(spec, vocabulary)
@@ -47,7 +49,7 @@ async def serve(spec: EngineSpec) -> int:
         generation=generation_config(spec),
         adapter_store=None if spec.adapters_dir is None else AdapterStore(Path(spec.adapters_dir)),
     )
-    listener = Listener(service, spec.listen, spec.token)
+    listener = Listener(service, spec.listen, spec.token, tls)
     try:
         if not await _unless(stop, service.start()):
             return 0
@@ -65,6 +67,16 @@ async def serve(spec: EngineSpec) -> int:
         await backend.close()
     log.info("leaving", extra={"model": spec.model_id})
     return 1 if service.dead.is_set() else 0
+
+
+def _tls(spec: EngineSpec) -> ssl.SSLContext | None:
+    """Raises SpecError."""
+    if spec.tls_cert is None:
+        return None
+    try:
+        return server_tls(spec.tls_cert, spec.tls_key)
+    except OSError as error:
+        raise SpecError(f"tls_cert and tls_key cannot be used: {error}") from error
 
 
 class _Orders:

@@ -36,6 +36,11 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A local directory; None only for the scripted backend."""
     token: str | None = None
     """What a TCP client must authenticate with; required there, unused on a unix socket."""
+    tls_cert: str | None = None
+    """On TCP: a file with the worker's certificate and those that vouch for it (PEM). None: the
+    connection is not encrypted."""
+    tls_key: str | None = None
+    """Its private key; None where it is in the same file."""
     dtype: str = "auto"
     """auto (as the model's config says), float32, bfloat16 or float16."""
     device: str = "auto"
@@ -78,6 +83,10 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError("listen must be unix:/path or tcp:host:port")
         if self.listen.startswith("tcp:") and not self.token:
             raise ValueError("token is required to listen on TCP")
+        if self.tls_cert is not None and not self.listen.startswith("tcp:"):
+            raise ValueError("tls_cert is for listening on TCP")
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError("tls_key needs a tls_cert")
 
 
 def read_spec(path: str | Path) -> EngineSpec:
