@@ -43,6 +43,8 @@ from workers.engine.vllm.settings import (
 )
 
 if TYPE_CHECKING:
+    from workers.engine.text.pretrained import PretrainedVocabulary
+    from workers.engine.vllm.pictures import VllmPictures
     from workers.engine.vllm.pooling_backend import VllmPoolingBackend
 
 log = logging.getLogger(__name__)
@@ -73,28 +75,39 @@ def create(spec: EngineSpec) -> tuple[VllmBackend | VllmPoolingBackend, Vocabula
             raise SpecError(
                 f"settings: {name} is for a vLLM engine that embeds, not one that generates"
             )
-    return VllmBackend(spec, settings, vocabulary.eos_ids), vocabulary
+    return VllmBackend(spec, settings, vocabulary), vocabulary
 
 
 class VllmBackend:
-    def __init__(self, spec: EngineSpec, settings: VllmSettings, eos_ids: frozenset[int]) -> None:
+    def __init__(
+        self, spec: EngineSpec, settings: VllmSettings, vocabulary: PretrainedVocabulary
+    ) -> None:
         self._spec = spec
-        self._eos_ids = eos_ids
+        self._vocabulary = vocabulary
         self._settings = settings
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[int, Job] = {}
         self._scheduler: Any = None
         self._sends: set[asyncio.Future[None]] = set()
         self._pool: AdapterPool | None = None
+        self._pictures: VllmPictures | None = None
         self._steps: asyncio.Task[None] | None = None
         self._engine: Any = None
         self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
 
     async def start(self, receiver: Receiver) -> Description:
+        from workers.engine.vllm.pictures import VllmPictures, takes_pictures
+
         self._receiver = receiver
+        sees = takes_pictures(self._spec)
+        # Of what is not taken, vLLM need not load the encoder nor set memory apart.
+        limits = {"video": 0, "audio": 0} | ({} if sees else {"image": 0})
         self._engine, version = await asyncio.to_thread(
-            start_engine, self._spec, self._settings, {}
+            start_engine, self._spec, self._settings, {"limit_mm_per_prompt": limits}
         )
+        if sees:
+            tokenizer = self._vocabulary.tokenizer
+            self._pictures = VllmPictures(self._spec, self._settings, self._engine, tokenizer)
         self._core = self._engine.engine_core
         self._tasks = await self._core.get_supported_tasks_async()
         self._steps = asyncio.create_task(self._read_steps())
@@ -113,6 +126,7 @@ class VllmBackend:
             max_logprobs=MAX_LOGPROBS,
             max_loras=self._spec.max_loras,
             max_lora_rank=self._spec.max_lora_rank if self._spec.max_loras else 0,
+            media=self._pictures,
         )
 
     # --- requests ---------------------------------------------------------------------------------
@@ -142,10 +156,10 @@ class VllmBackend:
         from workers.engine.vllm.sampling import sampling_params
 
         processor = self._engine.input_processor
-        params = sampling_params(work, self._eos_ids)
+        params = sampling_params(work, self._vocabulary.eos_ids)
         arguments = {
             "request_id": str(work.key),
-            "prompt": {"type": "token", "prompt_token_ids": work.prompt_ids},
+            "prompt": self._prompt(work),
             "params": params,
             "supported_tasks": self._tasks,
             "lora_request": None if work.adapter is None else lora_request(work.adapter),
@@ -157,6 +171,12 @@ class VllmBackend:
             request = await asyncio.to_thread(processor.process_inputs, **arguments)
         processor.assign_request_id(request)
         return request
+
+    def _prompt(self, work: Work) -> dict[str, Any]:
+        if not work.media:
+            return {"type": "token", "prompt_token_ids": work.prompt_ids}
+        assert self._pictures is not None, "media are declared only with a reader"
+        return self._pictures.prompt(work)
 
     def abort(self, key: int) -> None:
         job = self._by_key.get(key)
@@ -242,5 +262,7 @@ class VllmBackend:
     async def close(self) -> None:
         if self._steps is not None:
             self._steps.cancel()
+        if self._pictures is not None:
+            self._pictures.close()
         if self._engine is not None:
             await asyncio.to_thread(self._engine.shutdown, SHUTDOWN_TIMEOUT_S)

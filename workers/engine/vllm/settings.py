@@ -48,6 +48,14 @@ class VllmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether embeddings may be cut short (`dimensions`). None: what the model's config says."""
     matryoshka_dimensions: list[int] | None = None
     """The only lengths they may be cut to."""
+    image_max_pixels: int = 768 * 768
+    """Pictures with more pixels are made smaller first, as LLaMA-Factory does."""
+    image_min_pixels: int = 32 * 32
+    """Pictures with fewer pixels are made larger first."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.image_min_pixels <= self.image_max_pixels:
+            raise ValueError("image_min_pixels must be from 1 to image_max_pixels")
 
 
 POOLING_SETTINGS = ("pooling", "normalize", "is_matryoshka", "matryoshka_dimensions")
@@ -75,6 +83,9 @@ def engine_arguments(spec: EngineSpec, settings: VllmSettings, *, on_cpu: bool) 
         # One compiler for all engines: what one refuses, the others refuse.
         "structured_outputs_config": {"backend": "xgrammar"},
         "logprobs_mode": "raw_logprobs",
+        # Pictures come as tensors every time; their features are what vLLM keeps.
+        "mm_processor_cache_gb": 0,
+        "mm_device_do_normalize": False,
     }
     for name in (
         "gpu_memory_utilization",
