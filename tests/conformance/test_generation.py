@@ -21,7 +21,7 @@ from workers.contract.messages import (
     Token,
     Tokenize,
 )
-from workers.contract.parts import Grammar, GrammarKind, Text, Tokens
+from workers.contract.parts import Grammar, GrammarKind, Media, MediaKind, Text, Tokens
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
 PROMPT = [Tokens(PROMPTS[0])]
@@ -289,3 +289,15 @@ async def test_an_empty_prompt_is_refused(client: WorkerClient) -> None:
     answer = await client.generate([Tokens([])])
     assert isinstance(answer.end, Failed)
     assert answer.end.kind is FailureKind.INVALID_REQUEST
+
+
+@pytest.mark.parametrize("kind", list(MediaKind), ids=str)
+async def test_media_are_refused_by_a_model_that_takes_text_only(
+    client: WorkerClient, kind: MediaKind
+) -> None:
+    assert client.hello.media == {}
+    parts: list[Any] = [*PROMPT, Media(kind, "<mark>", b"anything", "messages[0].content[1]")]
+    answer = await client.generate(parts, max_tokens=1)
+    assert answer.end.kind is FailureKind.UNSUPPORTED
+    assert answer.end.param == "messages[0].content[1]"
+    assert len(answer.events) == 1

@@ -4,86 +4,46 @@ sequence joins the batch when its features are there, so streams go on meanwhile
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
 from workers.contract.messages import FailureKind
-from workers.contract.parts import Media, MediaKind
-from workers.engine.backend import PreparedMedia, RefusedError, Work
-from workers.engine.hf.media.clips import ClipLimits, read_clip
+from workers.engine.backend import RefusedError, Work
+from workers.engine.hf.media.clips import ClipLimits
 from workers.engine.hf.media.families import FAMILIES
 from workers.engine.hf.media.family import MediaFamily, ModelFiles
-from workers.engine.hf.media.pictures import PixelBounds, read_picture
+from workers.engine.hf.media.pictures import PixelBounds
+from workers.engine.hf.media.reader import MediaReader, Read
 from workers.engine.hf.media.reading import Features, Reading
 from workers.engine.hf.media.sequences import Placed, SequenceMedia
 from workers.engine.hf.media.shelf import FeatureShelf
-from workers.engine.hf.media.sounds import read_sound
 from workers.engine.hf.memory import is_out_of_memory
 from workers.engine.hf.settings import HfSettings
 from workers.engine.spec import EngineSpec, SpecError
 
 log = logging.getLogger(__name__)
 
-_NUM_READERS = 2
-_KEY_BITS = 63
 
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    reading: Reading
-    digest: bytes
-    """Of all that the features depend on."""
-
-    @property
-    def key(self) -> int:
-        """Negative: no token id."""
-        return ~(int.from_bytes(self.digest[:8], "little") >> (64 - _KEY_BITS))
-
-
-class HfMedia:
-    """`close` must be called."""
-
+class HfMedia(MediaReader):
     def __init__(self, model: Any, family: MediaFamily, settings: HfSettings) -> None:
-        self.family = family
-        self._model = model
-        self._pictures = PixelBounds(settings.image_min_pixels, settings.image_max_pixels)
+        pictures = PixelBounds(settings.image_min_pixels, settings.image_max_pixels)
         frames = PixelBounds(settings.video_min_pixels, settings.video_max_pixels)
-        self._clips = ClipLimits(settings.video_fps, settings.video_maxlen, frames)
+        clips = ClipLimits(settings.video_fps, settings.video_maxlen, frames)
+        super().__init__(family, pictures, clips)
+        self._model = model
         self._shelf = FeatureShelf(settings.media_cache_bytes)
         self._encoding: dict[bytes, asyncio.Future[Features]] = {}
-        self._readers = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="media")
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encoder")
-
-    @property
-    def placeholders(self) -> dict[MediaKind, str]:
-        return self.family.placeholders
-
-    async def prepare(self, media: Media) -> PreparedMedia:
-        placeholder = self.placeholders[media.kind]
-        if media.text.count(placeholder) != 1:
-            raise RefusedError(
-                FailureKind.UNSUPPORTED,
-                "The chat format of this model writes another placeholder than the model reads.",
-                media.param,
-            )
-        loop = asyncio.get_running_loop()
-        read = await loop.run_in_executor(self._readers, self._read, media)
-        text = media.text.replace(placeholder, read.reading.text)
-        num_audio = read.reading.num_tokens if media.kind is MediaKind.AUDIO else 0
-        return PreparedMedia(text, read, num_audio)
 
     async def place(self, work: Work) -> SequenceMedia:
         """Encodes the media and finds them in the prompt's tokens. Raises RefusedError."""
-        reads = [media.inputs for media in work.media if isinstance(media.inputs, _Read)]
-        assert len(reads) == len(work.media), "prepared by this host"
+        reads = self.reads(work)
         features = await asyncio.gather(*map(self._features, reads))
         keys = array("q", work.prompt_ids)
         readings = [read.reading for read in reads]
@@ -121,26 +81,10 @@ class HfMedia:
         return SequenceMedia(placed, keys, positions, blocks)
 
     def close(self) -> None:
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        super().close()
         self._encoder.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, media: Media) -> _Read:
-        digest = hashlib.blake2b(media.data, digest_size=16, person=media.kind.encode())
-        digest.update((media.detail or "").encode())
-        if media.kind is MediaKind.VIDEO:
-            reading = self.family.read_clip(read_clip(media.data, self._clips, media.param))
-        elif media.kind is MediaKind.AUDIO:
-            sound = read_sound(
-                media.data, self.family.sound_rate, self.family.max_sound_s, media.param
-            )
-            reading = self.family.read_sound(sound)
-        else:
-            bounds = self._pictures.with_detail(media.detail)
-            picture = read_picture(media.data, bounds, media.param)
-            reading = self.family.read_picture(picture)
-        return _Read(reading, digest.digest())
-
-    async def _features(self, read: _Read) -> Features:
+    async def _features(self, read: Read) -> Features:
         known = self._shelf.get(read.digest)
         if known is not None:
             return known

@@ -12,6 +12,9 @@ from workers.contract.parts import MediaKind
 from workers.engine.hf.media.family import ModelFiles, PlainFamily
 from workers.engine.hf.media.reading import Reading
 
+_CLIP = "clip_vision_model"
+"""The vision tower with a token for the whole picture before those of its patches."""
+
 
 def open_llava(model: Any, files: ModelFiles) -> PlainFamily:
     is_pixtral = model.config.vision_config.model_type == "pixtral"
@@ -28,7 +31,7 @@ class LlavaPictures(PlainFamily):
         self._processor = files.image_processor()
         self._patch_size: int = model.config.vision_config.patch_size
         strategy: str = model.config.vision_feature_select_strategy
-        has_class_token = hasattr(model.get_encoder("image").embeddings, "class_embedding")
+        has_class_token = model.config.vision_config.model_type == _CLIP
         self._num_more = has_class_token - (strategy == "default")
 
     def read_picture(self, picture: Image) -> Reading:
@@ -47,7 +50,7 @@ class LlavaNextPictures(PlainFamily):
         token_id: int = model.config.image_token_id
         self._word = files.word(token_id)
         super().__init__(self._word, token_id)
-        has_class_token = hasattr(model.get_encoder("image").embeddings, "class_embedding")
+        has_class_token = model.config.vision_config.model_type == _CLIP
         self._processor = LlavaNextProcessor(
             files.image_processor(),
             files.tokenizer,
