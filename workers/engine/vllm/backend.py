@@ -32,7 +32,7 @@ from workers.engine.residency import AdapterPool, with_adapters
 from workers.engine.spec import EngineSpec, SpecError, read_settings
 from workers.engine.text.vocabulary import Vocabulary
 from workers.engine.vllm.answers import Job, refusal
-from workers.engine.vllm.launch import SHUTDOWN_TIMEOUT_S, start_engine
+from workers.engine.vllm.launch import SHUTDOWN_TIMEOUT_S, start_engine, takes_pictures
 from workers.engine.vllm.settings import (
     MAX_LOGPROBS,
     POOLING_SETTINGS,
@@ -96,8 +96,6 @@ class VllmBackend:
         self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
 
     async def start(self, receiver: Receiver) -> Description:
-        from workers.engine.vllm.pictures import VllmPictures, takes_pictures
-
         self._receiver = receiver
         sees = takes_pictures(self._spec)
         # Of what is not taken, vLLM need not load the encoder nor set memory apart.
@@ -106,6 +104,8 @@ class VllmBackend:
             start_engine, self._spec, self._settings, {"limit_mm_per_prompt": limits}
         )
         if sees:
+            from workers.engine.vllm.pictures import VllmPictures
+
             tokenizer = self._vocabulary.tokenizer
             self._pictures = VllmPictures(self._spec, self._settings, self._engine, tokenizer)
         self._core = self._engine.engine_core

@@ -9,8 +9,6 @@ vLLM knows a picture again by its digest: cached prefixes are shared up to where
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,25 +22,10 @@ from workers.engine.hf.media.families import FAMILIES
 from workers.engine.hf.media.family import ModelFiles
 from workers.engine.hf.media.pictures import PixelBounds
 from workers.engine.hf.media.reader import MediaReader
-from workers.engine.hf.pooling import read_json
 from workers.engine.spec import EngineSpec, SpecError
 from workers.engine.vllm.settings import VllmSettings
 
-_SERVED = frozenset({"llava", "qwen2_vl", "qwen2_5_vl"})
-"""Model types whose picture tensors have the same names in vLLM and in transformers."""
 _MODALITY = "image"
-
-
-def takes_pictures(spec: EngineSpec) -> bool:
-    """Raises SpecError for a model that vLLM could not load here."""
-    config = read_json(Path(spec.model_path or "") / "config.json") or {}
-    if "vision_config" in config and importlib.util.find_spec("torchvision") is None:
-        raise SpecError(
-            "vLLM loads models that see only where torchvision is installed, and its environment "
-            "for CPU has none: use engine: hf"
-        )
-    tower = config.get("vision_config", {}).get("model_type")
-    return config.get("model_type") in _SERVED and tower != "pixtral"
 
 
 class VllmPictures(MediaReader):
