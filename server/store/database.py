@@ -8,15 +8,17 @@ claims use `FOR UPDATE SKIP LOCKED`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Connection, event, make_url
+from sqlalchemy import Connection, Select, event, make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from server.blobs.storage import StorageFullError
+from server.store.quick_reads import QuickReads
 
 BUSY_TIMEOUT_S = 30.0
 _POOL_SIZE = 8
@@ -28,6 +30,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self._engine = _create_engine(url)
         self._writing = self._engine.execution_options(tuneyard_write=True)
+        self._quick_reads = _quick_reads(url)
 
     @property
     def dialect(self) -> str:
@@ -38,6 +41,14 @@ class Database:
         """A consistent view; nothing may be written."""
         async with self._engine.begin() as connection:
             yield connection
+
+    async def look_up(self, query: Select[Any], **values: Any) -> Sequence[Any]:
+        """The rows of a read that requests wait for. `query` is one of few, made once, of plain
+        columns; its parameters are `values`."""
+        if self._quick_reads is not None:
+            return await self._quick_reads.fetch(query, values)
+        async with self.read() as connection:
+            return (await connection.execute(query, values)).all()
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncConnection]:
@@ -51,7 +62,18 @@ class Database:
             raise
 
     async def close(self) -> None:
+        if self._quick_reads is not None:
+            await asyncio.to_thread(self._quick_reads.close)
         await self._engine.dispose()
+
+
+def _quick_reads(url: str) -> QuickReads | None:
+    """None for other databases, and for one that each connection has for itself."""
+    parsed = make_url(url)
+    path = parsed.database
+    if parsed.get_backend_name() != "sqlite" or not path or path.startswith((":", "file:")):
+        return None
+    return QuickReads(path, BUSY_TIMEOUT_S)
 
 
 def _is_full(error: OperationalError) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 from server.store.database import Database
 from server.store.records import Engine, EngineState
@@ -13,6 +13,12 @@ from server.store.tables import engines
 
 STALE_AFTER_S = 30.0
 """An engine whose supervisor has been silent for so long is not offered any more."""
+
+_READY = (
+    select(engines)
+    .where(engines.c.state == EngineState.READY.value, engines.c.heartbeat_at > bindparam("since"))
+    .order_by(engines.c.id)
+)
 
 
 class Engines:
@@ -22,22 +28,16 @@ class Engines:
     async def list_ready(self) -> tuple[Engine, ...]:
         """All engines that take requests, of all supervisors. A worker may outlive a silent
         supervisor for some seconds, so a client still treats a refused connection as normal."""
-        query = select(engines).where(
-            engines.c.state == EngineState.READY,
-            engines.c.heartbeat_at > time.time() - STALE_AFTER_S,
-        )
-        return await self._fetch(query)
+        rows = await self._database.look_up(_READY, since=time.time() - STALE_AFTER_S)
+        return tuple(_engine_of(row) for row in rows)
 
     async def ready_for(self, model_id: str) -> tuple[Engine, ...]:
         """`model_id` is a `Model.engine_model`."""
         return tuple(e for e in await self.list_ready() if e.model_id == model_id)
 
     async def list_all(self) -> tuple[Engine, ...]:
-        return await self._fetch(select(engines))
-
-    async def _fetch(self, query: Any) -> tuple[Engine, ...]:
         async with self._database.read() as connection:
-            rows = (await connection.execute(query.order_by(engines.c.id))).all()
+            rows = (await connection.execute(select(engines).order_by(engines.c.id))).all()
         return tuple(_engine_of(row) for row in rows)
 
     async def put(self, engine: Engine) -> None:
@@ -86,7 +86,7 @@ class Engines:
             )
 
 
-def _engine_of(row: Row[Any]) -> Engine:
+def _engine_of(row: Any) -> Engine:
     return Engine(
         id=row.id,
         model_id=row.model_id,

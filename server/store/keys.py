@@ -6,8 +6,10 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.database import Database
@@ -23,33 +25,33 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+def _oldest(condition: ColumnElement[bool]) -> Select[Any]:
+    """The oldest live key that fits, with its project."""
+    return (
+        select(api_keys, projects.c.name.label("project"), projects.c.slug)
+        .add_columns(projects.c.created_at.label("project_created_at"))
+        .join(projects)
+        .where(condition, api_keys.c.revoked_at.is_(None))
+        .order_by(api_keys.c.created_at)
+        .limit(1)
+    )
+
+
+_BY_HASH = _oldest(api_keys.c.key_hash == bindparam("key_hash"))
+_BY_PROJECT = _oldest(api_keys.c.project_id == bindparam("project_id"))
+
+
 class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def find(self, key_hash: str) -> ApiKey | None:
         """The live key with this hash; None for an unknown or revoked one."""
-        return await self._find(api_keys.c.key_hash == key_hash)
+        return _first_key(await self._database.look_up(_BY_HASH, key_hash=key_hash))
 
     async def first_of(self, project_id: str) -> ApiKey | None:
         """The oldest live key of a project."""
-        return await self._find(api_keys.c.project_id == project_id)
-
-    async def _find(self, condition: ColumnElement[bool]) -> ApiKey | None:
-        query = (
-            select(api_keys, projects.c.name.label("project"), projects.c.slug)
-            .add_columns(projects.c.created_at.label("project_created_at"))
-            .join(projects)
-            .where(condition, api_keys.c.revoked_at.is_(None))
-            .order_by(api_keys.c.created_at)
-            .limit(1)
-        )
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        if row is None:
-            return None
-        project = Project(row.project_id, row.project, row.slug, row.project_created_at)
-        return ApiKey(row.id, project, row.name, row.prefix, row.created_at)
+        return _first_key(await self._database.look_up(_BY_PROJECT, project_id=project_id))
 
     async def project(self, project_id: str) -> Project:
         """Raises LookupError."""
@@ -112,6 +114,14 @@ class Keys:
                 .values(revoked_at=_now())
             )
         return result.rowcount == 1
+
+
+def _first_key(rows: Sequence[Any]) -> ApiKey | None:
+    if not rows:
+        return None
+    row = rows[0]
+    project = Project(row.project_id, row.project, row.slug, row.project_created_at)
+    return ApiKey(row.id, project, row.name, row.prefix, row.created_at)
 
 
 async def _free_slug(connection: AsyncConnection, name: str) -> str:

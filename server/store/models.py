@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.database import Database
@@ -16,18 +16,25 @@ from server.store.tables import counters, models
 _ADAPTER_UIDS = "adapter_uid"
 
 
+def _visible_to(project_id: Any) -> Any:
+    return or_(models.c.project_id.is_(None), models.c.project_id == project_id)
+
+
+_USABLE = select(models).where(
+    models.c.id == bindparam("model_id"),
+    _visible_to(bindparam("project_id")),
+    models.c.deleted_at.is_(None),
+)
+
+
 class Models:
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def find(self, model_id: str, project_id: str) -> Model | None:
         """The model if the project may use it: its own or a public one."""
-        query = select(models).where(
-            models.c.id == model_id, _visible_to(project_id), models.c.deleted_at.is_(None)
-        )
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        return None if row is None else model_of(row)
+        rows = await self._database.look_up(_USABLE, model_id=model_id, project_id=project_id)
+        return model_of(rows[0]) if rows else None
 
     async def list_for(self, project_id: str) -> tuple[Model, ...]:
         """All that the project may use, oldest first; checkpoints are not listed (they are found
@@ -152,11 +159,7 @@ class Models:
             return await next_adapter_uid(connection)
 
 
-def _visible_to(project_id: str) -> Any:
-    return or_(models.c.project_id.is_(None), models.c.project_id == project_id)
-
-
-def model_of(row: Row[Any]) -> Model:
+def model_of(row: Any) -> Model:
     return Model(
         id=row.id,
         project_id=row.project_id,

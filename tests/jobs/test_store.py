@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -10,14 +11,15 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, bindparam, select, text
 
 from server.store import Store, open_store
 from server.store.cursors import UnknownCursorError
 from server.store.database import Database
 from server.store.keys import hash_key
+from server.store.quick_reads import QuickReads
 from server.store.records import Engine, EngineState, ModelKind, Replay, Usage
-from server.store.tables import metadata
+from server.store.tables import metadata, projects
 from tests.jobs.factories import CREATED, make_job, make_project, new_file, new_job, new_model
 
 
@@ -211,3 +213,21 @@ async def test_everything_is_there_after_a_reopening(store: Store, database_url:
     assert await again.jobs.find(project.id, job.id) == job
     assert await again.jobs.find("proj_other", job.id) is None
     await again.close()
+
+
+async def test_a_quick_read_sees_what_was_committed_and_waits_for_a_busy_database(
+    tmp_path: Path,
+) -> None:
+    named = select(projects).where(projects.c.name == bindparam("name"))
+    other = sqlite3.connect(tmp_path / "plain.db", isolation_level=None)
+    other.execute("CREATE TABLE projects (id, name, slug, created_at)")
+    reads = QuickReads(str(tmp_path / "plain.db"), busy_timeout_s=60)
+    assert await reads.fetch(named, {"name": "a"}) == []
+    other.execute("BEGIN EXCLUSIVE")
+    other.execute("INSERT INTO projects VALUES ('p', 'a', 's', 1)")
+    waiting = asyncio.ensure_future(reads.fetch(named, {"name": "a"}))
+    await asyncio.sleep(0)
+    other.execute("COMMIT")
+    assert [row.slug for row in await waiting] == ["s"]
+    reads.close()
+    other.close()
