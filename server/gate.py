@@ -35,7 +35,7 @@ class Call:
     __slots__ = ("principal", "rates", "request_id", "started", "status")
 
     def __init__(self) -> None:
-        self.request_id = f"req_{random.getrandbits(128):032x}"
+        self.request_id = "req_" + random.randbytes(16).hex()
         self.started = time.perf_counter()
         self.principal: Principal | None = None
         self.status = 0

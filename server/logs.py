@@ -93,7 +93,7 @@ class AccessLog:
         now, elapsed_s = time.time(), time.perf_counter() - call.started
         self._lines.append(
             _AccessLine(
-                round(now, 3),
+                int(now * 1000) / 1000,
                 "info",
                 "gateway",
                 "request",
@@ -101,7 +101,7 @@ class AccessLog:
                 method,
                 path,
                 status,
-                round(elapsed_s * 1000, 1),
+                int(elapsed_s * 10_000) / 10,
             )
         )
         if self._flusher is None:

@@ -49,6 +49,11 @@ class NamedFormat:
         self._words: ThinkingWords | None = None
         if thinking is not None and not self._reader.reads_reasoning:
             self._words = ThinkingWords(thinking.open, thinking.close)
+        words = family.thought_words if thinking is not None else ()
+        marks = {word.strip() for word in words}
+        self._keeps_special_tokens = self._reader.keeps_special_tokens or not marks.isdisjoint(
+            tokenizer.special_tokens
+        )
 
     @property
     def name(self) -> str:
@@ -65,11 +70,7 @@ class NamedFormat:
 
     @property
     def keeps_special_tokens(self) -> bool:
-        words = self._family.thought_words if self._family.thinking is not None else ()
-        marks = {word.strip() for word in words}
-        return self._reader.keeps_special_tokens or not marks.isdisjoint(
-            self._tokenizer.special_tokens
-        )
+        return self._keeps_special_tokens
 
     def render(self, conversation: Conversation) -> Prompt:
         options = self._checked(conversation.options)

@@ -17,7 +17,7 @@ from server.chat.constraint import Constraint, asked_schema
 from server.chat.conversation import read_messages, wrong_arguments
 from server.chat.options import render_options
 from server.chat.schemas import ChatCompletionRequest
-from server.chat.tools import ToolPlan, plan_functions, plan_tools
+from server.chat.tools import NO_TOOLS, ToolPlan, plan_functions, plan_tools
 from server.engines.client import Work
 from server.errors import (
     INVALID_MEDIA,
@@ -53,6 +53,19 @@ _OPTION_FIELDS = frozenset(
     }
 )
 """Fields whose value a chat format may be unable to honour."""
+_TOOL_FIELDS = frozenset(
+    {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"}
+)
+_CONSTRAINING_FIELDS = _TOOL_FIELDS | {
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+}
+_PLAIN_FIELDS = frozenset({"model", "messages", "stream", "n", "temperature", "top_p", "seed"})
+"""Fields that are no reason for `_refuse_unsupported`, whatever they hold."""
 
 
 class ChatPlan(msgspec.Struct, frozen=True):
@@ -97,26 +110,32 @@ async def plan_chat(
     request: ChatCompletionRequest, principal: Principal, catalog: Catalog, loader: MediaLoader
 ) -> ChatPlan:
     """Raises ApiError."""
-    _refuse_unsupported(request)
+    asked = request.model_fields_set
+    if not asked <= _PLAIN_FIELDS:
+        _refuse_unsupported(request)
     served = await catalog.serve(request.model, principal.project.id)
     chat_format = await catalog.chat_format(served, _tool_format(request))
-    tools = _plan_tools(request)
+    tools = NO_TOOLS if asked.isdisjoint(_TOOL_FIELDS) else _plan_tools(request)
     messages = read_messages(request.messages)
     media = media_parts(messages)
     check_kinds(media, served.hello)
     options = render_options(request, messages, served.defaults)
     conversation = Conversation(messages, tools.tools, options)
-    schema = asked_schema(request, messages)
-    constraint = Constraint(request, chat_format, tools, schema, served.hello)
+    constraint = None
+    if not asked.isdisjoint(_CONSTRAINING_FIELDS):
+        schema = asked_schema(request, messages)
+        constraint = Constraint(request, chat_format, tools, schema, served.hello)
     try:
         prompt = chat_format.render(conversation)
         budget = chat_format.thinking_budget(conversation)
-        guide = constraint.guide(prompt)
+        guide = None if constraint is None else constraint.guide(prompt)
         limit = None
         if budget is not None:
-            answer_guide = constraint.guide(budget.spent(prompt))
+            grammar = None
+            if constraint is not None:
+                answer_guide = constraint.guide(budget.spent(prompt))
+                grammar = None if answer_guide is None else answer_guide.grammar
             ending_ids = await catalog.control_ids(served, budget.ending)
-            grammar = None if answer_guide is None else answer_guide.grammar
             limit = ThoughtLimit(budget.max_tokens, budget.ending, ending_ids, grammar)
     except FormatError as error:
         raise _from_format(error, request, messages) from error

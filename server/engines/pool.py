@@ -100,6 +100,13 @@ class EnginePool:
             return [c for c in self._by_model.get(model_id, ()) if not c.closed]
         return [c for connections in self._by_model.values() for c in connections if not c.closed]
 
+    def any_open(self, model_id: str) -> EngineConnection | None:
+        """Any open connection to an engine of the model."""
+        for connection in self._by_model.get(model_id, ()):
+            if not connection.closed:
+                return connection
+        return None
+
     @property
     def draining(self) -> list[EngineConnection]:
         """To workers that are to go, while requests are under way there."""
@@ -167,7 +174,10 @@ class EnginePool:
 
     def check_room(self, model_id: str, requests: int) -> None:
         """Raises Unavailable when `requests` more would be too many for the model's engines."""
-        under_way = sum([c.num_requests for c in self.connections(model_id)])
+        under_way = 0
+        for connection in self._by_model.get(model_id, ()):
+            if not connection.closed:
+                under_way += connection.num_requests
         if under_way + requests > self._max_requests:
             raise Unavailable("The engines of this model are overloaded. Please retry later.")
 

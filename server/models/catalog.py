@@ -93,9 +93,10 @@ class Catalog:
             await own_task()
             connection = await self._started(model.id)
         else:
-            if not self._pool.connections(model.engine_model):
+            connection = self._pool.any_open(model.engine_model)
+            if connection is None:
                 await own_task()
-            connection = await self._ready(model)
+                connection = await self._ready(model)
         return Served(model, connection.hello, self._defaults_of(model.base, connection.hello))
 
     def _defaults_of(self, base: str, hello: Hello) -> ModelDefaults:

@@ -49,6 +49,11 @@ def decode_events(body: bytes | memoryview) -> list[Event]:
         raise FrameError(str(error)) from error
 
 
+def _frame_size(data: bytes) -> int:
+    """Of the frame that `data` begins with, its header included."""
+    return int.from_bytes(data[:_HEADER_BYTES], "little") + _HEADER_BYTES
+
+
 class FrameReader:
     """Cuts a byte stream into frame bodies: feed what arrived, get the bodies now complete."""
 
@@ -58,6 +63,9 @@ class FrameReader:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Raises FrameError for a frame over `MAX_FRAME_BYTES`."""
         buffer = self._buffer
+        if not buffer and len(data) == _frame_size(data):
+            yield data[_HEADER_BYTES:]
+            return
         buffer += data
         start = 0
         while len(buffer) - start >= _HEADER_BYTES:
