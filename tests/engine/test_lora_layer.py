@@ -75,10 +75,10 @@ def test_layers_of_one_input_are_one_product() -> None:
     model = Attention()
     calls: list[int] = []
     layers = wrap_linears(model, 0, AdapterStep(), lambda: model(torch.randn(1, 2, 16)))
-    groups = {name: layer._group for name, layer in layers.items()}  # pyright: ignore
+    groups = {name: layer.group for name, layer in layers.items()}
     assert groups["q"] is groups["k"] is groups["v"] is not groups["o"]
-    compute = groups["q"]._compute  # pyright: ignore
-    groups["q"]._compute = lambda x: calls.append(1) or compute(x)  # type: ignore
+    compute = groups["q"].compute
+    groups["q"].compute = lambda x: calls.append(1) or compute(x)  # type: ignore
     first, second = model(torch.ones(1, 2, 16)), model(torch.zeros(1, 2, 16))
     assert len(calls) == 2
     assert not torch.equal(first, second)

@@ -113,6 +113,15 @@ def plan_runs(slots: list[int], lengths: list[int]) -> list[DecodeRun]:
     return runs
 
 
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """What a stock attention layer gives beside its tensors, the same in every step."""
+
+    scale: float | None
+    window: int | None
+    softcap: float | None
+
+
 class SlotAttention:
     """What the attention modules of one model share: the cache, and the layout of this step."""
 
@@ -124,6 +133,7 @@ class SlotAttention:
         self.seen: dict[int, LayerShape] = {}
         """Shapes of the layers met while there is no cache yet: one pass over a prompt finds out
         what the cache must hold."""
+        self.calls: dict[int, LayerCall] = {}
 
     def attend(
         self,
@@ -136,41 +146,63 @@ class SlotAttention:
         softcap: float | None,
     ) -> Tensor:
         """Query [1, H, T, D] and new keys and values [1, K, T, D] to [1, T, H, D]."""
-        if self.cache is None or self.layout is None:
-            self.seen[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
-            keys, values = _repeat(key, query.shape[1]), _repeat(value, query.shape[1])
-            mask = None
-            if self.probe_blocks or (window is not None and window < query.shape[2]):
-                whole = Chunk(0, 0, query.shape[2], 0, self.probe_blocks)
-                empty = torch.empty(0)
-                mask = StepLayout(empty, empty, [], []).chunk_mask(whole, window, query.device)
-            return _attend(query, keys, values, mask, mask is None, scale, softcap).transpose(1, 2)
-        keys_RKLD, values_RKLD = self.cache.keys[layer], self.cache.values[layer]
-        layout = self.layout
+        if self.cache is not None and self.layout is not None:
+            query_THD, key_TKD, value_TKD = (t[0].transpose(0, 1) for t in (query, key, value))
+            packed = (layer, query_THD, key_TKD, value_TKD)
+            return self.attend_packed(*packed, scale, window, softcap)[None]
+        self.seen[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        self.calls[layer] = LayerCall(scale, window, softcap)
+        keys, values = _repeat(key, query.shape[1]), _repeat(value, query.shape[1])
+        mask = None
+        if self.probe_blocks or (window is not None and window < query.shape[2]):
+            whole = Chunk(0, 0, query.shape[2], 0, self.probe_blocks)
+            empty = torch.empty(0)
+            mask = StepLayout(empty, empty, [], []).chunk_mask(whole, window, query.device)
+        return _attend(query, keys, values, mask, mask is None, scale, softcap).transpose(1, 2)
+
+    def attend_packed(
+        self,
+        layer: int,
+        query_THD: Tensor,
+        key_TKD: Tensor,
+        value_TKD: Tensor,
+        scale: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """[T, H, D]; there must be a cache and a layout."""
+        cache, layout = self.cache, self.layout
+        assert cache is not None
+        assert layout is not None
+        keys_RKLD, values_RKLD = cache.keys[layer], cache.values[layer]
         outputs: list[Tensor] = []
         num_decode = layout.decode_slots.shape[0]
         if num_decode:
             where = (layout.decode_slots, slice(None), layout.decode_positions)
-            keys_RKLD[where] = key[0, :, :num_decode].transpose(0, 1)
-            values_RKLD[where] = value[0, :, :num_decode].transpose(0, 1)
+            keys_RKLD[where] = key_TKD[:num_decode]
+            values_RKLD[where] = value_TKD[:num_decode]
             for run in layout.runs:
-                mask = layout.decode_mask(run, window, query.dtype)
-                outputs.append(_decode(query, keys_RKLD, values_RKLD, run, mask, scale, softcap))
+                mask = layout.decode_mask(run, window, query_THD.dtype)
+                outputs.append(
+                    _decode(query_THD, keys_RKLD, values_RKLD, run, mask, scale, softcap)
+                )
+        num_heads = query_THD.shape[1]
         for chunk in layout.chunks:
             tokens = slice(chunk.first_token, chunk.first_token + chunk.size)
             end = chunk.start + chunk.size
-            keys_RKLD[chunk.slot, :, chunk.start : end] = key[0, :, tokens]
-            values_RKLD[chunk.slot, :, chunk.start : end] = value[0, :, tokens]
-            keys = _repeat(keys_RKLD[chunk.slot : chunk.slot + 1, :, :end], query.shape[1])
-            values = _repeat(values_RKLD[chunk.slot : chunk.slot + 1, :, :end], query.shape[1])
-            mask = layout.chunk_mask(chunk, window, query.device)
-            out = _attend(query[:, :, tokens], keys, values, mask, mask is None, scale, softcap)
+            keys_RKLD[chunk.slot, :, chunk.start : end] = key_TKD[tokens].transpose(0, 1)
+            values_RKLD[chunk.slot, :, chunk.start : end] = value_TKD[tokens].transpose(0, 1)
+            keys = _repeat(keys_RKLD[chunk.slot : chunk.slot + 1, :, :end], num_heads)
+            values = _repeat(values_RKLD[chunk.slot : chunk.slot + 1, :, :end], num_heads)
+            mask = layout.chunk_mask(chunk, window, query_THD.device)
+            query = query_THD[tokens].transpose(0, 1)[None]
+            out = _attend(query, keys, values, mask, mask is None, scale, softcap)
             outputs.append(out[0].transpose(0, 1))
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _decode(
-    query: Tensor,
+    query_THD: Tensor,
     keys_RKLD: Tensor,
     values_RKLD: Tensor,
     run: DecodeRun,
@@ -182,14 +214,11 @@ def _decode(
     for query positions, so keys and values are read as they lie."""
     rows = slice(run.first_slot, run.first_slot + run.num_rows)
     tokens = slice(run.first_token, run.first_token + run.num_rows)
-    num_heads, num_kv_heads = query.shape[1], keys_RKLD.shape[1]
-    query_BKGD = (
-        query[0, :, tokens]
-        .transpose(0, 1)
-        .reshape(run.num_rows, num_kv_heads, num_heads // num_kv_heads, query.shape[3])
-    )
+    num_heads, num_kv_heads = query_THD.shape[1], keys_RKLD.shape[1]
+    num_groups, size = num_heads // num_kv_heads, query_THD.shape[2]
+    query_BKGD = query_THD[tokens].reshape(run.num_rows, num_kv_heads, num_groups, size)
     keys, values = keys_RKLD[rows, :, : run.length], values_RKLD[rows, :, : run.length]
-    is_bfloat16_on_cpu = query.dtype == torch.bfloat16 and query.device.type == "cpu"
+    is_bfloat16_on_cpu = query_THD.dtype == torch.bfloat16 and query_THD.device.type == "cpu"
     if is_bfloat16_on_cpu and softcap is None and run.num_rows >= _MANY_ROWS:
         out = _attend_many(query_BKGD, keys, values, mask, scale)
     else:

@@ -24,6 +24,7 @@ from workers.engine.hf.attention import (
     attach,
     attention_function,
 )
+from workers.engine.hf.dense import DenseDecoder, dense_decoder, probe_decoder
 from workers.engine.hf.kv import LayerShape, SlotCache, token_bytes
 from workers.engine.hf.lora.layer import AdaptedLayer, AdapterStep
 from workers.engine.hf.lora.quantized import quantized_linears
@@ -56,6 +57,8 @@ class LoadedModel:
     dtype: torch.dtype
     max_model_len: int
     media: HfMedia | None = None
+    decoder: DenseDecoder | None = None
+    """Computes the same as `model`, faster; None where the model is of another kind."""
 
     def logits(self, inputs: dict[str, Any], keep: Tensor) -> Tensor:
         """Float32 logits [N, V] of the tokens whose places in the packed row `keep` lists."""
@@ -92,7 +95,32 @@ def load_model(spec: EngineSpec, settings: HfSettings, tokenizer: Any | None = N
         _compare(stock_media, probe.ours(attention), model.dtype)
     if not attention.seen or sorted(attention.seen) != list(range(len(attention.seen))):
         raise SpecError("the model's attention does not go through transformers' interface")
-    return LoadedModel(model, attention, step, layers, device, model.dtype, max_model_len, media)
+    return LoadedModel(
+        model,
+        attention,
+        step,
+        layers,
+        device,
+        model.dtype,
+        max_model_len,
+        media,
+        _fast_decoder(model, attention, max_model_len, ours),
+    )
+
+
+def _fast_decoder(
+    model: Any, attention: SlotAttention, max_model_len: int, stock: Tensor
+) -> DenseDecoder | None:
+    """None, and a line in the log, if it is not for this model."""
+    decoder, reason = dense_decoder(model, attention, max_model_len)
+    if decoder is not None:
+        found = probe_decoder(decoder, attention, _probe_ids(model)[0], model.dtype)
+        difference = _difference(stock, found)
+        if difference <= _TOLERANCE[model.dtype]:
+            return decoder
+        reason = f"its logits differ by {difference:.3g} of their spread"
+    log.info("no fast forward pass", extra={"reason": reason})
+    return None
 
 
 def make_cache(loaded: LoadedModel, spec: EngineSpec, settings: HfSettings) -> SlotCache:
@@ -187,21 +215,29 @@ def _context_length(config: Any, spec: EngineSpec) -> int:
 
 @torch.inference_mode()
 def _probe(model: Any) -> Tensor:
-    vocab_size = model.config.get_text_config().vocab_size
-    ids = torch.arange(1, _PROBE_TOKENS + 1, device=model.device)[None] * 7 % vocab_size
     positions = torch.arange(_PROBE_TOKENS, device=model.device)[None]
-    return model(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()
+    inputs = {"input_ids": _probe_ids(model), "position_ids": positions}
+    return model(**inputs, use_cache=False).logits[0].float()
+
+
+def _probe_ids(model: Any) -> Tensor:
+    vocab_size = model.config.get_text_config().vocab_size
+    return torch.arange(1, _PROBE_TOKENS + 1, device=model.device)[None] * 7 % vocab_size
 
 
 def _compare(stock: Tensor, ours: Tensor, dtype: torch.dtype) -> None:
-    spread = float(stock.max() - stock.min()) or 1.0
-    difference = float((stock - ours).abs().max()) / spread
+    difference = _difference(stock, ours)
     log.info("attention verified", extra={"difference": difference})
     if not difference <= _TOLERANCE[dtype]:
         raise SpecError(
             "this model's attention cannot be served by the HF engine: its logits differ by "
             f"{difference:.3g} of their spread"
         )
+
+
+def _difference(stock: Tensor, ours: Tensor) -> float:
+    spread = float(stock.max() - stock.min()) or 1.0
+    return float((stock - ours).abs().max()) / spread
 
 
 def _memory_budget(loaded: LoadedModel, layers: list[LayerShape], rows: int) -> int:

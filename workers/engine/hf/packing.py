@@ -25,6 +25,13 @@ class Packed:
     def logits(self, loaded: LoadedModel) -> torch.Tensor:
         """Float32 [N, V], where they are wanted; `lay_out` must have been called."""
         device = loaded.device
+        if loaded.decoder is not None and not self.media:
+            every = len(self.keep) == len(self.ids)
+            return loaded.decoder.logits(
+                torch.tensor(self.ids, device=device),
+                torch.tensor(self.positions, device=device),
+                None if every else torch.tensor(self.keep, device=device, dtype=torch.long),
+            ).float()
         inputs = step_inputs(
             loaded.model,
             torch.tensor([self.ids], device=device),

@@ -105,10 +105,8 @@ def _pick(logits_NV: Tensor, rows: Rows[Sequence]) -> list[int]:
         s = row.sampling
         if s.temperature > 0:
             (filtered if s.top_k or s.top_p < 1 or s.min_p else plain).append(n)
-    if len(plain) + len(filtered) == len(rows):
-        ids = [0] * len(rows)
-    else:
-        ids = torch.argmax(logits_NV, -1).tolist()
+    all_drawn = len(plain) + len(filtered) == len(rows)
+    ids = [0] * len(rows) if all_drawn else _largest(logits_NV)
     for group, pick in ((plain, _pick_plain), (filtered, _pick_filtered)):
         if group:
             chosen_rows = [rows[n] for n in group]
@@ -120,6 +118,13 @@ def _pick(logits_NV: Tensor, rows: Rows[Sequence]) -> list[int]:
             for n, token_id in zip(group, pick(scaled, uniform, chosen_rows), strict=True):
                 ids[n] = token_id
     return ids
+
+
+def _largest(logits_NV: Tensor) -> list[int]:
+    """On CPU NumPy's argmax takes a tenth of torch's time."""
+    if logits_NV.device.type == "cpu":
+        return logits_NV.numpy().argmax(-1).tolist()
+    return torch.argmax(logits_NV, -1).tolist()
 
 
 def _pick_plain(scaled_NV: Tensor, uniform_N1: Tensor, _: Rows[Sequence]) -> list[int]:

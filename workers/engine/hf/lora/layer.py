@@ -148,9 +148,9 @@ class SharedInput:
         """Layer `member` of `x`. The first layer asked computes for all, the last forgets: the
         input is compared as an object, which none can replace while it is held here."""
         if len(self.sizes) == 1:
-            return self._compute(x)
+            return self.compute(x)
         if x is not self._input:
-            outputs = self._compute(x).split(self.sizes, -1)
+            outputs = self.compute(x).split(self.sizes, -1)
             self._input, self._outputs, self._num_taken = x, outputs, 0
         found = self._outputs[member]
         self._num_taken += 1
@@ -158,7 +158,8 @@ class SharedInput:
             self._input, self._outputs = None, ()
         return found
 
-    def _compute(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
+        """The outputs of all layers of the group, one behind the other."""
         step = self._step
         if step.end == step.first:
             return F.linear(x, self._weight, self._bias)
@@ -220,6 +221,10 @@ class LoraLinear(nn.Module):
         self._member = member
         self.in_features = group.in_features
         self.out_features = group.sizes[member]
+
+    @property
+    def group(self) -> SharedInput:
+        return self._group
 
     @property
     def weight(self) -> Tensor:
