@@ -19,9 +19,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.conformance.engines import KINDS, ROOT, EngineProcess
-from tests.engine import vision_models as seeing
+from tests.engine import media_models as seeing
 from tests.engine.conftest import WorkerClient
-from tests.engine.test_media import OPTIONS, media, prompt, text
+from tests.engine.test_media import OPTIONS, PLACEHOLDERS, asked, media, processed, prompt
 from workers.contract.messages import FailureKind
 from workers.contract.parts import Media, MediaKind
 
@@ -107,14 +107,14 @@ async def client(started: dict[str, Served], kind: str) -> AsyncIterator[WorkerC
 async def test_answers_are_those_of_generate_alone_and_in_a_mixed_batch(
     client: WorkerClient, started: dict[str, Served], kind: str
 ) -> None:
-    assert client.hello.media == {MediaKind.IMAGE: seeing.PLACEHOLDERS[kind]}
+    assert client.hello.media == {MediaKind.IMAGE: PLACEHOLDERS[kind]}
     folder = started[kind].folder
     model = seeing.load(folder)
     pictures = [seeing.picture(1), seeing.picture(2, 140, 56), seeing.picture(3, 90, 200)]
     rows = [pictures[:1], [], pictures[1:2], pictures, [], pictures[:1]]
     expected: list[list[int]] = []
     for row in rows:
-        inputs = seeing.processed(folder, kind, text(kind, *row), row)
+        inputs = processed(kind, asked(*row), *row)
         expected.append(seeing.greedy(model, inputs, _NUM_TOKENS))
     assert len({tuple(ids) for ids in expected}) == 4
     for row, ids in zip(rows, expected, strict=True):
@@ -143,7 +143,7 @@ async def test_a_large_picture_is_made_smaller_as_the_setting_says(
     large = seeing.picture(5, 500, 320)
     answer = await client.generate(prompt(kind, large), **OPTIONS)
     smaller = large.resize((250, 160))
-    inputs = seeing.processed(folder, kind, text(kind, smaller), [smaller])
+    inputs = processed(kind, asked(smaller), smaller)
     assert answer.end.prompt_tokens == inputs["input_ids"].shape[1]
     assert answer.ids == seeing.greedy(seeing.load(folder), inputs, _NUM_TOKENS)
 

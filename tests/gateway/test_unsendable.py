@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from server.engines.client import Work, connect_engine
+from server.engines.client import Work
+from server.engines.connecting import connect_engine
 from tests.gateway.conftest import DEADLINE_S, REPLIES, start_worker
 from workers.contract.messages import Event, Failed, FailureKind, Finished
 from workers.contract.parts import Sampling, Text
