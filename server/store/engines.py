@@ -78,11 +78,13 @@ class Engines:
                 delete(engines).where(engines.c.supervisor_id == supervisor_id)
             )
 
-    async def remove_silent(self, silent_s: float = STALE_AFTER_S) -> None:
-        """Drops the rows that dead supervisors left."""
+    async def remove_silent(self, supervisor_id: str) -> None:
+        """Drops the rows that dead supervisors left. The one that asks is alive, though it may have
+        been silent: a machine that slept."""
+        silent = engines.c.heartbeat_at < time.time() - STALE_AFTER_S
         async with self._database.write() as connection:
             await connection.execute(
-                delete(engines).where(engines.c.heartbeat_at < time.time() - silent_s)
+                delete(engines).where(silent, engines.c.supervisor_id != supervisor_id)
             )
 
 

@@ -62,7 +62,7 @@ class Progress:
     async def claim_validation(self, owner: str, lease_s: float) -> Job | None:
         """Takes the oldest job whose files are to be checked and that nobody holds."""
         wanted = jobs.c.status == JobStatus.VALIDATING_FILES
-        if not await self._is_any(wanted):
+        if not await self._is_any(owner, wanted):
             return None
         async with self._database.write() as connection:
             return await _claim(connection, owner, lease_s, wanted)
@@ -73,7 +73,7 @@ class Progress:
         """Takes the oldest job to train that nobody holds. A queued one starts to run, with the
         event `started`; one found running lost its supervisor, and gets the event `interrupted`."""
         wanted = jobs.c.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
-        if not await self._is_any(wanted):
+        if not await self._is_any(owner, wanted):
             return None
         async with self._database.write() as connection:
             job = await _claim(connection, owner, lease_s, wanted)
@@ -86,9 +86,9 @@ class Progress:
                 await insert_events(connection, job.id, [interrupted])
             return await _get(connection, job.id)
 
-    async def _is_any(self, wanted: ColumnElement[bool]) -> bool:
+    async def _is_any(self, owner: str, wanted: ColumnElement[bool]) -> bool:
         """A look without the write lock, for the many times that there is nothing to do."""
-        query = select(jobs.c.num).where(wanted, _unheld()).limit(1)
+        query = select(jobs.c.num).where(wanted, _is_free(owner)).limit(1)
         async with self._database.read() as connection:
             return await connection.scalar(query) is not None
 
@@ -227,8 +227,11 @@ class Progress:
         return moved
 
 
-def _unheld() -> ColumnElement[bool]:
-    return or_(jobs.c.owner.is_(None), jobs.c.lease_until < time.time())
+def _is_free(owner: str) -> ColumnElement[bool]:
+    """Whether `owner` may claim a job. One of its own is being worked on, even if its lease ran out
+    while the machine slept."""
+    ran_out = and_(jobs.c.lease_until < time.time(), jobs.c.owner != owner)
+    return or_(jobs.c.owner.is_(None), ran_out)
 
 
 async def _claim(
@@ -236,7 +239,7 @@ async def _claim(
 ) -> Job | None:
     query: Select[str] = (
         select(jobs.c.id)
-        .where(and_(wanted, _unheld()))
+        .where(and_(wanted, _is_free(owner)))
         .order_by(jobs.c.num)
         .limit(1)
         .with_for_update(skip_locked=True)

@@ -19,7 +19,8 @@ ABANDONED_AFTER_S = 24 * 3600.0
 
 
 class Janitor:
-    def __init__(self, config: Config, store: Store, blobs: Blobs) -> None:
+    def __init__(self, supervisor_id: str, config: Config, store: Store, blobs: Blobs) -> None:
+        self._supervisor_id = supervisor_id
         self._config = config
         self._store = store
         self._blobs = blobs
@@ -34,7 +35,7 @@ class Janitor:
                 logger.exception("tidying failed")
 
     async def tidy(self) -> None:
-        await self._store.engines.remove_silent()
+        await self._store.engines.remove_silent(self._supervisor_id)
         await self._store.replays.forget_old()
         for file in await self._store.files.list_reclaimable():
             await self._blobs.delete(file.blob)

@@ -66,7 +66,7 @@ class Supervisor:
             group.create_task(self._engines.run())
             group.create_task(EntryAdapters(self._config, self._store, self._engines).run())
             group.create_task(self._warm_trainer.run())
-            group.create_task(Janitor(self._config, self._store, self._blobs).run())
+            group.create_task(Janitor(self.id, self._config, self._store, self._blobs).run())
             group.create_task(self._renew_leases())
             group.create_task(self._work())
 

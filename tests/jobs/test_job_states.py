@@ -181,6 +181,13 @@ async def test_jobs_are_claimed_oldest_first_also_after_a_resume(store: Store) -
     assert job.id == first.id
 
 
+async def test_a_supervisor_that_slept_does_not_claim_its_own_job(store: Store) -> None:
+    await make_queued(store, await make_project(store))
+    assert await store.progress.claim_training("me", -1, STARTED, INTERRUPTED) is not None
+    assert await store.progress.claim_training("me", 60, STARTED, INTERRUPTED) is None
+    assert await store.progress.claim_training("other", 60, STARTED, INTERRUPTED) is not None
+
+
 async def test_a_job_whose_supervisor_died_is_taken_over_and_the_dead_one_shut_out(
     store: Store,
 ) -> None:

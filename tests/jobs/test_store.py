@@ -121,6 +121,17 @@ async def test_only_live_engines_are_offered(store: Store) -> None:
     assert [e.id for e in await store.engines.list_all()] == ["b", "c"]
 
 
+async def test_a_supervisor_that_slept_keeps_its_engines(store: Store) -> None:
+    silent_since = time.time() - 1000
+    for name in ("mine", "dead"):
+        engine = Engine(name, "m", "unix:/e", None, EngineState.READY, name, 1, silent_since)
+        await store.engines.put(engine)
+    await store.engines.remove_silent("mine")
+    assert [e.id for e in await store.engines.list_all()] == ["mine"]
+    await store.engines.beat("mine")
+    assert [e.id for e in await store.engines.list_ready()] == ["mine"]
+
+
 async def test_pages_follow_one_another_in_both_directions(store: Store) -> None:
     project, other = await make_project(store), await make_project(store)
     added = [new_file(project.id, purpose="batch" if n % 2 else "fine-tune") for n in range(7)]

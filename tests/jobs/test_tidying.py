@@ -80,7 +80,7 @@ async def test_what_nobody_can_reach_is_removed_and_nothing_else(
     for path in (abandoned, recent):
         path.write_bytes(b"x")
     os.utime(abandoned, (0, time.time() - 2 * 24 * 3600))
-    janitor = Janitor(config, store, blobs)
+    janitor = Janitor("me", config, store, blobs)
     for _ in range(2):
         await janitor.tidy()
     assert sorted(p.name for p in config.adapters_dir.iterdir()) == ["shared", "started_from"]
