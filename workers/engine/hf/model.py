@@ -44,6 +44,9 @@ _PROBE_TOKENS = 12
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Largest difference of logits, as a share of their spread, between our attention and stock."""
 
+_SMALL_MODEL = 10_000_000
+"""Models of fewer weights are computed on one thread, unless told otherwise."""
+
 AttentionInterface.register(IMPLEMENTATION, attention_function)
 
 
@@ -70,10 +73,9 @@ class LoadedModel:
 def load_model(spec: EngineSpec, settings: HfSettings, tokenizer: Any | None = None) -> LoadedModel:
     """Reads media, if the model does and a tokenizer is given. Raises SpecError."""
     device = choose_device(spec.device)
-    if settings.num_threads is not None:
-        torch.set_num_threads(settings.num_threads)
     assert spec.model_path is not None
     model = _read(spec.model_path, spec, settings, device)
+    _set_threads(model, settings)
     max_model_len = _context_length(model.config, spec)
     media = None if tokenizer is None else open_media(model, tokenizer, spec, settings)
     probe = None if media is None else MediaProbe(model, media)
@@ -106,6 +108,15 @@ def load_model(spec: EngineSpec, settings: HfSettings, tokenizer: Any | None = N
         media,
         _fast_decoder(model, attention, max_model_len, ours),
     )
+
+
+def _set_threads(model: Any, settings: HfSettings) -> None:
+    """Products of a small model are too small to share: threads then wait for each other, and for
+    the processors that the gateway is on."""
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    elif model.num_parameters() < _SMALL_MODEL:
+        torch.set_num_threads(1)
 
 
 def _fast_decoder(

@@ -20,7 +20,8 @@ class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     prefix_rows: int = 16
     """Finished sequences whose keys and values are kept for prompts that begin alike; 0: none."""
     num_threads: int | None = None
-    """CPU threads; None: what torch chooses."""
+    """CPU threads; None: one for a model that generates with fewer than ten million weights, else
+    what torch chooses."""
     adapter_host_bytes: int = 1 << 30
     """Main memory for adapters that are checked and read but not resident."""
     task: Literal["generate", "embed", "score"] | None = None
