@@ -196,18 +196,27 @@ async def test_an_id_outside_the_vocabulary_never_reaches_the_server(client: Wor
     assert (refused.end.kind, refused.end.param) == (FailureKind.INVALID_REQUEST, "logit_bias")
 
 
+async def _abort_running(client: WorkerClient) -> bool:
+    """False if the streams came to their own end before the word did. Eight run and one waits."""
+    requests = [client.start("a", max_tokens=450, ignore_eos=True) for _ in range(9)]
+    await asyncio.wait_for(client.queues[requests[0]].get(), GUARD_S)
+    for request in requests:
+        client.send(Abort(request))
+    reasons = {(await client.finish(request)).end.reason for request in requests}
+    assert reasons <= {FinishReason.ABORT, FinishReason.LENGTH}
+    return reasons == {FinishReason.ABORT}
+
+
 async def test_aborted_streams_end_at_the_server_too(
     client: WorkerClient, attached: Attached
 ) -> None:
-    # Eight run and one waits; a bias keeps them from an early end.
-    requests = [client.start("a", max_tokens=450, ignore_eos=True) for _ in range(9)]
-    async with asyncio.timeout(GUARD_S):
-        while not any(client.queues[request].qsize() > 2 for request in requests):
-            await asyncio.sleep(0)
-    for request in requests:
-        client.send(Abort(request))
-    for request in requests:
-        assert (await client.finish(request)).end.reason is FinishReason.ABORT
+    """A busy machine can keep this process waiting for longer than the streams last: those attempts
+    prove nothing, and another is made."""
+    for _ in range(20):
+        if await _abort_running(client):
+            break
+    else:
+        pytest.fail("the streams were never all aborted")
     async with asyncio.timeout(GUARD_S):
         while await asyncio.to_thread(attached.server.num_running):
             await asyncio.sleep(0.1)
