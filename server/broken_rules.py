@@ -37,23 +37,16 @@ def refuse_value(param: str | None, error: ErrorDetails, same: Sequence[ErrorDet
     context: Mapping[str, Any] = error.get("ctx", {})
     named = f" '{param}'" if param else ""
     if kind == "missing":
-        return InvalidRequest(
-            f"Missing required parameter:{named}.", param=param, code="missing_required_parameter"
-        )
+        return _missing(param, named)
     if kind == "extra_forbidden":
         return unknown_parameter(param or "")
     if kind in EXPECTED:
         return _wrong_type(param, named, error, same)
     if kind in _LIMITS:
         return _LIMITS[kind](param, named, error, context)
-    if kind in ("union_tag_not_found",):
-        tag = str(context.get("discriminator", "type")).strip("'")
-        where = f"{param}.{tag}" if param else tag
-        return InvalidRequest(
-            f"Missing required parameter: '{where}'.",
-            param=where,
-            code="missing_required_parameter",
-        )
+    if kind == "union_tag_not_found":
+        _, where = _tag_place(param, context)
+        return _missing(where, f" '{where}'")
     if kind == "union_tag_invalid":
         return _wrong_tag(param, error, context)
     if kind in ("literal_error", "enum"):
@@ -66,13 +59,28 @@ _OWN_CODES = frozenset({"invalid_function_parameters", "invalid_json_schema", "u
 """Codes that validators of ours raise as a `PydanticCustomError`."""
 
 
+def _missing(param: str | None, named: str) -> ApiError:
+    return InvalidRequest(
+        f"Missing required parameter:{named}.", param=param, code="missing_required_parameter"
+    )
+
+
+def _tag_place(param: str | None, context: Mapping[str, Any]) -> tuple[str, str]:
+    """The field that tells the kinds of object at `param` apart, and where it is."""
+    tag = str(context.get("discriminator", "type")).strip("'")
+    return tag, f"{param}.{tag}" if param else tag
+
+
+def _wanted_types(same: Sequence[ErrorDetails]) -> list[str]:
+    return list(dict.fromkeys(EXPECTED[e["type"]] for e in same if e["type"] in EXPECTED))
+
+
 def _quoted(value: Any) -> str:
     return f" '{value}'" if isinstance(value, str) else f" {json_name(value)}"
 
 
 def _wrong_tag(param: str | None, error: ErrorDetails, context: Mapping[str, Any]) -> ApiError:
-    tag = str(context.get("discriminator", "type")).strip("'")
-    where = f"{param}.{tag}" if param else tag
+    tag, where = _tag_place(param, context)
     given = error.get("input")
     value = given.get(tag) if isinstance(given, dict) else context.get("tag")
     return InvalidRequest(
@@ -86,7 +94,7 @@ def _none_of(
     param: str | None, named: str, error: ErrorDetails, same: Sequence[ErrorDetails]
 ) -> ApiError:
     """A value that is not among the named ones, beside which there may be other types."""
-    types = list(dict.fromkeys(EXPECTED[e["type"]] for e in same if e["type"] in EXPECTED))
+    types = _wanted_types(same)
     expected = " or ".join([str(error.get("ctx", {}).get("expected")), *types])
     given = error.get("input")
     if types and not isinstance(given, str):
@@ -105,7 +113,7 @@ def _none_of(
 def _wrong_type(
     param: str | None, named: str, error: ErrorDetails, same: Sequence[ErrorDetails]
 ) -> ApiError:
-    expected = list(dict.fromkeys(EXPECTED[e["type"]] for e in same if e["type"] in EXPECTED))
+    expected = _wanted_types(same)
     wanted = expected[0] if len(expected) == 1 else f"one of {' or '.join(expected)}"
     where = f" for{named}" if named else ""
     return InvalidRequest(
@@ -132,7 +140,7 @@ def json_name(value: Any) -> str:
     return "an object"
 
 
-def _number(kind: str, sign: str, word: str) -> Any:
+def _number(sign: str, word: str) -> Any:
     def build(
         param: str | None, named: str, error: ErrorDetails, context: Mapping[str, Any]
     ) -> ApiError:
@@ -213,10 +221,10 @@ def _pattern(
 
 
 _LIMITS: dict[str, Any] = {
-    "less_than_equal": _number("less_than_equal", "<=", "above"),
-    "less_than": _number("less_than", "<", "above"),
-    "greater_than_equal": _number("greater_than_equal", ">=", "below"),
-    "greater_than": _number("greater_than", ">", "below"),
+    "less_than_equal": _number("<=", "above"),
+    "less_than": _number("<", "above"),
+    "greater_than_equal": _number(">=", "below"),
+    "greater_than": _number(">", "below"),
     "too_long": _too_long,
     "too_short": _too_short,
     "string_too_long": _string_too_long,

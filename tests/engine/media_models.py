@@ -8,6 +8,7 @@ import copy
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -260,20 +261,10 @@ def _qwen_clip(shown: Sequence[Image.Image]) -> tuple[torch.Tensor, list[int]]:
     return patches.reshape(steps * height * width, -1).float(), [steps, height, width]
 
 
-def _llava_inputs(kind: Kind, words: PreTrainedTokenizerFast, asked: Asked) -> Inputs:
-    processor = LlavaProcessor(
-        kind.processor(),
-        words,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
-    images = list(asked.pictures) or None
-    return dict(processor(text=kind.write(asked.text), images=images, return_tensors="pt"))
-
-
-def _llava_next_inputs(kind: Kind, words: PreTrainedTokenizerFast, asked: Asked) -> Inputs:
-    processor = LlavaNextProcessor(
+def _llava_inputs(
+    processor_type: Any, kind: Kind, words: PreTrainedTokenizerFast, asked: Asked
+) -> Inputs:
+    processor = processor_type(
         kind.processor(),
         words,
         patch_size=14,
@@ -500,14 +491,14 @@ KINDS: dict[str, Kind] = {
         {"<image>": "<image>"},
         _llava,
         lambda: _clip_sizes(LlavaImageProcessorPil),
-        _llava_inputs,
+        partial(_llava_inputs, LlavaProcessor),
     ),
     "llava_next": Kind(
         ["<image>"],
         {"<image>": "<image>"},
         _llava_next,
         lambda: _clip_sizes(LlavaNextImageProcessorPil, image_grid_pinpoints=_PINPOINTS),
-        _llava_next_inputs,
+        partial(_llava_inputs, LlavaNextProcessor),
     ),
     "pixtral": Kind(
         _PIXTRAL_WORDS, {"<image>": "[IMG]"}, _pixtral, _pixtral_processor, _pixtral_inputs
