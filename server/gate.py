@@ -35,7 +35,7 @@ class Call:
     __slots__ = ("principal", "rates", "request_id", "started", "status")
 
     def __init__(self) -> None:
-        self.request_id = "req_" + random.randbytes(16).hex()
+        self.request_id = f"req_{random.getrandbits(128):032x}"
         self.started = time.perf_counter()
         self.principal: Principal | None = None
         self.status = 0
@@ -51,8 +51,7 @@ class Call:
             (b"openai-version", b"2020-10-01"),
         ]
         if self.principal is not None:
-            headers.append((b"openai-organization", self.principal.project.slug.encode()))
-            headers.append((b"openai-project", self.principal.project.id.encode()))
+            headers += self.principal.headers
         if self.rates is not None:
             headers += self.rates()
         return headers

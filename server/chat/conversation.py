@@ -10,7 +10,6 @@ from server.chat.messages import (
     AssistantMessage,
     AudioContent,
     AudioUrlContent,
-    FunctionMessage,
     ImageContent,
     RefusalContent,
     TextContent,
@@ -38,11 +37,14 @@ def read_messages(bodies: Sequence[AnyMessage]) -> tuple[ChatMessage, ...]:
     messages: list[ChatMessage] = []
     order = _ToolOrder()
     for index, body in enumerate(bodies):
-        place = f"messages[{index}]"
-        order.check(body, place)
-        messages.append(_read(body, place))
+        order.check(body, index)
+        messages.append(_read(body, index))
     order.check_answered()
     return tuple(messages)
+
+
+def _place(index: int) -> str:
+    return f"messages[{index}]"
 
 
 class _ToolOrder:
@@ -51,18 +53,19 @@ class _ToolOrder:
 
     def __init__(self) -> None:
         self._open: dict[str, None] = {}
-        self._place: str | None = None
+        self._caller: int | None = None
         """The assistant message whose calls are being answered."""
 
-    def check(self, body: AnyMessage, place: str) -> None:
-        if isinstance(body, ToolMessage):
-            self._answer(body, place)
+    def check(self, body: AnyMessage, index: int) -> None:
+        if body.role == "tool":
+            self._answer(body, _place(index))
             return
-        self.check_answered()
-        self._place = None
-        if isinstance(body, AssistantMessage) and body.tool_calls:
+        if self._open:
+            self.check_answered()
+        self._caller = None
+        if body.role == "assistant" and body.tool_calls:
             self._open = dict.fromkeys(call.id for call in body.tool_calls)
-            self._place = place
+            self._caller = index
 
     def check_answered(self) -> None:
         if self._open:
@@ -70,12 +73,12 @@ class _ToolOrder:
                 "An assistant message with 'tool_calls' must be followed by tool messages "
                 "responding to each 'tool_call_id'. The following tool_call_ids did not have "
                 f"response messages: {', '.join(self._open)}",
-                param=self._place,
+                param=None if self._caller is None else _place(self._caller),
                 code="invalid_value",
             )
 
     def _answer(self, body: ToolMessage, place: str) -> None:
-        if self._place is None:
+        if self._caller is None:
             raise InvalidRequest(
                 "Invalid parameter: messages with role 'tool' must be a response to a preceding "
                 "message with 'tool_calls'.",
@@ -102,20 +105,21 @@ def wrong_arguments(messages: Sequence[ChatMessage]) -> str | None:
     return None
 
 
-def _read(body: AnyMessage, place: str) -> ChatMessage:
-    if isinstance(body, AssistantMessage):
-        return _read_assistant(body, place)
-    if isinstance(body, FunctionMessage):
+def _read(body: AnyMessage, index: int) -> ChatMessage:
+    """Told apart by role: asking for the class costs much more with pydantic's models."""
+    if body.role == "assistant":
+        return _read_assistant(body, index)
+    if body.role == "function":
         return ChatMessage(Role.TOOL, (TextPart(body.content or ""),), name=body.name)
-    parts = _parts(body.content, place)
-    if isinstance(body, ToolMessage):
+    parts = _parts(body.content, index)
+    if body.role == "tool":
         return ChatMessage(Role.TOOL, parts, tool_call_id=body.tool_call_id, name=body.name)
     return ChatMessage(_ROLES[body.role], parts, name=body.name)
 
 
-def _read_assistant(body: AssistantMessage, place: str) -> ChatMessage:
+def _read_assistant(body: AssistantMessage, index: int) -> ChatMessage:
     if body.audio is not None:
-        raise unsupported_parameter(f"{place}.audio", "Audio is not supported.")
+        raise unsupported_parameter(f"{_place(index)}.audio", "Audio is not supported.")
     calls = tuple(
         ToolCall(call.function.name, call.function.arguments, call.id)
         for call in body.tool_calls or ()
@@ -124,31 +128,32 @@ def _read_assistant(body: AssistantMessage, place: str) -> ChatMessage:
         calls += (ToolCall(body.function_call.name, body.function_call.arguments),)
     content = body.content if body.content is not None else body.refusal
     if content is None and not calls:
+        place = f"{_place(index)}.content"
         raise InvalidRequest(
-            f"Invalid type for '{place}.content': expected a string, but got null instead.",
-            param=f"{place}.content",
+            f"Invalid type for '{place}': expected a string, but got null instead.",
+            param=place,
             code="invalid_type",
         )
     return ChatMessage(
         Role.ASSISTANT,
-        () if content is None else _parts(content, place),
+        () if content is None else _parts(content, index),
         reasoning=body.reasoning_content if body.reasoning_content is not None else body.reasoning,
         tool_calls=calls,
         name=body.name,
     )
 
 
-def _parts(content: str | Sequence[object], place: str) -> tuple[Part, ...]:
+def _parts(content: str | Sequence[object], index: int) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (TextPart(content),)
     parts: list[Part] = []
-    for index, part in enumerate(content):
+    for number, part in enumerate(content):
         if isinstance(part, TextContent):
             parts.append(TextPart(part.text))
         elif isinstance(part, RefusalContent):
             parts.append(TextPart(part.refusal))
         else:
-            parts.append(_media(part, f"{place}.content[{index}]"))
+            parts.append(_media(part, f"{_place(index)}.content[{number}]"))
     return tuple(parts)
 
 

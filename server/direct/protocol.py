@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from functools import partial
 from typing import Any, Protocol, cast
 from urllib.parse import unquote
@@ -30,6 +31,11 @@ class GatewayProtocol(HttpToolsProtocol):
     `self.cycle` is, as at uvicorn, the newest request; one that was pipelined behind another waits
     in `self.pipeline`.
     """
+
+    # uvicorn declares its own kinds.
+    parser: Any
+    cycle: Any
+    pipeline: deque[tuple[Any, Any]]
 
     def __init__(
         self,
@@ -66,16 +72,15 @@ class GatewayProtocol(HttpToolsProtocol):
         """Raises HttpParserError. A server may ignore `Upgrade` (RFC 9110, 7.8). The parser will
         not: it takes what follows such a head for another protocol's. It is given the head again,
         without the offer, and then the body."""
-        parser = cast(httptools.HttpRequestParser, self.parser)
         while data:
             try:
-                parser.feed_data(data)
+                self.parser.feed_data(data)
                 return
             except httptools.HttpParserUpgrade as offer:
                 rest = data[offer.args[0] :]
                 if not self._offers_upgrade:
                     raise httptools.HttpParserError("a tunnel is asked for") from offer
-                data = without_upgrade(parser, self.url, self.headers) + rest
+                data = without_upgrade(self.parser, self.url, self.headers) + rest
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's own is plain text, without a request id."""
@@ -92,9 +97,9 @@ class GatewayProtocol(HttpToolsProtocol):
         Reply(cast(Any, self), Call(), is_chunked=False, keep_alive=False).refuse(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        newest = cast(Any, self.cycle)
+        newest = self.cycle
         if isinstance(newest, DirectRequest):
-            self.cycle = cast(Any, None)
+            self.cycle = None
             newest.lose()
         if self._under_way is not None:
             self._under_way.lose()
@@ -114,7 +119,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        parser = cast(httptools.HttpRequestParser, self.parser)
+        parser = self.parser
         if parser.should_upgrade() and parser.get_method() != b"CONNECT":
             self._offers_upgrade = True
             return
@@ -132,16 +137,15 @@ class GatewayProtocol(HttpToolsProtocol):
             keep_alive=is_http_1_1 and parser.should_keep_alive(),
             awaits_continue=self.expect_100_continue,
         )
-        before = cast(Any, self.cycle)
-        self.cycle = cast(Any, request)
+        before, self.cycle = self.cycle, request
         if before is None or before.response_complete:
             self._due = request
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, cast(Any, self.app)))
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
-        newest = cast(Any, self.cycle)
+        newest = self.cycle
         if isinstance(newest, DirectRequest):
             newest.feed(body)
         else:
@@ -150,7 +154,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._offers_upgrade:
             return
-        newest = cast(Any, self.cycle)
+        newest = self.cycle
         if isinstance(newest, DirectRequest):
             newest.feed_end()
         else:
@@ -169,7 +173,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._desk.receive(request, self.tasks)
 
     def _direct_path(self) -> str | None:
-        if cast(httptools.HttpRequestParser, self.parser).get_method() != b"POST":
+        if self.parser.get_method() != b"POST":
             return None
         path = self.url.decode("latin-1")
         if path not in self._desk.handlers:

@@ -71,7 +71,10 @@ class Reply:
 
     def write(self, data: bytes) -> None:
         """Adds to a stream; `data` is not empty."""
-        self._put(self._framed(data))
+        if not self.over:
+            self.wrote = True
+            framed = b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data
+            self._connection.transport.write(framed)
 
     def end(self, data: bytes) -> None:
         """The last of a stream; `data` is not empty."""

@@ -38,8 +38,10 @@ logger = logging.getLogger(__name__)
 EventSink = Callable[[Event], None]
 
 _ENGINE_LOST = "The engine that served this request stopped. Please retry."
-_CONTINUING = (Admitted, PromptScored)
-"""Events after which more follow for the same request; `Token` is handled apart."""
+_CONTINUING = (Token, Admitted, PromptScored)
+"""Events after which more follow for the same request."""
+_OF_THE_WORKER = (Stats, Hello, AdapterWanted, Leaving)
+"""Events of no request."""
 _IDLE = Stats(running=0, waiting=0, kv_usage=0.0)
 
 
@@ -186,9 +188,8 @@ class EngineConnection(asyncio.Protocol):
         if not self._hello.done():
             self._hello.set_exception(EngineUnreachable(str(exc or "connection closed")))
             self._hello.exception()
-        sinks, self._sinks = self._sinks, {}
-        for number, sink in sinks.items():
-            _call(sink, Failed(number, FailureKind.ENGINE_DEAD, _ENGINE_LOST))
+        for number in list(self._sinks):
+            self._deliver(Failed(number, FailureKind.ENGINE_DEAD, _ENGINE_LOST))
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -236,23 +237,30 @@ class EngineConnection(asyncio.Protocol):
                 self._deliver(Failed(number, FailureKind.INTERNAL, "The request cannot be sent."))
 
     def _deliver(self, event: Event) -> None:
-        if isinstance(event, Token):
+        """A fault in one request's handling must not reach the others on the connection."""
+        if isinstance(event, _OF_THE_WORKER):
+            self._hear(event)
+            return
+        if isinstance(event, _CONTINUING):
             sink = self._sinks.get(event.id)
-            if sink is not None:
-                _call(sink, event)
-        elif isinstance(event, Stats):
-            self._take_report(event)
-        elif isinstance(event, Hello):
-            self._greet(event)
-        elif isinstance(event, AdapterWanted):
-            self._supply(event)
-        elif isinstance(event, Leaving):
-            self.leaving = True
         else:
-            last = type(event) not in _CONTINUING
-            sink = self._sinks.pop(event.id, None) if last else self._sinks.get(event.id)
-            if sink is not None:
-                _call(sink, event)
+            sink = self._sinks.pop(event.id, None)
+        if sink is not None:
+            try:
+                sink(event)
+            except Exception:
+                logger.exception("request handler failed on an engine event")
+
+    def _hear(self, event: Stats | Hello | AdapterWanted | Leaving) -> None:
+        match event:
+            case Stats():
+                self._take_report(event)
+            case Hello():
+                self._greet(event)
+            case AdapterWanted():
+                self._supply(event)
+            case Leaving():
+                self.leaving = True
 
     def _greet(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
@@ -288,11 +296,3 @@ class EngineConnection(asyncio.Protocol):
 
 def _ignore(_event: Event) -> None:
     pass
-
-
-def _call(sink: EventSink, event: Event) -> None:
-    """A fault in one request's handling must not reach the others on the connection."""
-    try:
-        sink(event)
-    except Exception:
-        logger.exception("request handler failed on an engine event")

@@ -31,7 +31,7 @@ class AnswerId:
     __slots__ = ("created", "fingerprint", "id", "model")
 
     def __init__(self, prefix: str, model: str, hello: Hello) -> None:
-        self.id = prefix + random.randbytes(14).hex()
+        self.id = f"{prefix}{random.getrandbits(112):028x}"
         self.created = int(time.time())
         self.model = model
         self.fingerprint = _fingerprint(hello.engine, hello.model)

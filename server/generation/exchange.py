@@ -9,6 +9,7 @@ engine connections' readers, and `abort` when the reply is over or the caller ha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -92,6 +93,7 @@ class _Sequence:
         "avoid",
         "connection",
         "continues",
+        "has_output",
         "index",
         "last",
         "number",
@@ -99,9 +101,9 @@ class _Sequence:
     )
 
     def __init__(self, exchange: Exchange, index: int, work: Work) -> None:
-        self._exchange = exchange
         self.index = index
         self.work = work
+        self._exchange = exchange
         self.connection: EngineConnection | None = None
         self.number = 0
         self.attempts = 0
@@ -110,22 +112,17 @@ class _Sequence:
         """Whether its last event has come."""
         self.continues = False
         """Whether it took another's place."""
+        self.has_output = False
+        """Whether the caller has seen something of it: it cannot start anew."""
 
     def start(self, connection: EngineConnection) -> None:
         self.attempts += 1
         self.connection = connection
-        self.number = connection.generate(self.work, self.receive)
+        self.number = connection.generate(self.work, partial(self._exchange.receive, self))
 
     def abort(self) -> None:
         if self.connection is not None and not self.last:
             self.connection.abort(self.number)
-
-    def receive(self, event: Event) -> None:
-        try:
-            self._exchange.receive(self, event)
-        except Exception:
-            self._exchange.break_off()
-            raise
 
 
 class Exchange:
@@ -152,8 +149,6 @@ class Exchange:
         self._name_error = name_error
         self._sequences = [_Sequence(self, index, work) for index, work in enumerate(works)]
         self._admitted: set[int] = set()
-        self._with_output: set[int] = set()
-        """Sequences of which the caller has seen something: they cannot start anew."""
         self._early: list[tuple[_Sequence, Event]] | None = [] if len(works) > 1 else None
         """Events that came before every sequence was admitted."""
         self._begun = False
@@ -176,30 +171,34 @@ class Exchange:
         for sequence in sequences:
             sequence.abort()
 
-    def break_off(self) -> None:
-        """After a fault of ours in the handling of an event: the caller is told at once."""
-        self._fail(InternalError())
-
     def receive(self, sequence: _Sequence, event: Event) -> None:
-        if isinstance(event, Token) and self._begun:
-            self.tally.completion_tokens += len(event.token_ids)
-            if not self.over:
-                self._with_output.add(sequence.index)
-                continuation = self._output.token(sequence.index, event)
-                if continuation is not None:
-                    self._go_on(sequence, continuation)
-        elif isinstance(event, Admitted):
+        """After a fault of ours in the handling of an event the caller is told at once."""
+        try:
+            if type(event) is Token and self._begun:
+                self.tally.completion_tokens += len(event.token_ids)
+                if not self.over:
+                    sequence.has_output = True
+                    continuation = self._output.token(sequence.index, event)
+                    if continuation is not None:
+                        self._go_on(sequence, continuation)
+            else:
+                self._take(sequence, event)
+        except Exception:
+            self._fail(InternalError())
+            raise
+
+    def _take(self, sequence: _Sequence, event: Event) -> None:
+        if isinstance(event, Admitted):
             self._admit(sequence, event)
         elif isinstance(event, Failed):
             self._handle_failure(sequence, event)
         elif not self._begun and self._early is not None:
             self._early.append((sequence, event))
-        elif isinstance(event, PromptScored):
-            if not self.over:
-                self._with_output.add(sequence.index)
-                self._output.scored(sequence.index, event)
         elif isinstance(event, Finished):
             self._finish(sequence, event)
+        elif isinstance(event, PromptScored) and not self.over:
+            sequence.has_output = True
+            self._output.scored(sequence.index, event)
 
     def _admit(self, sequence: _Sequence, event: Admitted) -> None:
         if sequence.index in self._admitted:
@@ -264,7 +263,7 @@ class Exchange:
     def _may_retry(self, sequence: _Sequence, failed: Failed) -> bool:
         return (
             failed.kind in _RETRIABLE
-            and sequence.index not in self._with_output
+            and not (sequence.has_output or sequence.continues)
             and sequence.attempts < MAX_ATTEMPTS
         )
 
