@@ -62,3 +62,4 @@ LLAMAFACTORY = Environment(
     "llamafactory", "LLaMA-Factory 0.9.5", without_dependencies=("llamafactory==0.9.5",)
 )
 ROUTER = Environment("router", "vllm-router 0.1.17")
+SGLANG_ROUTER = Environment("sglang-router", "sglang-router 0.3.2")
