@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.engine.hf.lora.layer import AdapterStep, plan_adapters
+from workers.engine.hf.lora.plan import AdapterStep, plan_adapters
 from workers.engine.hf.lora.wrapping import wrap_linears
 
 SIZES = {"q": 24, "k": 8, "v": 8}

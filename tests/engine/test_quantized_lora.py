@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from workers.contract.parts import AdapterRef
 from workers.engine.adapter_files import AdapterRules
-from workers.engine.hf.lora.layer import plan_adapters
 from workers.engine.hf.lora.places import AdapterPlaces
+from workers.engine.hf.lora.plan import plan_adapters
 from workers.engine.hf.lora.weights import read_adapter
 from workers.engine.hf.model import load_model
 from workers.engine.hf.settings import HfSettings

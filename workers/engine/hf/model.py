@@ -26,7 +26,8 @@ from workers.engine.hf.attention import (
 )
 from workers.engine.hf.dense import DenseDecoder, dense_decoder, probe_decoder
 from workers.engine.hf.kv import LayerShape, SlotCache, token_bytes
-from workers.engine.hf.lora.layer import AdaptedLayer, AdapterStep
+from workers.engine.hf.lora.layer import AdaptedLayer
+from workers.engine.hf.lora.plan import AdapterStep
 from workers.engine.hf.lora.quantized import quantized_linears
 from workers.engine.hf.lora.wrapping import wrap_linears, wrap_quantized
 from workers.engine.hf.media.check import MediaProbe

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 
 from workers.engine.hf.attention import Chunk, StepLayout, plan_runs
-from workers.engine.hf.lora.layer import plan_adapters
 from workers.engine.hf.lora.places import AdapterPlaces
+from workers.engine.hf.lora.plan import plan_adapters
 from workers.engine.hf.media.sequences import MediaSlice, step_inputs
 from workers.engine.hf.model import LoadedModel
 from workers.engine.hf.scheduler import Slice, Step

@@ -18,8 +18,8 @@ from torch import Tensor
 from workers.contract.messages import FailureKind
 from workers.contract.parts import AdapterRef
 from workers.engine.backend import RefusedError
-from workers.engine.hf.lora.layer import plan_adapters
 from workers.engine.hf.lora.places import AdapterPlaces
+from workers.engine.hf.lora.plan import plan_adapters
 from workers.engine.hf.lora.weights import AdapterWeights
 from workers.engine.hf.memory import is_out_of_memory
 from workers.engine.hf.model import LoadedModel

@@ -9,6 +9,8 @@ small operations per group, however many adapters and layers there are.
 B stands at the rows of its own layer and is zero at those of the others, so that one product serves
 a group: some memory and some multiplying by zero, against the setup of a product per layer.
 
+Few tokens of small layers on CPU are multiplied each by its own factors instead: see `gathered`.
+
 Shape letters: T tokens, I input size, O outputs of a group, M layers of a group, C ranks of all
 adapters, R ranks of a step times M.
 """
@@ -16,55 +18,25 @@ adapters, R ranks of a step times M.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.engine.hf.lora.gathered import GatheredFactors
+from workers.engine.hf.lora.plan import MAX_OWN_TOKENS, AdapterStep
+
 FIRST_RANKS = 128
 """Room for so many is there from the start: making it means copying the weights."""
-_FEW_RANKS = 64
-"""So many ranks before the stretch are computed in vain rather than by another product."""
 _FEW_TOKENS = 16
 _SMALL_A = 16_384
 """On CPU, a product of so few tokens with an A of so few elements costs less in float32 than the
 setup of one in a narrower type."""
+_SMALL_WEIGHT = 200_000
+"""The same of weights so small and at most MAX_OWN_TOKENS tokens: they are held in float32 too."""
 _ALIASED_BYTES = 1024
 """Rows at multiples of this fall on few cache lines; padding spreads them."""
-
-
-@dataclass(slots=True)
-class AdapterStep:
-    """Shared by all layers of a model: what this step's tokens use. `foreign` [T, C] is True where
-    a rank is not of the token's adapter; None if all tokens use one adapter alone. Its first column
-    is rank `start`: that of the stretch, or 0 if the ranks before it are computed in vain."""
-
-    first: int = 0
-    end: int = 0
-    start: int = 0
-    foreign: Tensor | None = None
-    planned: tuple[list[tuple[int, int]], list[int]] | None = None
-    """What it was made for: while rows only decode, the next step is the same."""
-    _repeated: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
-
-    def clear(self) -> None:
-        self.first = self.end = self.start = 0
-        self.set_foreign(None)
-        self.foreign = None
-
-    def foreign_to(self, num_layers: int) -> Tensor | None:
-        """[T, R] for a group of that many layers, each rank once per layer."""
-        if self.foreign is None or num_layers == 1:
-            return self.foreign
-        if num_layers not in self._repeated:
-            self._repeated[num_layers] = self.foreign.repeat_interleave(num_layers, 1)
-        return self._repeated[num_layers]
-
-    def set_foreign(self, foreign: Tensor | None) -> None:
-        self.foreign = foreign
-        self._repeated.clear()
 
 
 class SharedInput:
@@ -86,6 +58,10 @@ class SharedInput:
         self._span_joined = self._joined
         self._span_a = self._span_b = self._a_CMI
         self._small_a: Tensor | None = None
+        self._small_weight, self._small_bias = self._widen_small()
+        self._gathered = GatheredFactors(self.in_features, self.sizes)
+        self._is_gathered = False
+        self._plan: object = None
         self._input: Tensor | None = None
         self._outputs: tuple[Tensor, ...] = ()
         self._num_taken = 0
@@ -101,6 +77,14 @@ class SharedInput:
                 part.copy_(linear.bias.data)
         return bias
 
+    def _widen_small(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias in float32; the weight lies by inputs, which is faster."""
+        weight, bias = self._weight, self._bias
+        is_small = weight.device.type == "cpu" and weight.numel() <= _SMALL_WEIGHT
+        if not is_small or weight.dtype == torch.float32:
+            return None, None
+        return weight.float().t().contiguous().t(), None if bias is None else bias.float()
+
     def _grow(self, num_ranks: int) -> None:
         num_members, size = len(self.sizes), self.in_features
         num_columns = size + num_ranks * num_members
@@ -114,7 +98,7 @@ class SharedInput:
         a_CMI[: self._num_ranks].copy_(self._a_CMI)
         self._joined, self._a_CMI, self._num_ranks = joined, a_CMI, num_ranks
         self._weight = joined[:, :size]
-        self._span = (0, 0)
+        self._span, self._plan = (0, 0), None
 
     def weight(self, member: int) -> Tensor:
         return self._weight.split(self.sizes)[member]
@@ -130,19 +114,23 @@ class SharedInput:
 
     def install(self, member: int, first: int, a: Tensor, b: Tensor) -> None:
         """Puts an adapter's factors at rank `first`."""
-        self._span = (0, 0)
         end = first + a.shape[0]
+        self._forget(first, end)
         if end > self._num_ranks:
             self._grow(min(max(end, 2 * self._num_ranks), self._max_ranks))
         self._a_CMI[first:end, member].copy_(a, non_blocking=True)
         self._b_OC(member, first, end).copy_(b.t(), non_blocking=True)
 
     def blank(self, member: int, first: int, end: int) -> None:
-        self._span = (0, 0)
+        self._forget(first, end)
         end = min(end, self._num_ranks)
         if first < end:
             self._a_CMI[first:end, member].zero_()
             self._b_OC(member, first, end).zero_()
+
+    def _forget(self, first: int, end: int) -> None:
+        self._span, self._plan = (0, 0), None
+        self._gathered.forget(first, end)
 
     def output(self, member: int, x: Tensor) -> Tensor:
         """Layer `member` of `x`. The first layer asked computes for all, the last forgets: the
@@ -162,41 +150,69 @@ class SharedInput:
         """The outputs of all layers of the group, one behind the other."""
         step = self._step
         if step.end == step.first:
-            return F.linear(x, self._weight, self._bias)
-        if self._span != (step.first, step.end):
-            self._select()
+            return self._compute_base(x)
         x_TI = x.reshape(-1, self.in_features)
-        h_TR = self._own_ranks(x_TI)
-        if step.start:
-            y_TO = F.linear(x_TI, self._weight, self._bias)
-            y_TO.addmm_(h_TR, self._span_b.t())
-        else:
-            y_TO = F.linear(torch.cat((x_TI, h_TR), 1), self._span_joined, self._bias)
+        if self._plan is not step.planned:
+            self._take_plan()
+        y_TO = self._add_own(x_TI) if self._is_gathered else self._add_all(x_TI)
         return y_TO.view(*x.shape[:-1], y_TO.shape[1])
+
+    def _compute_base(self, x: Tensor) -> Tensor:
+        if self._small_weight is None or x.numel() > MAX_OWN_TOKENS * self.in_features:
+            return F.linear(x, self._weight, self._bias)
+        return F.linear(x.float(), self._small_weight, self._small_bias).to(x.dtype)
+
+    def _take_plan(self) -> None:
+        step, num_members = self._step, len(self.sizes)
+        if step.end > self._num_ranks:  # of an adapter that leaves these layers alone
+            self._grow(min(max(step.end, 2 * self._num_ranks), self._max_ranks))
+        self._is_gathered = False
+        if step.own is not None:
+            b_OCM = self._joined[:, self.in_features :]
+            b_OCM = b_OCM[:, : self._num_ranks * num_members].unflatten(1, (-1, num_members))
+            self._is_gathered = self._gathered.choose(step.own, self._a_CMI, b_OCM)
+        if not self._is_gathered and self._span != (step.first, step.end):
+            self._select()
+        self._plan = step.planned
+
+    def _add_own(self, x_TI: Tensor) -> Tensor:
+        wide_TI = x_TI.float()
+        if self._small_weight is not None:
+            y_TO = F.linear(wide_TI, self._small_weight, self._small_bias)
+        else:
+            y_TO = F.linear(x_TI, self._weight, self._bias).float()
+        self._gathered.add(y_TO, wide_TI)
+        return y_TO.to(x_TI.dtype)
+
+    def _add_all(self, x_TI: Tensor) -> Tensor:
+        """Of all adapters of the step; blanked in each token's row are the others'."""
+        h_TR = self._own_ranks(x_TI)
+        if not self._step.start:
+            return F.linear(torch.cat((x_TI, h_TR), 1), self._span_joined, self._bias)
+        return F.linear(x_TI, self._weight, self._bias).addmm_(h_TR, self._span_b.t())
 
     def _select(self) -> None:
         """What the step's stretch of ranks needs; the same while rows only decode."""
         step, num_members = self._step, len(self.sizes)
-        if step.end > self._num_ranks:  # of an adapter that leaves these layers alone
-            self._grow(min(max(step.end, 2 * self._num_ranks), self._max_ranks))
         behind = self.in_features + step.end * num_members
         self._span_joined = self._joined[:, :behind]
         self._span_b = self._joined[:, self.in_features + step.start * num_members : behind]
         self._span_a = self._a_CMI[step.start : step.end].flatten(0, 1)
-        is_small = self._span_a.device.type == "cpu" and self._span_a.numel() <= _SMALL_A
-        is_small = is_small and self._span_a.dtype != torch.float32
-        self._small_a = self._span_a.float() if is_small else None
+        self._small_a = None
         self._span = (step.first, step.end)
 
     def _own_ranks(self, x_TI: Tensor) -> Tensor:
-        """x A^T, zero where not the token's own. Assigned, not multiplied: what another's adapter
-        makes of a token may be infinite."""
-        foreign = self._step.foreign_to(len(self.sizes))
-        if self._small_a is not None and x_TI.shape[0] <= _FEW_TOKENS:
+        """x A^T, zero where not the token's own."""
+        a_RI = self._span_a
+        is_small = a_RI.device.type == "cpu" and a_RI.numel() <= _SMALL_A
+        if is_small and x_TI.shape[0] <= _FEW_TOKENS:
+            if self._small_a is None:
+                self._small_a = a_RI.float()
             h_TR = F.linear(x_TI.float(), self._small_a)
-            return (h_TR if foreign is None else h_TR.masked_fill_(foreign, 0.0)).to(x_TI.dtype)
-        h_TR = F.linear(x_TI, self._span_a)
-        return h_TR if foreign is None else h_TR.masked_fill_(foreign, 0.0)
+        else:
+            h_TR = F.linear(x_TI, a_RI)
+        self._step.blank_foreign(h_TR, len(self.sizes))
+        return h_TR.to(x_TI.dtype)
 
 
 class AdaptedLayer(Protocol):
@@ -242,27 +258,3 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self._group.output(self._member, x)
-
-
-def plan_adapters(
-    step: AdapterStep, blocks: list[tuple[int, int]], counts: list[int], device: torch.device
-) -> None:
-    """Sets `step` for runs of tokens: `counts[i]` tokens of the adapter at columns `blocks[i]`,
-    where (0, 0) is the base model."""
-    if step.planned == (blocks, counts):
-        return
-    step.planned = (blocks, counts)
-    used = {block for block in blocks if block[1]}
-    if not used:
-        step.clear()
-        return
-    step.first = min(first for first, _ in used)
-    step.end = max(end for _, end in used)
-    step.start = step.first if step.first > _FEW_RANKS else 0
-    if len(used) == 1 and step.first == step.start and (0, 0) not in blocks:
-        step.set_foreign(None)
-        return
-    columns = torch.arange(step.start, step.end)[None, :]
-    per_run = torch.tensor(blocks)
-    foreign = (columns < per_run[:, :1]) | (columns >= per_run[:, 1:])
-    step.set_foreign(foreign.repeat_interleave(torch.tensor(counts), 0).to(device))

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils.quantization_config import QuantizationMethod
 
-from workers.engine.hf.lora.layer import FIRST_RANKS, AdapterStep
+from workers.engine.hf.lora.layer import FIRST_RANKS
+from workers.engine.hf.lora.plan import AdapterStep
 
 
 class QuantizedLora(nn.Module):
@@ -57,8 +58,7 @@ class QuantizedLora(nn.Module):
         self._reach(step.end)
         ranks = slice(step.start, step.end)
         h_TR = F.linear(x.reshape(-1, self.in_features).to(self._a_CI.dtype), self._a_CI[ranks])
-        if step.foreign is not None:
-            h_TR = h_TR.masked_fill_(step.foreign, 0.0)
+        step.blank_foreign(h_TR)
         return y + (h_TR @ self._b_CO[ranks]).to(y.dtype).view(y.shape)
 
 

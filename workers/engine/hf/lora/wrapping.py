@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.engine.hf.lora.layer import AdapterStep, LoraLinear, SharedInput
+from workers.engine.hf.lora.layer import LoraLinear, SharedInput
+from workers.engine.hf.lora.plan import AdapterStep
 from workers.engine.hf.lora.quantized import QuantizedLora
 
 
