@@ -5,7 +5,7 @@ their slots, then prefill chunks. The function registered with transformers find
 the attention module, writes the new keys and values to their slots and attends.
 
 Shape letters: T tokens of the step, B decoding rows, H query heads, K key/value heads, G = H / K,
-L length in tokens, D head size, N tokens of a chunk (rows times K in `_attend_many`).
+L length in tokens, D head size, N tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from workers.engine.hf.kv import LayerShape, SlotCache
 IMPLEMENTATION = "tuneyard_slots"
 _RUN_OVERHEAD_TOKENS = 2048
 """Reading this many padded tokens costs about what one more attention call costs."""
-_MANY_ROWS = 8
 
 
 @dataclass(slots=True)
@@ -218,31 +217,8 @@ def _decode(
     num_groups, size = num_heads // num_kv_heads, query_THD.shape[2]
     query_BKGD = query_THD[tokens].reshape(run.num_rows, num_kv_heads, num_groups, size)
     keys, values = keys_RKLD[rows, :, : run.length], values_RKLD[rows, :, : run.length]
-    is_bfloat16_on_cpu = query_THD.dtype == torch.bfloat16 and query_THD.device.type == "cpu"
-    if is_bfloat16_on_cpu and softcap is None and run.num_rows >= _MANY_ROWS:
-        out = _attend_many(query_BKGD, keys, values, mask, scale)
-    else:
-        out = _attend(query_BKGD, keys, values, mask, False, scale, softcap)
+    out = _attend(query_BKGD, keys, values, mask, False, scale, softcap)
     return out.reshape(run.num_rows, num_heads, values.shape[3])
-
-
-def _attend_many(
-    query_BKGD: Tensor,
-    keys_BKLD: Tensor,
-    values_BKLD: Tensor,
-    mask: Tensor | None,
-    scale: float | None,
-) -> Tensor:
-    """On CPU in bfloat16, half the time of torch's fused attention for many rows: keys times
-    queries, as here, is a third of queries times keys, which oneDNN must repack."""
-    num_rows, num_heads, num_groups, size = query_BKGD.shape
-    query_NGD = (query_BKGD * (scale or size**-0.5)).flatten(0, 1)
-    scores_NLG = torch.bmm(keys_BKLD.flatten(0, 1), query_NGD.transpose(1, 2)).float()
-    scores_NGL = scores_NLG.transpose(1, 2).contiguous()
-    if mask is not None:
-        scores_NGL.view(num_rows, num_heads, num_groups, -1).add_(mask)
-    shares_NGL = torch.softmax(scores_NGL, -1).to(values_BKLD.dtype)
-    return torch.bmm(shares_NGL, values_BKLD.flatten(0, 1))
 
 
 def _attend(
