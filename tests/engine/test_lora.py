@@ -153,6 +153,11 @@ def _poison(weights: dict[str, torch.Tensor]) -> None:
     next(iter(weights.values()))[0, 0] = float("nan")
 
 
+def _overflow(weights: dict[str, torch.Tensor]) -> None:
+    """Finite, until it is scaled."""
+    next(weight for name, weight in weights.items() if "lora_B" in name)[0, 0] = 3e38
+
+
 def _rename(weights: dict[str, torch.Tensor]) -> None:
     for name in [n for n in weights if "q_proj" in n]:
         weights[name.replace("q_proj", "z_proj")] = weights.pop(name)
@@ -188,6 +193,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], FailureKind]] = {
     "wrong shape": (_edit_weights(_shrink), FailureKind.ADAPTER_INVALID),
     "unknown layer": (_edit_weights(_rename), FailureKind.ADAPTER_INVALID),
     "not a number": (_edit_weights(_poison), FailureKind.ADAPTER_INVALID),
+    "too large": (_edit_weights(_overflow), FailureKind.ADAPTER_INVALID),
 }
 
 

@@ -51,9 +51,10 @@ def read_adapter(
             for module, rank in facts.modules.items():
                 a = tensors.get_tensor(stored[f"{module}.lora_A.weight"]).float()
                 b = tensors.get_tensor(stored[f"{module}.lora_B.weight"]).float()
-                _check_finite(ref, module, a, b)
                 b_scaled = b.t().mul(_scaling(facts.config, module, rank))
-                layers[module] = (a.to(dtype).contiguous(), b_scaled.to(dtype).contiguous())
+                factors = (a.to(dtype).contiguous(), b_scaled.to(dtype).contiguous())
+                _check_finite(ref, module, *factors)
+                layers[module] = factors
     except (OSError, SafetensorError) as error:
         message = f"Adapter {ref.name!r} cannot be served: its files cannot be read."
         raise RefusedError(FailureKind.ADAPTER_INVALID, message, "model") from error
@@ -66,9 +67,13 @@ def _scaling(config: dict[str, Any], module: str, rank: int) -> float:
 
 
 def _check_finite(ref: AdapterRef, module: str, *factors: Tensor) -> None:
-    """A weight that is not a number would spoil the other rows of its batch."""
+    """A weight that is not a number would spoil the other rows of its batch; so would one too large
+    for the model's type."""
     if not all(bool(torch.isfinite(factor).all()) for factor in factors):
-        message = f"Adapter {ref.name!r} cannot be served: {module} holds NaN or infinity."
+        message = (
+            f"Adapter {ref.name!r} cannot be served: {module} holds NaN or infinity, or a value "
+            f"too large for {str(factors[0].dtype).removeprefix('torch.')}."
+        )
         raise RefusedError(FailureKind.ADAPTER_INVALID, message, "model")
 
 
