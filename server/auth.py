@@ -29,8 +29,6 @@ class KeyDirectory(Protocol):
 class Principal:
     key_id: str
     project: Project
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    """Tell in each response whose the request was."""
 
 
 class KeyRing:
@@ -43,22 +41,14 @@ class KeyRing:
     async def authenticate(self, authorization: bytes | None) -> Principal:
         """Raises Unauthorized."""
         key = _bearer(authorization)
-        digest = hashlib.sha256(key).hexdigest()
-        principal = self._known.peek(digest) or await self._known.get(digest)
+        principal = await self._known.get(hashlib.sha256(key).hexdigest())
         if principal is None:
             raise Unauthorized(f"Incorrect API key provided: {_redact(key)}.")
         return principal
 
     async def _find(self, key_hash: str) -> Principal | None:
         found = await self._directory.find(key_hash)
-        if found is None:
-            return None
-        project = found.project
-        headers = (
-            (b"openai-organization", project.slug.encode()),
-            (b"openai-project", project.id.encode()),
-        )
-        return Principal(found.id, project, headers)
+        return None if found is None else Principal(found.id, found.project)
 
 
 def _bearer(authorization: bytes | None) -> bytes:

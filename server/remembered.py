@@ -22,14 +22,10 @@ class Remembered(Generic[KeyT, ValueT]):
         self._known: dict[KeyT, tuple[float, ValueT]] = {}
         self._asking: dict[KeyT, asyncio.Task[ValueT | None]] = {}
 
-    def peek(self, key: KeyT) -> ValueT | None:
-        """What is remembered of it."""
-        known = self._known.get(key)
-        return known[1] if known is not None and known[0] > time.monotonic() else None
-
     async def get(self, key: KeyT) -> ValueT | None:
-        if (known := self.peek(key)) is not None:
-            return known
+        known = self._known.get(key)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
         asking = self._asking.get(key)
         if asking is None:
             asking = self._asking[key] = asyncio.create_task(self._ask(key))

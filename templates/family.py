@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import lru_cache
 
 from templates.conversation import MediaKind
 from templates.format import Segment, TokenizerInfo
@@ -147,28 +146,18 @@ def fill(
             if text:
                 segments.append(Segment(text, control=True, joined=False))
             continue
-        before = _literal(_of_turn(element.before, turn), False)
+        run = [Segment(element.before.replace(TURN_INDEX, str(turn)), control=True)]
         if element.has_content:
-            segments += start_run((before, *content, _literal(_of_turn(element.after, turn))))
-        else:
-            segments += start_run((before,))
+            run += content
+            run.append(Segment(element.after.replace(TURN_INDEX, str(turn)), control=True))
+        segments += start_run(run)
     return segments
-
-
-def _of_turn(text: str, turn: int) -> str:
-    return text.replace(TURN_INDEX, str(turn)) if TURN_INDEX in text else text
-
-
-@lru_cache(maxsize=4096)
-def _literal(text: str, joined: bool = True) -> Segment:
-    """Of the data's texts, of which there are few, and many renderings."""
-    return Segment(text, control=True, joined=joined)
 
 
 def start_run(segments: Sequence[Segment]) -> list[Segment]:
     """The segments as a run of their own, empty ones left out."""
     run = [segment for segment in segments if segment.text or segment.media is not None]
-    if run and run[0].joined:
+    if run:
         first = run[0]
         run[0] = Segment(first.text, first.control, joined=False, media=first.media)
     return run

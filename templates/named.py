@@ -76,7 +76,7 @@ class NamedFormat:
         options = self._checked(conversation.options)
         thoughts = thinks(self._family, options)
         dialogue = read_dialogue(conversation.messages)
-        segments = [*self._slots.opening]
+        segments = self._slots.opening()
         opens_reasoning = thought_over = False
         last = len(dialogue.exchanges) - 1
         for index, exchange in enumerate(dialogue.exchanges):
@@ -110,7 +110,7 @@ class NamedFormat:
                 raise FormatError(
                     "A training conversation must end with an assistant message.", "messages"
                 )
-            prompt = [*self._slots.opening] if index == 0 else []
+            prompt = self._slots.opening() if index == 0 else []
             prompt += self._slots.told(exchange, conversation, dialogue.system, index)
             history = last_turn_only and index < last
             keep = thoughts.in_history if history else thoughts.in_answer

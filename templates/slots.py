@@ -32,8 +32,9 @@ class FamilySlots:
         self._tokenizer = tokenizer
         self._eos = eos
         self._shield = shield_for(tokenizer.special_tokens)
-        self.opening = tuple(fill(family.prefix, (), tokenizer, eos))
-        """What every prompt begins with."""
+
+    def opening(self) -> list[Segment]:
+        return fill(self._family.prefix, (), self._tokenizer, self._eos)
 
     def fill(self, slot: str, content: Sequence[Segment], index: int = 0) -> list[Segment]:
         return fill(getattr(self._family, slot), content, self._tokenizer, self._eos, index)
@@ -88,9 +89,9 @@ class FamilySlots:
 
     def _system(self, messages: Sequence[ChatMessage], conversation: Conversation) -> list[Segment]:
         default, tools = self._family.default_system, conversation.tools
-        if not (messages or default or tools or self._family.effort):
-            return []
         effort = self._effort_line(conversation.options)
+        if not (messages or default or tools or effort):
+            return []
         content = self._contents(messages)
         if not any(segment.text for segment in content):
             content = [Segment(default, control=True)] if default else []
@@ -164,8 +165,6 @@ class FamilySlots:
         between: str = BETWEEN_MESSAGES,
         control: bool = False,
     ) -> list[Segment]:
-        if len(messages) == 1:
-            return self.content(messages[0])
         content: list[Segment] = []
         for number, message in enumerate(messages):
             if number:

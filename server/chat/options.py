@@ -28,7 +28,8 @@ def render_options(
         raise unsupported_value(
             "add_generation_prompt", "It may be false only with 'continue_final_message'."
         )
-    extra, thinking, preserve = _template_kwargs(request.chat_template_kwargs)
+    extra = dict(request.chat_template_kwargs or {})
+    thinking = _switch(extra, "enable_thinking")
     if request.enable_thinking is not None:
         if thinking is not None:
             raise invalid_value("enable_thinking", "It is given in 'chat_template_kwargs' too.")
@@ -43,21 +44,11 @@ def render_options(
         enable_thinking=thinking,
         reasoning_effort=effort,
         thinking_budget=budget,
-        preserve_thinking=preserve,
+        preserve_thinking=_switch(extra, "preserve_thinking"),
         continue_final_message=continues,
         documents=tuple(request.documents or ()),
         template_kwargs=extra,
     )
-
-
-def _template_kwargs(
-    given: dict[str, Any] | None,
-) -> tuple[dict[str, Any], bool | None, bool | None]:
-    """What is the template's alone, and the switches `enable_thinking` and `preserve_thinking`."""
-    if not given:
-        return {}, None, None
-    extra = dict(given)
-    return extra, _switch(extra, "enable_thinking"), _switch(extra, "preserve_thinking")
 
 
 def _switch(extra: dict[str, Any], name: str) -> bool | None:

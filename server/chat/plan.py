@@ -114,14 +114,11 @@ async def plan_chat(
     if not asked <= _PLAIN_FIELDS:
         _refuse_unsupported(request)
     served = await catalog.serve(request.model, principal.project.id)
-    tool_format = _tool_format(request)
-    chat_format = catalog.known_format(served, tool_format)
-    chat_format = chat_format or await catalog.chat_format(served, tool_format)
+    chat_format = await catalog.chat_format(served, _tool_format(request))
     tools = NO_TOOLS if asked.isdisjoint(_TOOL_FIELDS) else _plan_tools(request)
     messages = read_messages(request.messages)
     media = media_parts(messages)
     check_kinds(media, served.hello)
-    loaded = await loader.load(media) if media else {}
     options = render_options(request, messages, served.defaults)
     conversation = Conversation(messages, tools.tools, options)
     constraint = None
@@ -148,7 +145,7 @@ async def plan_chat(
         chat_format=chat_format,
         prompt=prompt,
         tools=tools,
-        works=_works(request, served, chat_format, prompt, guide, loaded),
+        works=_works(request, served, chat_format, prompt, guide, await loader.load(media)),
         limit=limit,
         guide_param=guide.param if guide is not None else None,
         media=tuple(media),

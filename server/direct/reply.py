@@ -71,10 +71,7 @@ class Reply:
 
     def write(self, data: bytes) -> None:
         """Adds to a stream; `data` is not empty."""
-        if not self.over:
-            self.wrote = True
-            framed = b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data
-            self._connection.transport.write(framed)
+        self._put(self._framed(data))
 
     def end(self, data: bytes) -> None:
         """The last of a stream; `data` is not empty."""

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from server.engines.client import EngineConnection, EngineUnreachable
 from server.engines.connecting import connect_engine
-from server.engines.routing import Reason, choose
+from server.engines.routing import choose
 from server.errors import Unavailable
 from server.store.records import Engine
 from workers.contract.messages import FailureKind
@@ -148,8 +148,9 @@ class EnginePool:
             connections = sound or connections
         if not connections:
             raise Unavailable("No engine is ready for the model. Please retry.", retry_after_s=2.0)
-        index, reason = 0, Reason.ONLY
-        if len(connections) > 1:
+        if len(connections) == 1:
+            index, reason = choose(connections)
+        else:
             index, reason = choose(
                 connections,
                 None if adapter is None else adapter.name,

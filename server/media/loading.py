@@ -31,8 +31,6 @@ def media_parts(messages: Sequence[ChatMessage]) -> list[MediaPart]:
 
 def check_kinds(parts: Sequence[MediaPart], hello: Hello) -> None:
     """Raises InvalidRequest for a part that the model does not take."""
-    if not parts:
-        return
     taken = [str(kind) for kind in hello.media]
     for part in parts:
         if part.kind.value not in taken:

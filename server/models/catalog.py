@@ -75,8 +75,7 @@ class Catalog:
 
     async def find(self, model_id: str, project_id: str) -> Model:
         """Raises ModelNotFound."""
-        place = model_id, project_id
-        model = self._models.peek(place) or await self._models.get(place)
+        model = await self._models.get((model_id, project_id))
         if model is None:
             raise ModelNotFound(model_id)
         return model
@@ -168,19 +167,15 @@ class Catalog:
         self._control_ids[key] = served.hello, event.ids
         return event.ids
 
-    def known_format(self, served: Served, tool_format: str | None = None) -> ChatFormat | None:
-        """What `chat_format` has opened before."""
-        known = self._formats.get((served.model.base, tool_format))
-        return known[1] if known is not None and known[0] is served.hello else None
-
     async def chat_format(self, served: Served, tool_format: str | None = None) -> ChatFormat:
         """Opened once for each start of an engine, in a thread: it reads files. `tool_format` is a
         known dialect, to be used for the model's own. Raises InternalError if the operator named a
         format that there is not, or the model has none."""
         base, hello = served.model.base, served.hello
         key = base, tool_format
-        if (known := self.known_format(served, tool_format)) is not None:
-            return known
+        known = self._formats.get(key)
+        if known is not None and known[0] is hello:
+            return known[1]
         entry = self._config.model(base)
         tokenizer = TokenizerInfo(
             bos_token=hello.bos_token,
