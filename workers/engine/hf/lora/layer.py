@@ -85,6 +85,11 @@ class SharedInput:
             return None, None
         return weight.float().t().contiguous().t(), None if bias is None else bias.float()
 
+    def _reach(self, end: int) -> None:
+        """Makes room for ranks up to `end`."""
+        if end > self._num_ranks:
+            self._grow(min(max(end, 2 * self._num_ranks), self._max_ranks))
+
     def _grow(self, num_ranks: int) -> None:
         num_members, size = len(self.sizes), self.in_features
         num_columns = size + num_ranks * num_members
@@ -116,8 +121,7 @@ class SharedInput:
         """Puts an adapter's factors at rank `first`."""
         end = first + a.shape[0]
         self._forget(first, end)
-        if end > self._num_ranks:
-            self._grow(min(max(end, 2 * self._num_ranks), self._max_ranks))
+        self._reach(end)
         self._a_CMI[first:end, member].copy_(a, non_blocking=True)
         self._b_OC(member, first, end).copy_(b.t(), non_blocking=True)
 
@@ -164,8 +168,7 @@ class SharedInput:
 
     def _take_plan(self) -> None:
         step, num_members = self._step, len(self.sizes)
-        if step.end > self._num_ranks:  # of an adapter that leaves these layers alone
-            self._grow(min(max(step.end, 2 * self._num_ranks), self._max_ranks))
+        self._reach(step.end)  # of an adapter that may leave these layers alone
         self._is_gathered = False
         if step.own is not None:
             b_OCM = self._joined[:, self.in_features :]
