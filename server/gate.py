@@ -51,7 +51,8 @@ class Call:
             (b"openai-version", b"2020-10-01"),
         ]
         if self.principal is not None:
-            headers += self.principal.headers
+            headers.append((b"openai-organization", self.principal.project.slug.encode()))
+            headers.append((b"openai-project", self.principal.project.id.encode()))
         if self.rates is not None:
             headers += self.rates()
         return headers

@@ -60,8 +60,7 @@ class _ToolOrder:
         if body.role == "tool":
             self._answer(body, _place(index))
             return
-        if self._open:
-            self.check_answered()
+        self.check_answered()
         self._caller = None
         if body.role == "assistant" and body.tool_calls:
             self._open = dict.fromkeys(call.id for call in body.tool_calls)

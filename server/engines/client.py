@@ -238,11 +238,11 @@ class EngineConnection(asyncio.Protocol):
 
     def _deliver(self, event: Event) -> None:
         """A fault in one request's handling must not reach the others on the connection."""
-        if isinstance(event, _OF_THE_WORKER):
-            self._hear(event)
-            return
         if isinstance(event, _CONTINUING):
             sink = self._sinks.get(event.id)
+        elif isinstance(event, _OF_THE_WORKER):
+            self._hear(event)
+            return
         else:
             sink = self._sinks.pop(event.id, None)
         if sink is not None:

@@ -101,9 +101,9 @@ class _Sequence:
     )
 
     def __init__(self, exchange: Exchange, index: int, work: Work) -> None:
+        self._exchange = exchange
         self.index = index
         self.work = work
-        self._exchange = exchange
         self.connection: EngineConnection | None = None
         self.number = 0
         self.attempts = 0
