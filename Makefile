@@ -7,6 +7,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= data
 ENGINES ?= vllm sglang
+PROCESSES ?= 2
 MARKER := tuneyard-environment.json
 CONSTRAINTS := deploy/environments/hf/constraints.txt
 
@@ -32,8 +33,8 @@ serve: export DATA := $(DATA)
 serve: $(BIN)/tuneyard ## Set up and start everything on one machine (HOST, PORT, DATA, API_KEY)
 	@exec $(BIN)/tuneyard serve
 
-test: check envs ## Set up, check and run all tests (ENGINES= leaves vLLM and SGLang out)
-	$(BIN)/python -m pytest -q
+test: check envs ## Set up, check and run all tests (PROCESSES=2; ENGINES= leaves vLLM and SGLang out)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile --reruns 1 -rR
 
 check: $(BIN)/pytest ## Format, lint, types and import rules
 	$(BIN)/ruff format --check .
