@@ -17,8 +17,8 @@ from tests.templates.conversations import CONVERSATIONS
 from tests.templates.tokenizers_for_tests import byte_level_tokenizer
 
 TOKENIZER = byte_level_tokenizer()
-QWEN3 = (Path(__file__).parent / "data" / "qwen3.jinja").read_text()
-INFO = describe_tokenizer(TOKENIZER, {"default": QWEN3})
+THOUGHTS = (Path(__file__).parent / "data" / "thoughts.jinja").read_text()
+INFO = describe_tokenizer(TOKENIZER, {"default": THOUGHTS})
 
 
 def rendered(name: str, folder: Path, conversation: Conversation) -> str:
@@ -78,13 +78,13 @@ def test_a_wrong_jinja_file_is_refused_with_its_line(tmp_path: Path) -> None:
 
 
 def test_the_models_own_templates_are_opened_by_name() -> None:
-    info = describe_tokenizer(TOKENIZER, {"default": QWEN3, "rag": "{{ messages[0].content }}"})
+    info = describe_tokenizer(TOKENIZER, {"default": THOUGHTS, "rag": "{{ messages[0].content }}"})
     segments = open_format("jinja:rag", info).render(CONVERSATIONS["single"]).segments
     assert [segment.text for segment in segments] == ["How are you?"]
     with pytest.raises(FormatError, match="no chat template named 'other'"):
         open_format("jinja:other", info)
     with pytest.raises(FormatError, match="none is the default"):
-        open_format(None, describe_tokenizer(TOKENIZER, {"rag": QWEN3}))
+        open_format(None, describe_tokenizer(TOKENIZER, {"rag": THOUGHTS}))
 
 
 def test_comparison_shows_the_first_token_that_differs() -> None:
@@ -92,10 +92,11 @@ def test_comparison_shows_the_first_token_that_differs() -> None:
     assert compare(own, own, encoder).same
     report = compare(open_format("qwen3", INFO), own, encoder)
     assert [difference.conversation for difference in report.differences] == [
+        "tools",
         "tools without system message",
         "tool result",
     ]
-    difference = report.differences[0]
+    difference = report.differences[1]
     assert difference.token_index == 3
     assert "token 3" in str(difference)
     wrong = compare(open_format("vicuna", INFO), own, encoder)

@@ -13,7 +13,7 @@ from templates.registry import open_format
 from tests.templates.conversations import CALLS, CONVERSATIONS, RESULT, WEATHER, says
 
 DATA = Path(__file__).parent / "data"
-INFO = TokenizerInfo(chat_templates={"default": (DATA / "qwen3.jinja").read_text("utf-8")})
+INFO = TokenizerInfo(chat_templates={"default": (DATA / "thoughts.jinja").read_text("utf-8")})
 
 
 def opened(name: str | None, **settings: Any) -> ChatFormat:
