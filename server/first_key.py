@@ -1,19 +1,21 @@
 """The key a fresh installation starts with.
 
-An operator's key (environment or configuration) is taken as it is. Otherwise one is made, and kept
-in `data/first_key` (readable by its owner only) so that every start can show it again. The
-database holds hashes only.
+An operator's key (environment or configuration) is taken as it is, and ends the one that was
+configured before it. Otherwise one is made, and kept in `data/first_key` (readable by its owner
+only) so that every start can show it again, until it is revoked. The database holds hashes only.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.store import Store
-from server.store.records import ApiKey
+from server.store.keys import KeyRevokedError
+from server.store.records import ApiKey, KeyOrigin
 
 DEFAULT_PROJECT_ID = "proj_default"
 DEFAULT_PROJECT_NAME = "tuneyard"
@@ -31,18 +33,28 @@ async def ensure_first_key(store: Store, data: Path, configured: str | None) -> 
     """To be called by one process at start; gives the same answer on every start."""
     project = await store.keys.ensure_project(DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME)
     if configured is not None:
-        record = await store.keys.add(project.id, configured, "configured")
-        return FirstKey(configured, record)
+        return FirstKey(configured, await store.keys.configure(project.id, configured))
     path = data / "first_key"
     if path.exists():
         plain = path.read_text().strip()
-        return FirstKey(plain, await store.keys.add(project.id, plain, "first"))
+        with suppress(KeyRevokedError):
+            return FirstKey(plain, await _keep(store, project.id, plain))
+        path.unlink()
     earlier = await store.keys.first_of(project.id)
     if earlier is not None:
         return FirstKey(None, earlier)
-    plain = "sk-" + secrets.token_urlsafe(32)
+    plain = new_key()
     _write_private(path, plain + "\n")
-    return FirstKey(plain, await store.keys.add(project.id, plain, "first"))
+    return FirstKey(plain, await _keep(store, project.id, plain))
+
+
+def new_key() -> str:
+    """256 random bits, with OpenAI's prefix."""
+    return "sk-" + secrets.token_urlsafe(32)
+
+
+async def _keep(store: Store, project_id: str, plain: str) -> ApiKey:
+    return await store.keys.add(project_id, plain, KeyOrigin.FIRST.value, KeyOrigin.FIRST)
 
 
 def _write_private(path: Path, text: str) -> None:

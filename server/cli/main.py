@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 import yaml
 from rich.console import Console
 
-from server.config import Config, ConfigError, load_config
+from server.cli.keys import app as keys
+from server.cli.options import ConfigPath, load, refuse
+from server.config import Config
 from server.config.listing import names_table
 from server.environments.commands import app as environments
 from templates.format import FormatError
@@ -34,26 +36,21 @@ API_KEY in the environment win over it. Without a file, the bundled model is ser
 )
 
 cli.add_typer(environments)
+cli.add_typer(keys)
 
-_ConfigPath = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Settings file. Default: tuneyard.yaml, if there is one."),
-]
 _ParentDescriptor = Annotated[int, typer.Option(help="Pipe that ends with the parent process.")]
-_DEFAULT_CONFIG = Path("tuneyard.yaml")
-_BAD_CONFIG_STATUS = 2
 _FAULT_STATUS = 1
 
 
 @cli.command()
-def serve(config: _ConfigPath = None) -> None:
+def serve(config: ConfigPath = None) -> None:
     """Start the gateway, the supervisor and the engine workers, and keep them running.
 
     Ctrl-C ends all of them within ten seconds; a running job keeps its progress.
     """
     from server.cli.serve import serve as run
 
-    sys.exit(asyncio.run(run(_load(config), Console())))
+    sys.exit(asyncio.run(run(load(config), Console())))
 
 
 @cli.command()
@@ -63,7 +60,7 @@ def engine(
     token_file: Annotated[
         Path, typer.Option(help="Holds the secret that clients must know, on one line.")
     ],
-    config: _ConfigPath = None,
+    config: ConfigPath = None,
     drain_timeout_s: Annotated[
         float, typer.Option(help="What requests have to end in once this is told to stop.")
     ] = 600.0,
@@ -86,7 +83,7 @@ token_file. SIGTERM and Ctrl-C let requests under way end first; a second one do
     from server.cli.engine import HostedEngine, run_engine
 
     options = HostedEngine(model, listen, token_file, drain_timeout_s, tls_cert, tls_key, insecure)
-    sys.exit(asyncio.run(run_engine(_load(config), options, Console())))
+    sys.exit(asyncio.run(run_engine(load(config), options, Console())))
 
 
 @cli.command()
@@ -100,7 +97,7 @@ def openapi() -> None:
 
 @cli.command()
 def check(
-    config: _ConfigPath = None,
+    config: ConfigPath = None,
     names: Annotated[
         bool, typer.Option("--names", help="Show which engine honours LLaMA-Factory's names.")
     ] = False,
@@ -117,12 +114,12 @@ models on a hub the config and the tokenizer are fetched.
     from server.cli.preflight import ModelFiles, look_at_models
     from server.models.chat_formats import check_chat_formats
 
-    loaded = _load(config)
+    loaded = load(config)
     files = ModelFiles()
     try:
         check_chat_formats(loaded, files.directory)
     except FormatError as error:
-        _refuse(str(error))
+        refuse(str(error))
     secrets = {"api_key": True, "models": {"__all__": {"api_key", "hub_token"}}}
     settings = loaded.model_dump(mode="json", exclude=secrets)
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
@@ -144,20 +141,6 @@ def gateway(
     from server.cli.gateway import run_gateway
 
     run_gateway(_read_resolved(config), parent_fd=parent_fd, listen_fd=listen_fd)
-
-
-def _load(path: Path | None) -> Config:
-    if path is None and _DEFAULT_CONFIG.is_file():
-        path = _DEFAULT_CONFIG
-    try:
-        return load_config(path)
-    except ConfigError as error:
-        _refuse(str(error))
-
-
-def _refuse(reason: str) -> NoReturn:
-    Console(stderr=True).print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
-    sys.exit(_BAD_CONFIG_STATUS)
 
 
 def _read_resolved(path: Path) -> Config:

@@ -17,16 +17,20 @@ from rich.console import Console
 from server.cli.announcing import announce_failures, announce_ready
 from server.cli.children import Child, ChildSpec
 from server.config import Config
+from server.config.addresses import is_loopback
+from server.data_directory import DataUnusableError, check_database, prepare_data
 from server.environments.locate import EnvironmentMissingError, engine_python
 from server.first_key import FirstKey, ensure_first_key
 from server.logs import configure_logging
 from server.models.chat_formats import check_chat_formats
-from server.store import open_store
+from server.store import StoreUnusableError, open_store
 from server.supervisor.remote_slot import read_token
 from templates.format import FormatError
 
 _BACKLOG = 2048
 _CANNOT_START_STATUS = 1
+_MIN_KEY_LENGTH = 16
+"""Of a configured key, on addresses that are not this machine's own."""
 
 
 class _CannotStart(Exception):
@@ -36,19 +40,20 @@ class _CannotStart(Exception):
 async def serve(config: Config, console: Console) -> int:
     """Until SIGINT or SIGTERM; gives the exit status."""
     configure_logging("root", logging.WARNING)
-    for folder in (config.data, config.run_dir, config.data / "logs"):
-        folder.mkdir(parents=True, exist_ok=True)
     try:
+        _check_key(config)
+        prepare_data(config)
         _check_environments(config)
         check_chat_formats(config)
         _check_tokens(config)
         lock = _lock(config)
+        check_database(config)
+        key = await _first_key(config)
         listening = _listen(config)
-    except (_CannotStart, FormatError) as error:
-        console.print(str(error), style="red", markup=False, highlight=False)
+    except (_CannotStart, DataUnusableError, StoreUnusableError, FormatError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return _CANNOT_START_STATUS
     config = config.model_copy(update={"port": listening.getsockname()[1]})
-    key = await _first_key(config)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -67,6 +72,21 @@ def _check_environments(config: Config) -> None:
             engine_python(entry.engine.value, entry.python)
     except EnvironmentMissingError as error:
         raise _CannotStart(str(error)) from error
+
+
+def _check_key(config: Config) -> None:
+    """A key that can be sent, and on an address that others reach one that cannot be guessed."""
+    key = config.api_key
+    if key is None:
+        return
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise _CannotStart("API_KEY cannot be sent in a header: use printable ASCII, no blanks.")
+    if len(key) < _MIN_KEY_LENGTH and not is_loopback(config.host):
+        raise _CannotStart(
+            f"API_KEY has {len(key)} characters, and {config.host} can be reached from elsewhere: "
+            f"use {_MIN_KEY_LENGTH} or more (`openssl rand -hex 32` makes one), or none, and "
+            "one is made."
+        )
 
 
 def _check_tokens(config: Config) -> None:

@@ -5,6 +5,7 @@
 `server.store.records`; no row, session or connection leaves this package.
 """
 
+from server.store.faults import StoreUnusableError
 from server.store.store import Store, open_store
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "StoreUnusableError", "open_store"]

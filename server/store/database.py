@@ -87,9 +87,14 @@ def _is_full(error: OperationalError) -> bool:
 
 def _create_engine(url: str) -> AsyncEngine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_async_engine(url, pool_size=_POOL_SIZE, pool_pre_ping=True)
+        return create_async_engine(
+            url, pool_size=_POOL_SIZE, pool_pre_ping=True, hide_parameters=True
+        )
     engine = create_async_engine(
-        url, pool_size=_POOL_SIZE, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None}
+        url,
+        pool_size=_POOL_SIZE,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
+        hide_parameters=True,
     )
     event.listen(engine.sync_engine, "connect", _set_pragmas)
     event.listen(engine.sync_engine, "begin", _begin)

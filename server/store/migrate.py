@@ -6,9 +6,12 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, text
 
 from server.store.database import Database
+from server.store.faults import StoreUnusableError
 
 _FOLDER = Path(__file__).parent / "migrations"
 _LOCK_NUMBER = 7_303_014_221  # any fixed number of ours; names the lock in PostgreSQL
@@ -16,7 +19,8 @@ _LOCK_NUMBER = 7_303_014_221  # any fixed number of ours; names the lock in Post
 
 async def migrate(database: Database) -> None:
     """One writing transaction: on SQLite the write lock, on PostgreSQL an advisory lock keeps
-    other starters waiting."""
+    other starters waiting. Raises StoreUnusableError for a database of a newer version or of
+    another program."""
     async with database.write() as connection:
         if database.dialect == "postgresql":
             await connection.execute(
@@ -29,4 +33,24 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection
+    _check_origin(connection, ScriptDirectory.from_config(config))
     command.upgrade(config, "head")
+
+
+def _check_origin(connection: Connection, scripts: ScriptDirectory) -> None:
+    where = connection.engine.url.database
+    found = MigrationContext.configure(connection).get_current_revision()
+    ours = {script.revision for script in scripts.walk_revisions()}
+    if found is None:
+        tables = set(inspect(connection).get_table_names()) - {"alembic_version"}
+        if tables:
+            raise StoreUnusableError(
+                f"The database {where} is another program's (it has a table {min(tables)!r}, and "
+                "no version of Tuneyard). Name another database or data directory."
+            )
+    elif found not in ours:
+        newest = scripts.get_current_head()
+        raise StoreUnusableError(
+            f"The database {where} has the schema {found}, and this Tuneyard knows those up to "
+            f"{newest}. Start the version that made it, or name another database or data directory."
+        )

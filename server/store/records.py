@@ -25,15 +25,27 @@ class Project:
     created_at: int
 
 
+class KeyOrigin(StrEnum):
+    FIRST = "first"
+    """Made at the first start."""
+    CONFIGURED = "configured"
+    """From `API_KEY` or the settings file."""
+    CREATED = "created"
+    """Made by `tuneyard keys create`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A live key with its tenant. The key itself is not kept, only its SHA-256."""
+    """A key with its tenant. The key itself is not kept, only its SHA-256."""
 
     id: str
     project: Project
     name: str
     prefix: str
     created_at: int
+    origin: KeyOrigin
+    revoked_at: int | None
+    """Unix time in seconds; None for a live key."""
 
 
 class ModelKind(StrEnum):

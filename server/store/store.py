@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from sqlalchemy.exc import DBAPIError
+
+from server.blobs.storage import StorageFullError
 from server.store.configured_adapters import ConfiguredAdapters
 from server.store.database import Database
 from server.store.engines import Engines
+from server.store.faults import StoreUnusableError
 from server.store.files import Files
 from server.store.idempotency import Replays
 from server.store.jobs import Jobs
@@ -36,10 +40,16 @@ class Store:
 
 async def open_store(url: str) -> Store:
     """Opens `url` (`sqlite+aiosqlite:///...` or `postgresql+asyncpg://...`), brought to this
-    version's schema."""
+    version's schema. Raises StoreUnusableError."""
     database = Database(url)
     try:
         await migrate(database)
+    except DBAPIError as error:
+        await database.close()
+        raise StoreUnusableError.of(url, error.orig or error) from error
+    except (OSError, StorageFullError) as error:
+        await database.close()
+        raise StoreUnusableError.of(url, error) from error
     except BaseException:
         await database.close()
         raise

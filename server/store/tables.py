@@ -52,6 +52,7 @@ api_keys = Table(
     Column("prefix", String, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+    Column("origin", String, nullable=False, server_default="created"),
 )
 
 models = Table(

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, bindparam, select, text
 from server.store import Store, open_store
 from server.store.cursors import UnknownCursorError
 from server.store.database import Database
-from server.store.keys import hash_key
+from server.store.keys import KeyRevokedError, hash_key
 from server.store.quick_reads import QuickReads
 from server.store.records import Engine, EngineState, ModelKind, Replay, Usage
 from server.store.tables import metadata, projects
@@ -55,9 +55,13 @@ async def test_a_key_is_found_by_its_hash_until_revoked(store: Store) -> None:
     assert await store.keys.find(hash_key("sk-secret")) == added
     assert added.project == project
     assert await store.keys.add(project.id, "sk-secret", "again") == added
-    assert not await store.keys.revoke("proj_other", added.id)
-    assert await store.keys.revoke(project.id, added.id)
+    assert not await store.keys.revoke(added.id, "proj_other")
+    assert await store.keys.revoke(added.id, project.id)
+    assert not await store.keys.revoke(added.id)
     assert await store.keys.find(hash_key("sk-secret")) is None
+    with pytest.raises(KeyRevokedError):
+        await store.keys.add(project.id, "sk-secret", "again")
+    assert [key.id for key in await store.keys.list_all()] == [added.id]
 
 
 async def test_the_key_itself_is_not_in_the_database(store: Store, tmp_path: Path) -> None:
