@@ -11,8 +11,11 @@ import typer
 import yaml
 from rich.console import Console
 
+from server.cli.chat import chat
 from server.cli.keys import app as keys
+from server.cli.objects import files, jobs, models
 from server.cli.options import ConfigPath, load, refuse
+from server.cli.served_model import ServedBy, load_for
 from server.config import Config
 from server.config.listing import names_table
 from server.environments.commands import app as environments
@@ -21,7 +24,6 @@ from templates.format import FormatError
 cli = typer.Typer(
     name="tuneyard",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="""A self-hosted service that speaks OpenAI's API for inference and fine-tuning.
@@ -35,22 +37,35 @@ Settings come from a YAML file (--config, or tuneyard.yaml where you are); HOST,
 API_KEY in the environment win over it. Without a file, the bundled model is served.""",
 )
 
-cli.add_typer(environments)
-cli.add_typer(keys)
+cli.command()(chat)
+for _group in (jobs, files, models, keys, environments):
+    cli.add_typer(_group)
 
 _ParentDescriptor = Annotated[int, typer.Option(help="Pipe that ends with the parent process.")]
 _FAULT_STATUS = 1
 
 
 @cli.command()
-def serve(config: ConfigPath = None) -> None:
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A directory or a name on a hub, served without a settings file."),
+    ] = None,
+    engine: Annotated[
+        ServedBy, typer.Option(help="Of MODEL; auto: vllm where it and a GPU are, else hf.")
+    ] = ServedBy.AUTO,
+    config: ConfigPath = None,
+) -> None:
     """Start the gateway, the supervisor and the engine workers, and keep them running.
 
     Ctrl-C ends all of them within ten seconds; a running job keeps its progress.
+
+    Example: tuneyard serve Qwen/Qwen3-0.6B
     """
     from server.cli.serve import serve as run
 
-    sys.exit(asyncio.run(run(load(config), Console())))
+    settings = load(config) if model is None else load_for(model, engine, config)
+    sys.exit(asyncio.run(run(settings, Console())))
 
 
 @cli.command()

@@ -33,9 +33,9 @@ class ConfigError(Exception):
     """The configuration cannot be used; the message is for the operator."""
 
 
-def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
-    """The file's settings under the environment's. Raises ConfigError."""
-    settings = {} if path is None else _read(path)
+def load_config(path: Path | None, environ: Mapping[str, str] = os.environ, **given: Any) -> Config:
+    """The file's settings under those `given` and the environment's. Raises ConfigError."""
+    settings = {**({} if path is None else _read(path)), **given}
     for name in SETTING_VARIABLES:
         if environ.get(name):
             settings[name.lower()] = environ[name]
