@@ -48,10 +48,15 @@ from server.openapi import document
 from server.scores import routes as scores_routes
 from server.scores.endpoint import ScoresEndpoint
 from server.store import Store, open_store
+from server.uploads import routes as uploads_routes
+from server.uploads.schemas import CompleteUpload, CreateUpload
+from server.uploads.service import UploadService
 from server.usage import Accountant
 from server.validation import translate
 
 API_TITLE = "Tuneyard"
+_BODIES = (CreateJob, CreateUpload, CompleteUpload)
+"""Of routes that read their body themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Services:
     keys: KeyRing
     access_log: AccessLog
     files: FileService
+    uploads: UploadService
     pool: EnginePool
     catalog: Catalog
     accountant: Accountant
@@ -117,7 +123,7 @@ class GatewayApp(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            self.openapi_schema = document(self.title, self.version, self.routes, [CreateJob])
+            self.openapi_schema = document(self.title, self.version, self.routes, _BODIES)
         return self.openapi_schema
 
 
@@ -139,6 +145,7 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.desk.handlers["/v1/score/evaluation"] = ScoresEndpoint(app)
     app.include_router(models_routes.router)
     app.include_router(files_routes.router)
+    app.include_router(uploads_routes.router)
     app.include_router(fine_tuning_routes.router)
     return app
 
@@ -171,6 +178,7 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         keys=KeyRing(store.keys),
         access_log=access_log,
         files=FileService(store, blobs, config.limits.max_file_bytes),
+        uploads=UploadService(store, blobs, config.limits.max_upload_bytes),
         pool=pool,
         catalog=Catalog(store.models, pool, config),
         accountant=accountant,

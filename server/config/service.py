@@ -27,6 +27,8 @@ class Training(Section):
 class Limits(Section):
     max_body_bytes: int = Field(default=32 * 1024 * 1024, ge=1)
     max_file_bytes: int = Field(default=512 * 1024 * 1024, ge=1)
+    max_upload_bytes: int = Field(default=8 * 1024**3, ge=1)
+    """Of a file that comes in parts (`/v1/uploads`)."""
     max_requests_per_model: int = Field(default=2048, ge=1)
     """Generations under way or waiting on one gateway for one engine model; more is a 503."""
     max_requests_per_project: int = Field(default=2048, ge=1)

@@ -67,7 +67,7 @@ class FormReader:
 
     async def read(self, content_type: str, body: AsyncIterator[bytes]) -> ReceivedForm:
         """Raises InvalidRequest, TooLarge, StorageFullError."""
-        boundary = _boundary(content_type)
+        boundary = _boundary(content_type, self._file_field)
         try:
             parser = MultipartParser(boundary, cast("MultipartCallbacks", self._callbacks()))
             async for chunk in body:
@@ -179,13 +179,13 @@ class FormReader:
         self._field_data = bytearray()
 
 
-def _boundary(content_type: str) -> bytes:
+def _boundary(content_type: str, file_field: str) -> bytes:
     parsed = Message()
     parsed["content-type"] = content_type
     boundary = parsed.get_param("boundary")
     if parsed.get_content_type() != "multipart/form-data" or not isinstance(boundary, str):
         raise InvalidRequest(
-            "The request must be multipart/form-data with a boundary, holding 'file' and 'purpose'."
+            f"The request must be multipart/form-data with a boundary, holding '{file_field}'."
         )
     try:
         return boundary.encode("ascii")

@@ -13,6 +13,7 @@ from server.files.jsonl import LineCheck, check_extension
 from server.files.names import clean_filename
 from server.files.schemas import (
     BATCH_EXPIRY_S,
+    LINE_APIS,
     FileObject,
     Purpose,
     parse_expiry,
@@ -24,7 +25,6 @@ from server.store.identifiers import random_id
 from server.store.records import File
 
 _FIELDS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]"})
-_LINE_APIS = {Purpose.FINE_TUNE: "Fine-Tuning", Purpose.BATCH: "Batch"}
 _ROUTE = "files"
 
 
@@ -78,7 +78,7 @@ class FileService:
         return call.answer_of(earlier)
 
     async def _check_lines(self, file: File) -> None:
-        if file.purpose not in _LINE_APIS:
+        if file.purpose not in LINE_APIS:
             return
         check = LineCheck()
         async for chunk in self._blobs.read(file.blob):
@@ -133,8 +133,8 @@ def _checked(project_id: str, file_id: str, form: ReceivedForm) -> tuple[File, R
     filename = clean_filename(received.filename)
     if received.num_bytes == 0:
         raise InvalidRequest("The file is empty.", param="file", code="empty_file")
-    if purpose in _LINE_APIS:
-        check_extension(filename, _LINE_APIS[purpose])
+    if purpose in LINE_APIS:
+        check_extension(filename, LINE_APIS[purpose])
     if purpose is Purpose.BATCH and expires_s is None:
         expires_s = BATCH_EXPIRY_S
     created_at = int(time.time())

@@ -125,6 +125,43 @@ class File:
     blob: str
 
 
+class UploadStatus(StrEnum):
+    PENDING = "pending"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    """Was pending for an hour. Not kept: the time says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that arrives in parts."""
+
+    id: str
+    project_id: str
+    filename: str
+    purpose: str
+    num_bytes: int
+    """Announced; the parts of the whole must come to it."""
+    status: UploadStatus
+    created_at: int
+    expires_at: int
+    file_expires_s: int | None
+    """How long the file will be kept; None is for ever."""
+    file_id: str | None
+    """Of a completed upload."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPart:
+    """Its bytes are the blob of its id."""
+
+    id: str
+    upload_id: str
+    num_bytes: int
+    created_at: int
+
+
 class JobStatus(StrEnum):
     VALIDATING_FILES = "validating_files"
     QUEUED = "queued"

@@ -16,6 +16,7 @@ from server.store.keys import Keys
 from server.store.migrate import migrate
 from server.store.models import Models
 from server.store.progress import Progress
+from server.store.uploads import Uploads
 from server.store.usage import UsageLedger
 
 
@@ -29,6 +30,7 @@ class Store:
         self.configured_adapters = ConfiguredAdapters(database)
         self.engines = Engines(database)
         self.files = Files(database)
+        self.uploads = Uploads(database)
         self.jobs = Jobs(database)
         self.progress = Progress(database)
         self.replays = Replays(database)

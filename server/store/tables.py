@@ -107,6 +107,31 @@ files = Table(
     sqlite_autoincrement=True,
 )
 
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("filename", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("status", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("file_expires_s", BigInteger),
+    Column("file_id", String),
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("upload_id", String, ForeignKey("uploads.id"), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index(None, "upload_id"),
+)
+
 jobs = Table(
     "jobs",
     metadata,

@@ -40,6 +40,10 @@ class Janitor:
         for file in await self._store.files.list_reclaimable():
             await self._blobs.delete(file.blob)
             await self._store.files.set_reclaimed(file.id)
+        parts = await self._store.uploads.list_reclaimable_parts()
+        for part_id in parts:
+            await self._blobs.delete(part_id)
+        await self._store.uploads.forget_parts(parts)
         await self._blobs.remove_abandoned(ABANDONED_AFTER_S)
         in_use = await self._store.progress.list_open_paths()
         for path in await self._store.models.list_removable_paths() - in_use:
