@@ -31,6 +31,34 @@ EXPECTED = {
 """Pydantic's errors of type, by what it wanted."""
 
 
+_NOT_JSON = (
+    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using "
+    "your HTTP library correctly. The API expects a JSON payload, but what was sent was not valid "
+    "JSON.)"
+)
+_BEYOND_JSON = {
+    "recursion limit exceeded": "it is nested more than 200 levels deep",
+    "number out of range": "a number has more than 4,300 digits",
+    "unexpected end of hex escape": "a string holds half of a surrogate pair",
+    "lone leading surrogate": "a string holds half of a surrogate pair",
+}
+"""What JSON allows and we do not, by how the parser puts it."""
+MAX_SHOWN_CHARS = 100
+"""Of a caller's own value in a message."""
+
+
+def refuse_json(reason: str) -> InvalidRequest:
+    """The refusal of a body, or of a text in it, for which the parser gives `reason`."""
+    for begin, meaning in _BEYOND_JSON.items():
+        if reason.startswith(begin):
+            place = reason[reason.rfind(" at line ") :] if " at line " in reason else ""
+            return InvalidRequest(
+                f"The JSON body of your request cannot be taken: {meaning},{place}.",
+                code="invalid_json",
+            )
+    return InvalidRequest(_NOT_JSON)
+
+
 def refuse_value(param: str | None, error: ErrorDetails, same: Sequence[ErrorDetails]) -> ApiError:
     """The refusal of the value at `param`; `same` are all errors there."""
     kind: str = error["type"]
@@ -76,7 +104,12 @@ def _wanted_types(same: Sequence[ErrorDetails]) -> list[str]:
 
 
 def _quoted(value: Any) -> str:
-    return f" '{value}'" if isinstance(value, str) else f" {json_name(value)}"
+    return f" '{_shown(value)}'" if isinstance(value, str) else f" {json_name(value)}"
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
 
 
 def _wrong_tag(param: str | None, error: ErrorDetails, context: Mapping[str, Any]) -> ApiError:
@@ -150,7 +183,7 @@ def _number(sign: str, word: str) -> Any:
         edge = "maximum" if word == "above" else "minimum"
         return InvalidRequest(
             f"Invalid{named}: {noun} {word} {edge} value. "
-            f"Expected a value {sign} {_plain(bound)}, but got {error['input']} instead.",
+            f"Expected a value {sign} {_plain(bound)}, but got {_shown(error['input'])} instead.",
             param=param,
             code=f"{noun}_{word}_{'max' if word == 'above' else 'min'}_value",
         )
@@ -172,7 +205,7 @@ def _too_long(
         f"Invalid{named}: too many properties. Expected an object with at most {limit}, "
         f"but got one with {length} instead.",
         param=param,
-        code="invalid_value",
+        code="object_above_max_properties",
     )
 
 

@@ -9,20 +9,27 @@ one is spelled like a field beside it, the rest of the location is not found beh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ValidationError
 
-from server.broken_rules import EXPECTED, ErrorDetails, refuse_value
-from server.errors import ApiError, InvalidRequest
+from server.body_size import LARGE_BODY_BYTES, check_size
+from server.broken_rules import EXPECTED, ErrorDetails, refuse_json, refuse_value
+from server.errors import ApiError
+from server.wire import MAX_MEMBERS
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-_NOT_JSON = (
-    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using "
-    "your HTTP library correctly. The API expects a JSON payload, but what was sent was not valid "
-    "JSON.)"
-)
+_MAX_ERRORS = 1000
+"""Beyond which they are not all looked at."""
+
+
+async def read_body(model: type[ModelT], body: bytes) -> ModelT:
+    """The body as `model`, also if it is large. Raises InvalidRequest."""
+    if len(body) > LARGE_BODY_BYTES:
+        await check_size(body)
+    return validate_body(model, body)
 
 
 def validate_body(model: type[ModelT], body: bytes) -> ModelT:
@@ -32,32 +39,48 @@ def validate_body(model: type[ModelT], body: bytes) -> ModelT:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise translate(error.errors(include_url=False), _loads(body)) from None
+        raise _explain(error, model, body) from None
 
 
 def _refuse_what_json_lacks(body: bytes) -> None:
     """Pydantic reads numbers that are none as JavaScript spells them."""
     try:
         pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError:
-        raise InvalidRequest(_NOT_JSON) from None
+    except ValueError as error:
+        raise refuse_json(str(error)) from None
 
 
-def _loads(body: bytes) -> Any:
-    """As pydantic has read it."""
+def _explain(error: ValidationError, model: type[BaseModel], body: bytes) -> ApiError:
     try:
-        return pydantic_core.from_json(body)
-    except ValueError:
-        return None
+        value = pydantic_core.from_json(body)
+    except ValueError as broken:
+        return refuse_json(str(broken))
+    if error.error_count() > _MAX_ERRORS:
+        try:
+            model.model_validate_json(pydantic_core.to_json(_cut(value)))
+        except ValidationError as shorter:
+            error = shorter
+    return translate(error.errors(include_url=False, include_input=False), value)
+
+
+def _cut(value: Any) -> Any:
+    """Objects with no more members than break any limit. Lists stop at their first error."""
+    if isinstance(value, list):
+        return [_cut(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: _cut(value[name]) for name in islice(value, MAX_MEMBERS + 1)}
 
 
 def translate(errors: Sequence[ErrorDetails], body: Any) -> ApiError:
     """The API error for the most telling of `errors`."""
-    kinds = {error["type"] for error in errors}
-    if "json_invalid" in kinds:
-        return InvalidRequest(_NOT_JSON)
+    broken = next((error for error in errors if error["type"] == "json_invalid"), None)
+    if broken is not None:
+        return refuse_json(str(broken.get("ctx", {}).get("error", "")))
     located = [(_path(error, body), error) for error in errors]
     located = [pair for pair in located if _same_place(pair[0], located[0][0])]
+    long = [pair for pair in located if pair[1]["type"] == "too_long"]
+    located = long or located
     deepest = max(len(path) for path, _ in located)
     chosen = [(path, error) for path, error in located if len(path) == deepest]
     # A value of the right type that breaks a limit says more than the types it is not.
@@ -65,7 +88,18 @@ def translate(errors: Sequence[ErrorDetails], body: Any) -> ApiError:
     limits.sort(key=lambda pair: pair[1]["type"] == "literal_error")
     path, first = (limits or chosen)[0]
     same = [error for other, error in chosen if other == path]
+    if "input" not in first:
+        first = {**first, "input": _at(path, body)}
     return refuse_value(_render(path), first, same)
+
+
+def _at(path: tuple[str | int, ...], value: Any) -> Any:
+    """What stands at `path` in `value`; None where nothing does."""
+    for part in path:
+        if not _holds(value, part):
+            return None
+        value = value[part]
+    return value
 
 
 def _same_place(path: tuple[str | int, ...], first: tuple[str | int, ...]) -> bool:

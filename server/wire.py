@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+
+def several(most: int, least: int = 0) -> Any:
+    """A field for a list of `least` to `most` items, of which the first wrong one is told."""
+    return Field(min_length=least or None, max_length=most, fail_fast=True)
 
 
 class RequestBody(BaseModel):
@@ -27,8 +32,15 @@ Temperature = Annotated[float, Field(ge=0, le=2)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-StopText = Annotated[str, Field(min_length=1)]
-Stop = StopText | Annotated[list[StopText], Field(max_length=4)]
+MAX_MEMBERS = 4096
+"""Of an object whose members all have values of one kind."""
+MAX_CHOICES = 4096
+MAX_STOP_TOKENS = 256
+ModelName = Annotated[str, Field(max_length=512)]
+StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+Stop = StopText | Annotated[list[StopText], several(4)]
+Biases = Annotated[dict[str, Bias], Field(max_length=MAX_MEMBERS)]
+Choices = Annotated[list[str], several(MAX_CHOICES, 1)]
 NumAnswers = Annotated[int, Field(ge=1, le=128)]
 
 
@@ -42,7 +54,7 @@ class StructuredOutputs(RequestBody):
 
     json_: dict[str, object] | str | None = Field(default=None, alias="json")
     regex: str | None = None
-    choice: Annotated[list[str], Field(min_length=1)] | None = None
+    choice: Choices | None = None
     grammar: str | None = None
     json_object: bool | None = None
     structural_tag: str | None = None
@@ -58,7 +70,7 @@ class SamplingFields(RequestBody):
     seed: Seed | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    logit_bias: dict[str, Bias] | None = None
+    logit_bias: Biases | None = None
     top_k: Annotated[int, Field(ge=-1, le=MAX_COUNT)] | None = None
     min_p: Probability | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
@@ -66,10 +78,10 @@ class SamplingFields(RequestBody):
     ignore_eos: bool | None = None
     do_sample: bool | None = None
     skip_special_tokens: bool | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int], several(MAX_STOP_TOKENS)] | None = None
     guided_json: dict[str, object] | str | None = None
     guided_regex: str | None = None
-    guided_choice: Annotated[list[str], Field(min_length=1)] | None = None
+    guided_choice: Choices | None = None
     guided_grammar: str | None = None
     structured_outputs: StructuredOutputs | None = None
 

@@ -9,7 +9,7 @@ from server.chat.schemas import ChatCompletionRequest
 from server.chat.stream import ChatStream
 from server.direct.reply import Reply
 from server.generation.serving import GenerationHolder
-from server.validation import validate_body
+from server.validation import read_body
 
 
 class ChatEndpoint:
@@ -18,7 +18,7 @@ class ChatEndpoint:
 
     async def __call__(self, principal: Principal, body: bytes, reply: Reply) -> None:
         services = self._holder.services
-        request = validate_body(ChatCompletionRequest, body)
+        request = await read_body(ChatCompletionRequest, body)
         plan = await plan_chat(request, principal, services.catalog, services.media)
         await services.runner.place(plan.base_model, reply)
         if request.stream:

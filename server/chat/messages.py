@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.wire import RequestBody
+from server.wire import RequestBody, several
 
 
 class TextContent(RequestBody):
@@ -77,56 +77,68 @@ UserPart = Annotated[
     Field(discriminator="type"),
 ]
 AssistantPart = Annotated[TextContent | RefusalContent, Field(discriminator="type")]
-NotEmpty = Field(min_length=1)
+MAX_PARTS = 1024
+"""Of one message's content."""
+MAX_CALLS = 256
+"""Of one assistant message."""
+Texts = Annotated[list[TextContent], several(MAX_PARTS, 1)]
 
 
 class FunctionCall(RequestBody):
+    """`parsed_arguments` is what `.parse()` and `.stream()` of OpenAI's SDKs add."""
+
     name: str
     arguments: str
+    parsed_arguments: Any = None
 
 
 class FunctionToolCall(RequestBody):
+    """`index` is what accumulated chunks of a stream carry."""
+
     id: str
     type: Literal["function"]
     function: FunctionCall
+    index: int | None = None
 
 
 class DeveloperMessage(RequestBody):
     role: Literal["developer"]
-    content: str | Annotated[list[TextContent], NotEmpty]
+    content: str | Texts
     name: str | None = None
 
 
 class SystemMessage(RequestBody):
     role: Literal["system"]
-    content: str | Annotated[list[TextContent], NotEmpty]
+    content: str | Texts
     name: str | None = None
 
 
 class UserMessage(RequestBody):
     role: Literal["user"]
-    content: str | Annotated[list[UserPart], NotEmpty]
+    content: str | Annotated[list[UserPart], several(MAX_PARTS, 1)]
     name: str | None = None
 
 
 class AssistantMessage(RequestBody):
-    """`reasoning_content` and `reasoning` are what our own answers carry, taken back."""
+    """`reasoning_content` and `reasoning` are what our own answers carry, taken back; `parsed` is
+    what `.parse()` of OpenAI's SDKs adds, and says nothing that `content` does not."""
 
     role: Literal["assistant"]
-    content: str | list[AssistantPart] | None = None
+    content: str | Annotated[list[AssistantPart], several(MAX_PARTS)] | None = None
     refusal: str | None = None
     name: str | None = None
     audio: dict[str, Any] | None = None
-    tool_calls: Annotated[list[FunctionToolCall], NotEmpty] | None = None
+    tool_calls: Annotated[list[FunctionToolCall], several(MAX_CALLS)] | None = None
     function_call: FunctionCall | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    annotations: list[dict[str, Any]] | None = None
+    annotations: Annotated[list[dict[str, Any]], several(MAX_PARTS)] | None = None
+    parsed: Any = None
 
 
 class ToolMessage(RequestBody):
     role: Literal["tool"]
-    content: str | Annotated[list[TextContent], NotEmpty]
+    content: str | Texts
     tool_call_id: str
     name: str | None = None
 

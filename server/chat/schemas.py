@@ -6,16 +6,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.chat.messages import MessageBody
-from server.chat.tools import FunctionBody, FunctionCallChoice, ToolBody, ToolChoiceBody
+from server.chat.messages import MAX_PARTS, MessageBody
+from server.chat.tools import (
+    MAX_TOOLS,
+    FunctionBody,
+    FunctionCallChoice,
+    ToolBody,
+    ToolChoiceBody,
+)
 from server.wire import (
     Count,
+    ModelName,
     RequestBody,
     ResponseBody,
     SamplingFields,
     StreamOptions,
     UsageBody,
+    several,
 )
+
+MAX_MESSAGES = 4096
+MAX_DOCUMENTS = 1024
 
 
 class TextFormat(RequestBody):
@@ -47,7 +58,7 @@ class Prediction(RequestBody):
     """A hint about the likely answer; it changes nothing, and no tokens of it are counted."""
 
     type: Literal["content"]
-    content: str | list[dict[str, Any]]
+    content: str | Annotated[list[dict[str, Any]], several(MAX_PARTS)]
 
 
 Metadata = Annotated[
@@ -57,20 +68,20 @@ Metadata = Annotated[
 
 
 class ChatCompletionRequest(SamplingFields):
-    model: str
-    messages: Annotated[list[MessageBody], Field(min_length=1)]
+    model: ModelName
+    messages: Annotated[list[MessageBody], several(MAX_MESSAGES, 1)]
     max_completion_tokens: Annotated[Count, Field(ge=1)] | None = None
     max_tokens: Annotated[Count, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
+    tools: Annotated[list[ToolBody], several(MAX_TOOLS)] | None = None
     tool_format: str | None = None
     """The tool-call dialect, where it is not the model's own."""
     tool_choice: ToolChoiceBody | None = None
     parallel_tool_calls: bool | None = None
-    functions: Annotated[list[FunctionBody], Field(min_length=1, max_length=128)] | None = None
+    functions: Annotated[list[FunctionBody], several(MAX_TOOLS, 1)] | None = None
     function_call: FunctionCallChoice | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
@@ -80,7 +91,7 @@ class ChatCompletionRequest(SamplingFields):
     thinking_budget: Annotated[Count, Field(ge=1)] | None = None
     """Most tokens of thinking; the answer begins where they are spent."""
     verbosity: Literal["low", "medium", "high"] | None = None
-    modalities: list[Literal["text", "audio"]] | None = None
+    modalities: Annotated[list[Literal["text", "audio"]], several(2)] | None = None
     audio: Any = None
     web_search_options: Any = None
     moderation: Any = None
@@ -94,7 +105,7 @@ class ChatCompletionRequest(SamplingFields):
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     prompt_cache_options: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    documents: list[dict[str, Any]] | None = None
+    documents: Annotated[list[dict[str, Any]], several(MAX_DOCUMENTS)] | None = None
     include_reasoning: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

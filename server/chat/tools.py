@@ -12,10 +12,11 @@ from pydantic import Field
 
 from server.chat.strict_schema import broken_promise
 from server.errors import InvalidRequest, invalid_value, unsupported_value
-from server.wire import RequestBody
+from server.wire import RequestBody, several
 from templates.conversation import Tool
 from templates.format import ToolChoice, ToolChoiceMode
 
+MAX_TOOLS = 128
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 _NO_CUSTOM = "Custom tools are not supported."
 
@@ -68,7 +69,7 @@ class AllowedTool(RequestBody):
 
 class AllowedTools(RequestBody):
     mode: Literal["auto", "required"]
-    tools: Annotated[list[AllowedTool], Field(min_length=1)]
+    tools: Annotated[list[AllowedTool], several(MAX_TOOLS, 1)]
 
 
 class AllowedChoice(RequestBody):

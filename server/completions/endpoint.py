@@ -9,7 +9,7 @@ from server.completions.schemas import CompletionRequest
 from server.completions.stream import CompletionStream
 from server.direct.reply import Reply
 from server.generation.serving import GenerationHolder
-from server.validation import validate_body
+from server.validation import read_body
 
 
 class CompletionsEndpoint:
@@ -18,7 +18,7 @@ class CompletionsEndpoint:
 
     async def __call__(self, principal: Principal, body: bytes, reply: Reply) -> None:
         services = self._holder.services
-        request = validate_body(CompletionRequest, body)
+        request = await read_body(CompletionRequest, body)
         plan = await plan_completion(request, principal, services.catalog, services.pool)
         await services.runner.place(plan.base_model, reply)
         if request.stream:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import msgspec
 
 from server.auth import Principal
-from server.completions.schemas import DEFAULT_MAX_TOKENS, MAX_PROMPTS, CompletionRequest
+from server.completions.schemas import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.engines.client import Work
 from server.engines.pool import EnginePool
 from server.errors import (
     ApiError,
-    array_too_long,
     from_failure,
     invalid_value,
     unsupported_parameter,
@@ -127,8 +126,6 @@ def _prompts(request: CompletionRequest) -> list[PromptPart]:
         return [_whole(prompt)]
     if isinstance(prompt[0], int):
         return [Tokens([token for token in prompt if isinstance(token, int)])]
-    if len(prompt) > MAX_PROMPTS:
-        raise array_too_long("prompt", MAX_PROMPTS, len(prompt))
     parts: list[PromptPart] = []
     for entry in prompt:
         if isinstance(entry, str):

@@ -6,23 +6,31 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from server.wire import Count, ResponseBody, SamplingFields, StreamOptions, UsageBody
+from server.body_size import MAX_VALUES
+from server.wire import (
+    Count,
+    ModelName,
+    ResponseBody,
+    SamplingFields,
+    StreamOptions,
+    UsageBody,
+    several,
+)
 
 MAX_PROMPTS = 2048
 DEFAULT_MAX_TOKENS = 16
 
-TokenPrompt = Annotated[list[Count], Field(min_length=1)]
+TokenPrompt = Annotated[list[Count], several(MAX_VALUES, 1)]
 Prompt = (
     str
     | TokenPrompt
-    | Annotated[list[str], Field(min_length=1)]
-    | Annotated[list[TokenPrompt], Field(min_length=1)]
+    | Annotated[list[str], several(MAX_PROMPTS, 1)]
+    | Annotated[list[TokenPrompt], several(MAX_PROMPTS, 1)]
 )
-"""The number of prompts is checked apart: in a union its error would hide behind those of types."""
 
 
 class CompletionRequest(SamplingFields):
-    model: str
+    model: ModelName
     prompt: Prompt
     max_tokens: Count | None = None
     best_of: Annotated[int, Field(ge=0, le=20)] | None = None

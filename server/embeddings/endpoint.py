@@ -11,12 +11,11 @@ from typing import Any
 
 from server.auth import Principal
 from server.direct.reply import Reply, model_header
-from server.embeddings.schemas import MAX_INPUTS, EmbeddingRequest
-from server.errors import array_too_long
+from server.embeddings.schemas import EmbeddingRequest
 from server.generation.answers import to_json
 from server.generation.asking import ask_pooled, require_pooled
 from server.generation.serving import GenerationHolder
-from server.validation import validate_body
+from server.validation import read_body
 from workers.contract.hello import Capability
 from workers.contract.messages import Embed, Embedded
 from workers.contract.parts import PromptPart, Text, Tokens
@@ -28,7 +27,7 @@ class EmbeddingsEndpoint:
 
     async def __call__(self, principal: Principal, body: bytes, reply: Reply) -> None:
         services = self._holder.services
-        request = validate_body(EmbeddingRequest, body)
+        request = await read_body(EmbeddingRequest, body)
         served = await services.catalog.serve(request.model, principal.project.id)
         require_pooled(served, Capability.EMBED, "embeddings")
         inputs = _inputs(request)
@@ -50,8 +49,6 @@ def _inputs(request: EmbeddingRequest) -> list[list[PromptPart]]:
         return [[Text(given)]]
     if isinstance(given[0], int):
         return [[Tokens([token for token in given if isinstance(token, int)])]]
-    if len(given) > MAX_INPUTS:
-        raise array_too_long("input", MAX_INPUTS, len(given))
     inputs: list[list[PromptPart]] = []
     for entry in given:
         if isinstance(entry, str):

@@ -6,24 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from server.wire import Count, RequestBody, ResponseBody
+from server.body_size import MAX_VALUES
+from server.wire import Count, ModelName, RequestBody, ResponseBody, several
 
 MAX_INPUTS = 2048
 
 TextInput = Annotated[str, Field(min_length=1)]
-TokenInput = Annotated[list[Count], Field(min_length=1)]
+TokenInput = Annotated[list[Count], several(MAX_VALUES, 1)]
 Input = (
     TextInput
     | TokenInput
-    | Annotated[list[TextInput], Field(min_length=1)]
-    | Annotated[list[TokenInput], Field(min_length=1)]
+    | Annotated[list[TextInput], several(MAX_INPUTS, 1)]
+    | Annotated[list[TokenInput], several(MAX_INPUTS, 1)]
 )
-"""The number of inputs is checked apart: in a union its error would hide behind those of types."""
 
 
 class EmbeddingRequest(RequestBody):
     input: Input
-    model: str
+    model: ModelName
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[Count, Field(ge=1)] | None = None
     user: str | None = None

@@ -25,7 +25,7 @@ from server.idempotency import idempotent_call
 from server.openapi import json_body
 from server.store import Store
 from server.store.cursors import UnknownCursorError
-from server.validation import validate_body
+from server.validation import read_body
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 
@@ -50,7 +50,7 @@ After = Annotated[str | None, Query()]
 
 async def _body_of(request: Request) -> CreateJob:
     """As generating requests are read: whatever its content type says, by the same rules."""
-    return validate_body(CreateJob, await request.body())
+    return await read_body(CreateJob, await request.body())
 
 
 @router.post("", response_model=JobObject, openapi_extra=json_body(CreateJob))

@@ -8,12 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from server.fine_tuning.hyperparameters import OpenAIHyperparameters, SupervisedHyperparameters
 from server.store.records import Checkpoint, Job, JobEvent
+from server.wire import several
 
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[StrictStr, Field(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 MAX_SEED = 2_147_483_647
+MAX_INTEGRATIONS = 16
 
 
 class _Request(BaseModel):
@@ -43,7 +45,7 @@ class CreateJob(_Request):
     """Deprecated by OpenAI; `method` wins."""
     suffix: Annotated[StrictStr, Field(min_length=1, max_length=64)] | None = None
     seed: Annotated[StrictInt, Field(ge=0, le=MAX_SEED)] | None = None
-    integrations: list[dict[str, Any]] | None = None
+    integrations: Annotated[list[dict[str, Any]], several(MAX_INTEGRATIONS)] | None = None
     metadata: Metadata | None = None
 
     def supervised(self) -> SupervisedHyperparameters:

@@ -11,7 +11,7 @@ from server.generation.answers import to_json
 from server.generation.asking import ask_pooled, require_pooled
 from server.generation.serving import GenerationHolder
 from server.scores.schemas import ScoreRequest
-from server.validation import validate_body
+from server.validation import read_body
 from workers.contract.hello import Capability
 from workers.contract.messages import Score, Scored
 from workers.contract.parts import PromptPart, Text
@@ -23,7 +23,7 @@ class ScoresEndpoint:
 
     async def __call__(self, principal: Principal, body: bytes, reply: Reply) -> None:
         services = self._holder.services
-        request = validate_body(ScoreRequest, body)
+        request = await read_body(ScoreRequest, body)
         served = await services.catalog.serve(request.model, principal.project.id)
         require_pooled(served, Capability.SCORE, "scores")
         inputs: list[list[PromptPart]] = [[Text(text, control=True)] for text in request.messages]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from server.wire import Count, RequestBody, ResponseBody
+from server.wire import Count, ModelName, RequestBody, ResponseBody, several
 
 MAX_TEXTS = 2048
 
@@ -15,8 +15,8 @@ ScoredText = Annotated[str, Field(min_length=1)]
 
 
 class ScoreRequest(RequestBody):
-    model: str
-    messages: Annotated[list[ScoredText], Field(min_length=1, max_length=MAX_TEXTS)]
+    model: ModelName
+    messages: Annotated[list[ScoredText], several(MAX_TEXTS, 1)]
     """Whole conversations, already in the model's chat format."""
     max_length: Annotated[Count, Field(ge=1)] | None = None
     """Longer texts are cut to this many tokens; without it, one over the context is refused."""
