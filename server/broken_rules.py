@@ -47,16 +47,23 @@ MAX_SHOWN_CHARS = 100
 """Of a caller's own value in a message."""
 
 
-def refuse_json(reason: str) -> InvalidRequest:
-    """The refusal of a body, or of a text in it, for which the parser gives `reason`."""
+def why_not_json(reason: str) -> str | None:
+    """What is beyond our JSON, where that is why the parser gives `reason`."""
     for begin, meaning in _BEYOND_JSON.items():
         if reason.startswith(begin):
-            place = reason[reason.rfind(" at line ") :] if " at line " in reason else ""
-            return InvalidRequest(
-                f"The JSON body of your request cannot be taken: {meaning},{place}.",
-                code="invalid_json",
-            )
-    return InvalidRequest(_NOT_JSON)
+            _, at, place = reason.partition(" at line ")
+            return f"{meaning},{at}{place}" if at else meaning
+    return None
+
+
+def refuse_json(reason: str) -> InvalidRequest:
+    """The refusal of a body for which the parser gives `reason`."""
+    meaning = why_not_json(reason)
+    if meaning is None:
+        return InvalidRequest(_NOT_JSON)
+    return InvalidRequest(
+        f"The JSON body of your request cannot be taken: {meaning}.", code="invalid_json"
+    )
 
 
 def refuse_value(param: str | None, error: ErrorDetails, same: Sequence[ErrorDetails]) -> ApiError:

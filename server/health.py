@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from server.engines.start_failures import read_failures
 from server.hubs.arrivals import read_arrivals
 from server.metrics import GatewayCollector, render_metrics
+from server.models.chat_formats import template_warning
 
 router = APIRouter(tags=["Operations"])
 
@@ -50,6 +51,8 @@ async def readyz(request: Request) -> Response:
         return JSONResponse(answer, status_code=503)
     hellos = [connection.hello for connection in services.pool.connections()]
     warnings = {f"{h.model}: {h.template_difference}" for h in hellos if h.template_difference}
+    lacking = (template_warning(services.config.model(h.model), h) for h in hellos)
+    warnings.update(warning for warning in lacking if warning is not None)
     answer = {"status": "ok", "warnings": sorted(warnings), "not_starting": not_starting}
     return JSONResponse(answer)
 

@@ -10,8 +10,7 @@ are told one after the other, where the family's data allow it (see `Family.open
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from msgspec.structs import replace
+from typing import NamedTuple
 
 from templates.conversation import ChatMessage, Role, Value
 from templates.format import FormatError
@@ -40,12 +39,25 @@ class Dialogue(Value, frozen=True):
     exchanges: tuple[Exchange, ...]
 
 
+class _Neighbours(NamedTuple):
+    """What becomes a `Told` once no more of it can come."""
+
+    role: Role
+    messages: list[ChatMessage]
+    place: str
+
+
+def _exchange(told: list[_Neighbours], answer: list[ChatMessage]) -> Exchange:
+    closed = tuple(Told(one.role, tuple(one.messages), one.place) for one in told)
+    return Exchange(closed, tuple(answer))
+
+
 def read_dialogue(messages: Sequence[ChatMessage]) -> Dialogue:
     start = 0
     while start < len(messages) and messages[start].role in (Role.SYSTEM, Role.DEVELOPER):
         start += 1
     exchanges: list[Exchange] = []
-    told: list[Told] = []
+    told: list[_Neighbours] = []
     answer: list[ChatMessage] = []
     for index, message in enumerate(messages[start:], start):
         place = f"messages.{index}.role"
@@ -60,17 +72,17 @@ def read_dialogue(messages: Sequence[ChatMessage]) -> Dialogue:
         if message.role is Role.TOOL and not (told or answer):
             raise FormatError("A tool message must answer an assistant's tool call.", place)
         if answer:
-            exchanges.append(Exchange(tuple(told), tuple(answer)))
+            exchanges.append(_exchange(told, answer))
             told, answer = [], []
         role = Role.SYSTEM if message.role is Role.DEVELOPER else message.role
         if role is Role.TOOL and told and told[-1].role is not Role.TOOL:
             raise FormatError("A tool message must answer an assistant's tool call.", place)
         if told and told[-1].role is role:
-            told[-1] = replace(told[-1], messages=(*told[-1].messages, message))
+            told[-1].messages.append(message)
         else:
-            told.append(Told(role, (message,), place))
+            told.append(_Neighbours(role, [message], place))
     if told:
-        exchanges.append(Exchange(tuple(told), tuple(answer)))
+        exchanges.append(_exchange(told, answer))
     if not exchanges:
         raise FormatError("There is no user message.", "messages")
     return Dialogue(tuple(messages[:start]), tuple(exchanges))

@@ -16,7 +16,6 @@ from server.chat.strict_schema import broken_promise
 from server.chat.tools import ToolPlan
 from server.errors import InvalidRequest, invalid_value
 from server.generation.sampling import Guide, check_guide, plan_guide
-from templates.conversation import ChatMessage
 from templates.format import ChatFormat, FormatError, OutputConstraint, Prompt
 from workers.contract.hello import Hello
 from workers.contract.parts import Grammar, GrammarKind
@@ -57,21 +56,13 @@ class Constraint(msgspec.Struct, frozen=True):
         return guide
 
 
-def asked_schema(
-    request: ChatCompletionRequest, messages: tuple[ChatMessage, ...]
-) -> dict[str, Any] | None:
-    """Of `response_format`. Raises InvalidRequest."""
+def asked_schema(request: ChatCompletionRequest) -> dict[str, Any] | None:
+    """Of `response_format`. Raises InvalidRequest. A `json_object` may be asked for without the
+    word JSON in the messages, which OpenAI wants: the grammar makes the answer one."""
     wanted = request.response_format
     if isinstance(wanted, JsonSchemaFormat):
         return _checked(wanted.json_schema)
     if isinstance(wanted, JsonObjectFormat):
-        if not any("json" in message.text.lower() for message in messages):
-            raise InvalidRequest(
-                "'messages' must contain the word 'json' in some form, to use 'response_format' "
-                "of type 'json_object'.",
-                param="messages",
-                code="invalid_value",
-            )
         return {"type": "object"}
     return None
 

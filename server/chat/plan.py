@@ -123,7 +123,7 @@ async def plan_chat(
     conversation = Conversation(messages, tools.tools, options)
     constraint = None
     if not asked.isdisjoint(_CONSTRAINING_FIELDS):
-        schema = asked_schema(request, messages)
+        schema = asked_schema(request)
         constraint = Constraint(request, chat_format, tools, schema, served.hello)
     try:
         prompt = chat_format.render(conversation)

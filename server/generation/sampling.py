@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import pydantic_core
 
+from server.broken_rules import why_not_json
 from server.errors import InvalidRequest, invalid_value, unsupported_parameter
 from server.generation.defaults import SAMPLING_NEEDS
 from server.wire import SamplingFields
@@ -165,6 +167,7 @@ def _structured(fields: SamplingFields) -> list[Guide]:
     if wanted.json_object:
         guides.append(Guide(Grammar(GrammarKind.JSON_OBJECT, ""), f"{place}.json_object"))
     if wanted.structural_tag is not None:
+        _check_json(wanted.structural_tag, f"{place}.structural_tag")
         grammar = Grammar(GrammarKind.STRUCTURAL_TAG, wanted.structural_tag)
         guides.append(Guide(grammar, f"{place}.structural_tag"))
     if not guides:
@@ -173,8 +176,21 @@ def _structured(fields: SamplingFields) -> list[Guide]:
 
 
 def _schema(schema: dict[str, object] | str, param: str) -> Guide:
+    if isinstance(schema, str):
+        _check_json(schema, param)
     source = schema if isinstance(schema, str) else msgspec.json.encode(schema).decode()
     return Guide(Grammar(GrammarKind.JSON_SCHEMA, source), param)
+
+
+def _check_json(text: str, param: str) -> None:
+    """An object in JSON, within the limits of a body. Raises InvalidRequest."""
+    try:
+        value = pydantic_core.from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        reason = why_not_json(str(error)) or str(error)
+        raise invalid_value(param, f"Its text cannot be read as JSON: {reason}.") from None
+    if not isinstance(value, dict):
+        raise invalid_value(param, "Its text is not a JSON object.")
 
 
 def _choice(choices: list[str], param: str) -> Guide:

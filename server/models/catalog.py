@@ -20,9 +20,10 @@ from server.direct.eager import own_task
 from server.engines.client import EngineConnection
 from server.engines.pool import EnginePool
 from server.engines.start_failures import failing_engines
-from server.errors import InternalError, ModelNotFound, Unavailable
+from server.errors import ModelNotFound, Unavailable
 from server.generation.defaults import ModelDefaults, model_defaults
 from server.hubs.arrivals import read_arrivals
+from server.models.chat_formats import no_chat_format
 from server.remembered import Remembered
 from server.store.records import Model
 from templates.conversation import MediaKind
@@ -169,8 +170,8 @@ class Catalog:
 
     async def chat_format(self, served: Served, tool_format: str | None = None) -> ChatFormat:
         """Opened once for each start of an engine, in a thread: it reads files. `tool_format` is a
-        known dialect, to be used for the model's own. Raises InternalError if the operator named a
-        format that there is not, or the model has none."""
+        known dialect, to be used for the model's own. Raises InvalidRequest if the model has no
+        format that can be used: asking again does not help."""
         base, hello = served.model.base, served.hello
         key = base, tool_format
         known = self._formats.get(key)
@@ -196,6 +197,6 @@ class Catalog:
                 settings,
             )
         except FormatError as error:
-            raise InternalError(f"The model '{base}' has no usable chat format: {error}") from error
+            raise no_chat_format(served.model.id, entry, hello) from error
         self._formats[key] = hello, opened
         return opened

@@ -11,15 +11,46 @@ from collections.abc import Callable
 from pathlib import Path
 
 from server.config import Config, EngineKind, ModelEntry
+from server.errors import InvalidRequest
 from server.hubs.cache import ModelCache
 from server.hubs.places import hub_model
 from templates.conversation import ChatMessage, Conversation, RenderOptions, Role, TextPart
 from templates.format import ChatFormat, FormatError, FormatSettings, TokenizerInfo
 from templates.own_templates import read_own_templates
 from templates.registry import check_name, open_format
+from workers.contract.hello import Capability, Hello
 
 _FIELDS = ("enable_thinking", "reasoning_effort", "thinking_budget")
 _ASK = (ChatMessage(Role.USER, (TextPart("Hello"),)),)
+
+
+def lacks_template(entry: ModelEntry | None, hello: Hello) -> bool:
+    """Whether there is nothing that a chat with the model could be rendered with."""
+    named = entry is not None and entry.template is not None
+    return not (named or hello.chat_templates)
+
+
+def template_warning(entry: ModelEntry | None, hello: Hello) -> str | None:
+    """For the operator, where a model that generates cannot chat."""
+    pools = {Capability.EMBED, Capability.SCORE}.intersection(hello.capabilities)
+    if pools or not lacks_template(entry, hello):
+        return None
+    return (
+        f"{hello.model}: the model has no chat template, so it serves /v1/completions only; name "
+        "one with `template` in its entry (see templates/TEMPLATES.md)"
+    )
+
+
+def no_chat_format(model_id: str, entry: ModelEntry | None, hello: Hello) -> InvalidRequest:
+    """What a chat with a model gets whose chat format could not be opened."""
+    reason = "has no chat template" if lacks_template(entry, hello) else "has no usable template"
+    return InvalidRequest(
+        f"The model '{model_id}' {reason}, so it cannot answer conversations. Whoever runs this "
+        "server can name one with 'template' in the model's entry; raw prompts can be sent to "
+        "/v1/completions.",
+        param="model",
+        code="model_not_supported",
+    )
 
 
 def cached_directory(entry: ModelEntry) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -10,11 +11,13 @@ from typing import Any, NamedTuple, cast
 from templates.conversation import Tool, ToolCall
 from templates.dialects import constraints
 from templates.dialects.constraints import Layout
+from templates.dialects.reading import whole_text
 from templates.dialects.scanning import PassThrough
 from templates.format import FormatError, OutputConstraint, OutputParser, ToolChoice
 
 Tools = tuple[Tool, ...]
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_ARGUMENTS_DEPTH = 100
 """Of the calls in a history; writing and reading them takes stack for each level."""
 
@@ -128,6 +131,8 @@ def arguments_of(call: ToolCall) -> dict[str, Any]:
         )
     if _is_deep(value):
         raise _too_deep(call)
+    if _SURROGATE.search(call.arguments):
+        value = json.loads(whole_text(json.dumps(value, ensure_ascii=False)))
     return cast(dict[str, Any], value)
 
 

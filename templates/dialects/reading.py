@@ -251,12 +251,20 @@ def partial_mark(text: str, start: int, marks: tuple[str, ...]) -> int:
     return best
 
 
+def whole_text(text: str) -> str:
+    """`text`, with U+FFFD for halves of surrogate pairs, which no UTF-8 can hold. JSON can spell
+    them (`"\\ud83d"`), and does where a text was cut inside an emoji."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def _decode_string(raw: str) -> str | None:
     try:
         value = json.loads(raw, strict=False)
     except ValueError:
         return None
-    return value if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    return whole_text(value) if "\\u" in raw else value
 
 
 def _is_json(text: str) -> bool:

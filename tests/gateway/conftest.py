@@ -90,6 +90,7 @@ REPLIES: list[dict[str, Any]] = [
         "tokens": ['a "quoted" ', "back\\slash ", "\u00e9\u4e2d\U0001f600\n", "\x01"],
     },
     {"contains": "json schema", "grammar": "structural_tag", "text": '{"name": "Ada", "age": 36}'},
+    {"contains": "an object, please", "grammar": "structural_tag", "text": '{"ok": true}'},
     {"contains": "json object", "grammar": "structural_tag", "text": '{"ok": true}'},
     {
         "contains": "bad grammar",
