@@ -90,11 +90,16 @@ class TrainingTurn(Value, frozen=True):
 
 
 class ContentDelta(Value, frozen=True):
+    """`text` stands in the output as it is; `behind` is how much of what the parser was fed comes
+    after it, in characters."""
+
     text: str
+    behind: int = 0
 
 
 class ReasoningDelta(Value, frozen=True):
     text: str
+    behind: int = 0
 
 
 class ToolCallStart(Value, frozen=True):
@@ -121,8 +126,10 @@ class OutputParser(Protocol):
 
     def feed(self, text: str) -> Sequence[Delta]: ...
 
-    def finish(self) -> Sequence[Delta]:
-        """The output has ended: gives back what was held, malformed calls as content."""
+    def finish(self, cut: bool = False) -> Sequence[Delta]:
+        """The output has ended: gives back what was held, malformed calls as content. Of an output
+        that was `cut` by its length, the beginning of a mark or call is part of one, not content.
+        """
         ...
 
 

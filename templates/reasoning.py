@@ -66,12 +66,22 @@ class ReasoningParser:
         self._held += text
         return self._advance(ended=False)
 
-    def finish(self) -> Sequence[Delta]:
+    def finish(self, cut: bool = False) -> Sequence[Delta]:
         out: list[Delta] = []
         if self._state is not _State.CONTENT:
+            if cut:
+                self._held = self._held[: self._partial_word()]
             out.extend(self._advance(ended=True))
-        out.extend(self._content.finish())
+        out.extend(self._content.finish(cut))
         return out
+
+    def _partial_word(self) -> int:
+        """Where the beginning of a thinking word at the end of the held text starts."""
+        if self._state is _State.THINKING:
+            return self._partial_end(self._held)
+        begun = self._held.lstrip(SPACE)
+        opens = self._start.startswith(begun) or self._end.startswith(begun)
+        return 0 if self._state is _State.OPENING and begun and opens else len(self._held)
 
     def _advance(self, *, ended: bool) -> Sequence[Delta]:
         out: list[Delta] = []
@@ -82,9 +92,10 @@ class ReasoningParser:
             if self._held:
                 self._state = _State.THINKING
         if self._state is _State.THINKING:
+            whole = len(self._held)
             thought = self._think(ended)
             if thought:
-                out.append(ReasoningDelta(thought))
+                out.append(ReasoningDelta(thought, whole - len(thought)))
         if self._state is _State.CLOSED:
             self._held = self._held.lstrip(SPACE)
             if self._held:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from templates.dialects.base import Call, Dialect, Tools, as_text, declaration, to_json
 from templates.dialects.constraints import Layout, xml_arguments
 from templates.dialects.hermes import SIGNATURES, signatures
-from templates.dialects.reading import Scan
+from templates.dialects.reading import SPACE, Scan, begins_any
 from templates.dialects.scanning import CallParser
 from templates.dialects.xml import XmlParser, XmlSyntax
 
@@ -41,6 +41,9 @@ class Glm4Parser(CallParser):
                     yield from self._arguments(name)
                 return
 
+    def _begins_bare(self, held: str) -> bool:
+        return begins_any(held.lstrip(SPACE), (f"{name}\n" for name in self._tools))
+
     def _calls(self, marker: str) -> Scan[None]:
         return
         yield
@@ -71,6 +74,7 @@ _MOE = XmlSyntax(
     value_end="</arg_value>",
     call_end="",
     block_end="</tool_call>",
+    max_separator=2,
 )
 
 

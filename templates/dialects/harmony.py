@@ -20,7 +20,7 @@ _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _ENDS = ("<|end|>", "<|return|>", "<|call|>", _START, _CHANNEL)
 _CHANNEL_NAME = re.compile(r"(?:^|<\|channel\|>)\s*(analysis|commentary|final)\b")
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
-_FUNCTIONS = "functions."
+_TO, _FUNCTIONS = "to=", "functions."
 
 
 class HarmonyParser(CallParser):
@@ -29,8 +29,12 @@ class HarmonyParser(CallParser):
     def _opening(self) -> Scan[None]:
         """A recipient may stand before the channel: the prompt ends in `<|start|>assistant`."""
         yield from self._space()
-        if (yield from self._starts("to=")):
+        if (yield from self._starts(_TO)):
             yield from self._message(_START)
+
+    def _begins_bare(self, held: str) -> bool:
+        begun = held.lstrip()
+        return bool(begun) and (begun.startswith(_TO) or _TO.startswith(begun))
 
     def _calls(self, marker: str) -> Scan[None]:
         yield from self._message(marker)
@@ -58,7 +62,7 @@ class HarmonyParser(CallParser):
 
     def _body(
         self,
-        emit: Callable[[str], None],
+        emit: Callable[[int, int], None],
         plain: Callable[[str], ContentDelta | ReasoningDelta],
     ) -> Scan[None]:
         """Streams a message up to its end."""
@@ -66,15 +70,16 @@ class HarmonyParser(CallParser):
         while True:
             found = [(hit, mark) for mark in _ENDS if (hit := self._buf.find(mark, self._pos)) >= 0]
             at, end = min(found, default=(partial_mark(self._buf, self._pos, _ENDS), ""))
-            emit(self._buf[self._pos : at])
+            emit(self._pos, at)
             self._pos = at
             if end:
                 self._pos += 0 if end in (_START, _CHANNEL) else len(end)
-                self._after_call = True
+                self._after_call = self._only_space = True
                 break
             self._idle = self._at_end()
             if not (yield from self._more()):
-                emit(self._buf[self._pos :])
+                if not self._cut:
+                    emit(self._pos, len(self._buf))
                 self._pos = len(self._buf)
                 break
         self._plain = ContentDelta

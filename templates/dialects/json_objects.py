@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from templates.dialects.base import Call, to_json
 from templates.dialects.call_lists import ListParser
-from templates.dialects.reading import NAME_LIMIT, Scan, unwrap_object
+from templates.dialects.reading import NAME_LIMIT, Scan, begins_any, unwrap_object
 
 _NAME_KEYS = ("name", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "parameters")
@@ -23,6 +23,13 @@ class ObjectParser(ListParser):
 
     def _begins_call(self, char: str) -> bool:
         return char == "{"
+
+    def _begins_bare(self, held: str) -> bool:
+        written = "".join(held.split())
+        names = [f'"{key}":"{name}"' for key in _NAME_KEYS for name in self._tools]
+        return any(name in written for name in names) or begins_any(
+            written, (begin + name for begin in ("{", "[{") for name in names)
+        )
 
     def _call(self) -> Scan[bool]:
         name: str | None = None

@@ -59,6 +59,8 @@ class LiteralParser(CallParser):
         if char == "{":
             return depth < _DEPTH_LIMIT and (yield from self._object(depth))
         word = yield from self._word(_WORD)
+        if self._cut:
+            return False
         written = _WORDS.get(word) or _number(word) or self._unknown_word(word) if word else None
         if written is None:
             self._pos -= len(word)

@@ -14,7 +14,7 @@ from templates.dialects.call_lists import ListParser, ListSyntax
 from templates.dialects.constraints import Layout
 from templates.dialects.literal_grammars import keyword_arguments
 from templates.dialects.literals import LiteralParser
-from templates.dialects.reading import Scan, quoted
+from templates.dialects.reading import Scan, begins_any, quoted
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,127}")
 _KEY = re.compile(r"[^\W\d][\w.\-]{0,127}")
@@ -29,6 +29,9 @@ class PythonParser(ListParser, LiteralParser):
 
     def _begins_call(self, char: str) -> bool:
         return char.isalpha() or char == "_"
+
+    def _begins_bare(self, held: str) -> bool:
+        return begins_any("".join(held.split()), (f"[{name}(" for name in self._tools))
 
     def _call(self) -> Scan[bool]:
         name = yield from self._word(_NAME)
@@ -82,10 +85,12 @@ class PythonParser(ListParser, LiteralParser):
         """Takes what follows a backslash."""
         char = yield from self._peek()
         if not char:
-            self._argue_text("\\")
+            self._argue_text("" if self._cut else "\\")
             return False
         if char in "01234567":
             digits = yield from self._word(_OCTAL)
+            if self._cut:
+                return False
             self._argue_text(chr(int(digits, 8)))
             return True
         self._pos += 1
@@ -104,6 +109,8 @@ class PythonParser(ListParser, LiteralParser):
         while len(self._buf) - self._pos < size and (yield from self._more()):
             pass
         digits = self._buf[self._pos : self._pos + size]
+        if len(digits) < size and self._cut:
+            return
         if len(digits) < size or not _HEX.fullmatch(digits):
             self._argue_text("\\" + kind)
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -36,6 +36,8 @@ class Reader:
         self._pos: int = 0
         self._mark: int | None = None
         self._ended = False
+        self._cut = False
+        """Whether the output ended for its length."""
 
     def _at_end(self) -> bool:
         return self._pos >= len(self._buf)
@@ -129,17 +131,23 @@ class Reader:
                 self._pos += len(end)
                 return end
             if not (yield from self._more()):
-                emit(self._buf[self._pos :])
-                self._pos = len(self._buf)
+                emit(self._rest())
                 return None
 
+    def _rest(self) -> str:
+        """Takes what is left at the output's end, where it may go on as something else; gives
+        nothing if the output was cut there."""
+        rest = "" if self._cut else self._buf[self._pos :]
+        self._pos = len(self._buf)
+        return rest
+
     def _close(self, mark: str) -> Scan[bool]:
-        """Takes a closing mark after white space; one that is cut off counts as taken."""
+        """Takes a closing mark after white space; one that the output ends in counts as taken."""
         yield from self._space()
         if (yield from self._take(mark)):
             return True
         rest = self._buf[self._pos :]
-        if self._ended and rest and mark.startswith(rest):
+        if self._ended and not self._cut and rest and mark.startswith(rest):
             self._pos = len(self._buf)
             return True
         return False
@@ -232,10 +240,13 @@ class Reader:
             emit(buf[start:at])
             self._pos = at
             if not (yield from self._more()):
-                if self._pos < len(self._buf):  # a backslash that waited for its character
-                    emit(self._buf[self._pos :])
-                    self._pos = len(self._buf)
+                emit(self._rest())  # a backslash that waited for its character
                 return False
+
+
+def begins_any(text: str, wholes: Iterable[str]) -> bool:
+    """Whether a text that is not empty is the beginning of one of `wholes`, or goes on after it."""
+    return bool(text) and any(w.startswith(text) or text.startswith(w) for w in wholes)
 
 
 def partial_mark(text: str, start: int, marks: tuple[str, ...]) -> int:

@@ -8,12 +8,15 @@ Rules that hold for every dialect:
 
 * Text that may yet become a call is held back only until it is known not to be one; then it is
   content.
-* White space between content and a call, between calls, and after the last call is layout and not
-  reported. All other text outside calls is content.
+* Outside calls everything is content, but for white space that is layout: where no text is beside
+  it (ahead of the first call, between calls, after the last one), and the line break that separates
+  a text from a call.
 * A call starts (`ToolCallStart`) once its name is known and its arguments have begun. Anything that
   fails before is content, marks included.
 * What was streamed of a call stays. When a started call breaks or is cut off, its arguments end
   there, and text that does not belong to it is content. Missing closing marks are forgiven.
+* Where the output was cut by its length, the beginning of a call that it ends with is no content: a
+  call without arguments so far is not reported, and no mark is shown.
 * Marked calls may name an unknown tool (the caller answers it with an error the model can read);
   dialects without marks take known names only.
 """
@@ -34,7 +37,7 @@ class PassThrough:
     def feed(self, text: str) -> Sequence[Delta]:
         return (ContentDelta(text),) if text else ()
 
-    def finish(self) -> Sequence[Delta]:
+    def finish(self, cut: bool = False) -> Sequence[Delta]:
         return ()
 
 
@@ -46,6 +49,8 @@ class CallParser(Reader, ABC):
     """
 
     markers: tuple[str, ...] = ()
+    max_separator = 1
+    """How many line breaks the format writes between a text and a call."""
 
     def __init__(self, tools: tuple[Tool, ...]) -> None:
         super().__init__()
@@ -54,6 +59,8 @@ class CallParser(Reader, ABC):
         self._given_back = 0
         self._index = -1
         self._after_call = False
+        self._only_space = True
+        """Whether no text has come since the last call, or at all."""
         self._idle = False
         self._plain: Callable[[str], ContentDelta | ReasoningDelta] = ContentDelta
         self._out: list[Delta] = []
@@ -61,8 +68,8 @@ class CallParser(Reader, ABC):
 
     def feed(self, text: str) -> Sequence[Delta]:
         # The plain content of an answer takes this way only: no mark can begin in the text, no
-        # white space must wait for what follows it.
-        if self._idle and text and text[-1] > " ":
+        # line break must wait for what follows it.
+        if self._idle and text and text[-1] != "\n":
             for first in self._firsts:
                 if first in text:
                     break
@@ -76,8 +83,12 @@ class CallParser(Reader, ABC):
         out, self._out = self._out, []
         return out
 
-    def finish(self) -> Sequence[Delta]:
+    def finish(self, cut: bool = False) -> Sequence[Delta]:
         self._ended = True
+        self._cut = cut
+        if cut and self._mark is not None and self._is_call():
+            self._run.close()
+            return ()
         next(self._run, None)
         out, self._out = self._out, []
         return out
@@ -91,9 +102,23 @@ class CallParser(Reader, ABC):
         return
         yield
 
+    def _begins_bare(self, held: str) -> bool:
+        """Whether an output that begins with `held` would go on as a call without a mark."""
+        return False
+
+    def _is_call(self) -> bool:
+        """Whether the text held now is a call, as far as it goes."""
+        return (
+            not self._in_opening or self._index >= 0 or self._begins_bare(self._buf[self._mark :])
+        )
+
     def _main(self) -> Scan[None]:
         self._mark = self._pos
+        self._in_opening = True
         yield from self._opening()
+        self._in_opening = False
+        if self._is_cut_off():
+            return
         self._settle()
         while True:
             marker = yield from self._content()
@@ -101,34 +126,66 @@ class CallParser(Reader, ABC):
                 return
             self._pos += len(marker)
             yield from self._calls(marker)
+            if self._is_cut_off():
+                return
             self._settle()
+
+    def _is_cut_off(self) -> bool:
+        """Whether the output was cut inside a call that has started: what is left is of its marks."""
+        return self._cut and self._mark is None
 
     def _settle(self) -> None:
         """Gives back as content what was held and proved to be no call."""
         if self._mark is None:
             return
         end = self._mark + self._given_back
-        self._content_out(self._buf[self._mark : end])
+        self._content_out(self._mark + self._separator(), end)
         self._pos, self._mark, self._given_back = end, None, 0
 
     def _content(self) -> Scan[str | None]:
         """Reports content up to a marker and stops before it; None when the output has ended."""
         while True:
-            if self._after_call:
-                yield from self._space()
             at, marker = self._find_marker()
-            end = len(self._buf[self._pos : at].rstrip(SPACE)) + self._pos
-            self._content_out(self._buf[self._pos : end])
+            begin, end = self._text_before(at)
+            self._content_out(begin, end)
             if marker:
                 self._mark, self._given_back = end, at - end + len(marker)
                 self._pos = at
                 return marker
             self._pos = end
-            self._idle = end == len(self._buf) and not self._after_call
+            self._idle = end == len(self._buf) and not self._only_space
+            num_held = at - end
             if not (yield from self._more()):
-                self._content_out(self._buf[self._pos :])
-                self._pos = len(self._buf)
+                self._end_content(self._pos + num_held)
                 return None
+
+    def _text_before(self, at: int) -> tuple[int, int]:
+        """What is content of the text up to `at`, where a mark may begin: line breaks ahead of it
+        would be the call's, and white space without text beside it may be."""
+        begin = self._pos
+        if not self._buf[begin:at].strip(SPACE):
+            if self._only_space:
+                return begin, begin
+        else:
+            begin += self._separator()
+        end = at
+        while end > begin and at - end < self.max_separator and self._buf[end - 1] == "\n":
+            end -= 1
+        return begin, end
+
+    def _separator(self) -> int:
+        """The size of the line break between a call and the text after it."""
+        start = self._pos if self._mark is None else self._mark
+        return self._after_call and self._buf.startswith("\n", start)
+
+    def _end_content(self, at: int) -> None:
+        """At the end of the output: from `at` on there is the beginning of a mark, if anything."""
+        rest, partial = self._buf[self._pos :], self._buf[at:]
+        in_line = not self._only_space and self._buf[at - 1 : at] != "\n"
+        is_call = self._cut and partial and not (in_line and partial[0].isalpha())
+        if not is_call and (rest.strip(SPACE) or not self._after_call):
+            self._content_out(self._pos + self._separator(), len(self._buf))
+        self._pos = len(self._buf)
 
     def _find_marker(self) -> tuple[int, str]:
         """Where the first marker begins; with none, where one may begin at the end. No marker is
@@ -138,24 +195,25 @@ class CallParser(Reader, ABC):
         found = [(hit, m) for m in self.markers if (hit := self._buf.find(m, self._pos)) >= 0]
         return min(found) if found else (partial_mark(self._buf, self._pos, self.markers), "")
 
-    def _content_out(self, text: str) -> None:
-        if not text:
-            return
-        self._after_call = False
-        last = self._out[-1] if self._out else None
-        if isinstance(last, ContentDelta):
-            self._out[-1] = ContentDelta(last.text + text)
-        else:
-            self._out.append(ContentDelta(text))
+    def _content_out(self, begin: int, end: int) -> None:
+        """Reports the text between two places of the buffer."""
+        if begin < end:
+            self._after_call = self._only_space = False
+            self._text_out(ContentDelta, begin, end)
 
-    def _reasoning_out(self, text: str) -> None:
-        if not text:
-            return
+    def _reasoning_out(self, begin: int, end: int) -> None:
+        if begin < end:
+            self._text_out(ReasoningDelta, begin, end)
+
+    def _text_out(
+        self, kind: type[ContentDelta] | type[ReasoningDelta], begin: int, end: int
+    ) -> None:
+        text, behind = self._buf[begin:end], len(self._buf) - end
         last = self._out[-1] if self._out else None
-        if isinstance(last, ReasoningDelta):
-            self._out[-1] = ReasoningDelta(last.text + text)
+        if isinstance(last, kind) and last.behind == len(self._buf) - begin:
+            self._out[-1] = kind(last.text + text, behind)
         else:
-            self._out.append(ReasoningDelta(text))
+            self._out.append(kind(text, behind))
 
     def _hold(self) -> None:
         """From here on the text may be a call; if it proves not to be, it is content."""
@@ -165,7 +223,7 @@ class CallParser(Reader, ABC):
         self._index += 1
         self._out.append(ToolCallStart(self._index, name, call_id))
         self._mark, self._given_back = None, 0
-        self._after_call = True
+        self._after_call = self._only_space = True
 
     def _argue(self, text: str) -> None:
         if not text:

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 
 from templates.conversation import Tool
 from templates.dialects.argument_types import STRING, accepted_types, json_literal, property_schema
-from templates.dialects.reading import SPACE, Scan, quoted
+from templates.dialects.reading import SPACE, Scan, partial_mark, quoted
 from templates.dialects.scanning import CallParser
 
+_TEXTS = STRING | {"enum"}
+_PLAIN = tuple("{[-0123456789")
+"""What JSON begins with that is written as it is."""
 _NAME = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 
 
@@ -37,12 +40,14 @@ class XmlSyntax:
     """A line break after the opening and before the closing mark is not part of the value."""
     typed_keys: bool = False
     """The key carries `string="true|false"`, which decides the type."""
+    max_separator: int = 1
 
 
 class XmlParser(CallParser):
     def __init__(self, tools: tuple[Tool, ...], syntax: XmlSyntax) -> None:
         self.markers = tuple(mark for mark in (syntax.block, syntax.call) if mark)
         self._syntax = syntax
+        self.max_separator = syntax.max_separator
         super().__init__(tools)
 
     def _calls(self, marker: str) -> Scan[None]:
@@ -80,7 +85,7 @@ class XmlParser(CallParser):
                 return False
             count += 1
         closed = yield from self._close(syntax.call_end or syntax.block_end)
-        if closed or not self._ended or not syntax.call:
+        if closed or not self._ended or not (syntax.call or self._cut):
             self._argue("}" if count else "{}")
         return True
 
@@ -133,8 +138,7 @@ class XmlParser(CallParser):
     def _typed_value(self, types: frozenset[str] | None) -> Scan[bool]:
         raw = yield from self._until(self._syntax.value_end, limit=None)
         if raw is None:
-            rest = self._buf[self._pos :].strip(SPACE)
-            self._argue(rest if types and "string" not in types else json.dumps(rest)[:-1])
+            self._argue(self._partial_value(types))
             self._pos = len(self._buf)
             return False
         literal = json_literal(raw.strip(SPACE), types)
@@ -144,6 +148,18 @@ class XmlParser(CallParser):
             literal = json.dumps(raw, ensure_ascii=False)
         self._argue(literal)
         return True
+
+    def _partial_value(self, types: frozenset[str] | None) -> str:
+        """JSON for a value that the output ends in; nothing where it was cut and may yet become
+        another one."""
+        end = len(self._buf)
+        if self._cut:
+            end = partial_mark(self._buf, self._pos, (self._syntax.value_end,))
+        rest = self._buf[self._pos : end].strip(SPACE)
+        is_text = not types or "string" in types
+        if self._cut and not (types and types <= _TEXTS if is_text else rest[:1] in _PLAIN):
+            return ""
+        return quoted(rest)[:-1] if is_text else rest
 
     def _argue_text(self, text: str) -> None:
         self._argue(quoted(text)[1:-1])

@@ -138,6 +138,7 @@ _SEED = XmlSyntax(
     value_end="</parameter>",
     call_end="</function>",
     block_end="</seed:tool_call>",
+    max_separator=2,
 )
 
 

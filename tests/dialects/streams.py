@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from templates.conversation import ToolCall
@@ -17,13 +17,23 @@ from templates.format import (
 )
 
 
-def run(parser: OutputParser, pieces: Iterable[str]) -> list[Delta]:
-    """All events, neighbouring pieces joined."""
+def run(parser: OutputParser, pieces: Iterable[str], cut: bool = False) -> list[Delta]:
+    """All events, neighbouring pieces joined. Every text stands where its event says."""
     events: list[Delta] = []
+    fed = ""
     for piece in pieces:
-        events.extend(parser.feed(piece))
-    events.extend(parser.finish())
+        fed += piece
+        events.extend(_placed(parser.feed(piece), fed))
+    events.extend(_placed(parser.finish(cut), fed))
     return joined(events)
+
+
+def _placed(events: Sequence[Delta], fed: str) -> Sequence[Delta]:
+    for event in events:
+        if isinstance(event, ContentDelta | ReasoningDelta):
+            end = len(fed) - event.behind
+            assert fed[end - len(event.text) : end] == event.text
+    return events
 
 
 def joined(events: Iterable[Delta]) -> list[Delta]:
@@ -37,6 +47,10 @@ def joined(events: Iterable[Delta]) -> list[Delta]:
                 out[-1] = ReasoningDelta(a + b)
             case ToolArgumentsDelta(i, a), ToolArgumentsDelta(j, b) if i == j:
                 out[-1] = ToolArgumentsDelta(i, a + b)
+            case _, ContentDelta(text):
+                out.append(ContentDelta(text))
+            case _, ReasoningDelta(text):
+                out.append(ReasoningDelta(text))
             case _:
                 out.append(event)
     return out

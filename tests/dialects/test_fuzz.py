@@ -55,6 +55,8 @@ def test_any_text_is_read_the_same_however_it_is_cut(name: str) -> None:
         whole = run(dialect(name).parser(TOOLS), [text])
         assert run(dialect(name).parser(TOOLS), pieces_of(text, cuts)) == whole
         assert run(dialect(name).parser(TOOLS), list(text)) == whole
+        shortened = run(dialect(name).parser(TOOLS), [text], cut=True)
+        assert run(dialect(name).parser(TOOLS), list(text), cut=True) == shortened
         answer = folded(whole)
         if not answer.calls and name != "harmony":
             assert answer.content == text
@@ -152,6 +154,7 @@ def test_thinking_and_calls_together_are_read_the_same_however_they_are_cut() ->
         whole = run(fresh(), [text])
         assert run(fresh(), pieces_of(text, cuts)) == whole
         assert run(fresh(), list(text)) == whole
+        assert run(fresh(), list(text), cut=True) == run(fresh(), [text], cut=True)
 
     check()
 

@@ -91,3 +91,54 @@ def test_cut_off_outputs_lose_and_double_nothing(name: str) -> None:
         if not answer.calls:
             assert answer.content == text[:end]
         assert run(dialect(name).parser(TOOLS), list(text[:end])) == events
+
+
+@pytest.mark.parametrize(("name", "key"), CASES)
+def test_a_call_cut_by_the_length_shows_no_mark(name: str, key: str) -> None:
+    """Whatever of the call is there is in the call."""
+    entry = dialect(name)
+    for text in (entry.call_text(CALL_SETS[key]), entry.native_text(CALL_SETS[key])):
+        whole = folded(run(entry.parser(TOOLS), [text]))
+        for end in range(len(text)):
+            events = run(entry.parser(TOOLS), [text[:end]], cut=True)
+            answer = folded(events)
+            assert answer.content.strip() == "", text[:end]
+            for read, full in zip(answer.calls, whole.calls, strict=False):
+                assert read.name == full.name
+                assert full.arguments.startswith(read.arguments), text[:end]
+            assert run(entry.parser(TOOLS), list(text[:end]), cut=True) == events
+
+
+@pytest.mark.parametrize("name", [name for name, entry in DIALECTS.items() if entry.layout.trigger])
+def test_a_text_before_a_call_that_was_cut_stays(name: str) -> None:
+    entry = dialect(name)
+    text = "Let me see.  \n\n" + entry.native_text(CALL_SETS["one"])
+    for end in range(len("Let me see."), len(text)):
+        answer = folded(run(entry.parser(TOOLS), [text[:end]], cut=True))
+        assert answer.content.rstrip() == "Let me see."
+        assert run(entry.parser(TOOLS), list(text[:end]), cut=True) == run(
+            entry.parser(TOOLS), [text[:end]], cut=True
+        )
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_plain_text_cut_by_the_length_is_whole(name: str) -> None:
+    text = 'Half of a plan, say "A": {1, 2}\nand (all) of it, if\n\n'
+    for end in range(len(text)):
+        events = run(dialect(name).parser(TOOLS), [text[:end]], cut=True)
+        assert folded(events).content == text[:end]
+
+
+@pytest.mark.parametrize("name", [name for name, entry in DIALECTS.items() if entry.layout.trigger])
+def test_text_around_calls_keeps_its_blanks(name: str) -> None:
+    entry = dialect(name)
+    calls = entry.native_text(CALL_SETS["one"])
+    for before in ("Look. ", "Look.  \t", " \n Look", "Look.\n "):
+        answer = folded(run(entry.parser(TOOLS), [f"{before}\n{calls}\n"]))
+        assert answer.content == before
+    for after in ("  Done. \n", "\tDone.", "\n Done.\n\n"):
+        text = f"{calls}\n{after}"
+        events = run(entry.parser(TOOLS), [text])
+        assert folded(events).content == after
+        for pieces in splits(text, rounds=4):
+            assert run(entry.parser(TOOLS), pieces) == events

@@ -240,6 +240,7 @@ def test_a_json_object(client: openai.OpenAI) -> None:
     assert json.loads(answer.choices[0].message.content) == {"ok": True}
 
 
+@pytest.mark.parametrize(("thinking", "answer"), [(False, "red"), (True, "blue")])
 def test_a_guide_binds_what_follows_the_thinking(
     client: openai.OpenAI, thinking: bool, answer: str
 ) -> None:

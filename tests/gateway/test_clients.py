@@ -64,7 +64,8 @@ def test_a_parsed_call_can_be_sent_back(client: openai.OpenAI, streamed: bool) -
             message = stream.get_final_completion().choices[0].message
     else:
         message = client.chat.completions.parse(**asked).choices[0].message
-    (call,) = message.tool_calls or ()
+    assert message.tool_calls is not None
+    (call,) = message.tool_calls
     assert call.function.parsed_arguments == {"city": "Paris"}
     result = {"role": "tool", "tool_call_id": call.id, "content": "rain"}
     for sent in (message, message.model_dump(), message.to_dict()):
