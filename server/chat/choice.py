@@ -1,11 +1,13 @@
 """One answer as it is read from the engine: text through the chat format's parser, tokens counted
-as visible or reasoning, log probabilities kept until the content they belong to is out."""
+as visible or reasoning, log probabilities kept until the text they belong to is out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from server.chat.budget import ThoughtLimit
+from server.chat.stops import StopParser, StopStrings
+from server.chat.token_places import TokenPlaces
 from server.chat.tools import ToolPlan
 from server.engines.client import Work
 from server.generation.exchange import Continuation
@@ -26,28 +28,38 @@ class ChoiceReader:
         "_ids",
         "_in_reasoning",
         "_limit",
-        "_logprobs",
         "_parser",
+        "_places",
+        "_stops",
         "num_calls",
         "reasoning_tokens",
     )
 
     def __init__(
-        self, parser: OutputParser, opens_reasoning: bool, limit: ThoughtLimit | None = None
+        self,
+        parser: OutputParser,
+        opens_reasoning: bool,
+        limit: ThoughtLimit | None = None,
+        stops: StopStrings | None = None,
+        *,
+        with_logprobs: bool = False,
     ) -> None:
-        self._parser = parser
+        self._stops = None if stops is None else StopParser(parser, stops)
+        self._parser = parser if self._stops is None else self._stops
+        self._places = TokenPlaces() if with_logprobs else None
         self._limit = limit
         self._ids: list[int] = []
         """The output so far, kept where its thinking is limited."""
         self._in_reasoning = opens_reasoning
-        self._logprobs: list[TokenLogprob] = []
         self.num_calls = 0
         self.reasoning_tokens = 0
 
     def read(self, event: Token) -> Sequence[Delta]:
+        if self._places is not None:
+            self._places.add(event)
+        if self._stops is not None:
+            self._stops.count(len(event.token_ids))
         deltas = self._parser.feed(event.text)
-        if event.logprobs is not None:
-            self._logprobs += event.logprobs
         if len(deltas) == 1 and type(deltas[0]) is ContentDelta:
             self._in_reasoning = False
             return deltas
@@ -57,10 +69,18 @@ class ChoiceReader:
             self.reasoning_tokens += len(event.token_ids)
         return deltas
 
-    def end_thought(self, event: Token, work: Work) -> tuple[Sequence[Delta], Continuation | None]:
-        """To be called after `read` where thinking is limited: once the limit is reached, what the
-        end of the thought lets out, and how the sequence goes on. Tokens without text may be half
-        a character: the cut waits for the rest."""
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was met here, and not at the engine."""
+        return self._stops is not None and self._stops.stopped
+
+    def end_early(self, event: Token, work: Work) -> tuple[Sequence[Delta], Continuation | None]:
+        """To be called after `read` where a plan `ends_early`: at a stop string nothing goes on;
+        once a limit of thinking is reached, what the end of the thought lets out, and how the
+        sequence goes on. Tokens without text may be half a character: the cut waits for the rest.
+        """
+        if self.stopped:
+            return (), Continuation(None, 0, FinishReason.STOP)
         limit = self._limit
         if limit is None:
             return (), None
@@ -68,34 +88,33 @@ class ChoiceReader:
         spent = self._in_reasoning and self.reasoning_tokens >= limit.max_tokens
         if not spent or not event.text:
             return (), None
+        if self._places is not None:
+            self._places.insert(limit.ending)
         deltas = self._parser.feed(limit.ending)
         self._note(deltas)
         self._in_reasoning = False
         self._ids += limit.ending_ids
         return deltas, limit.go_on(work, list(self._ids))
 
-    def finish(self) -> Sequence[Delta]:
-        deltas = self._parser.finish()
+    def finish(self, event: Finished) -> Sequence[Delta]:
+        deltas = self._parser.finish(event.reason is FinishReason.LENGTH)
         self._note(deltas)
         return deltas
 
-    def take_logprobs(self) -> list[TokenLogprob]:
-        """Those of the content that is out now."""
-        taken, self._logprobs = self._logprobs, []
-        return taken
+    def take_logprobs(self, delta: ContentDelta | ReasoningDelta) -> list[TokenLogprob]:
+        """Those of a text that was just read."""
+        return [] if self._places is None else self._places.take(delta)
 
     def _note(self, deltas: Sequence[Delta]) -> None:
         for delta in deltas:
             self._in_reasoning = isinstance(delta, ReasoningDelta)
             if isinstance(delta, ToolCallStart):
                 self.num_calls += 1
-            if not isinstance(delta, ContentDelta):
-                self._logprobs.clear()
 
 
 def finish_reason(event: Finished, reader: ChoiceReader, tools: ToolPlan) -> str:
     """A named function finishes with `stop`, as at OpenAI."""
-    if event.reason is FinishReason.LENGTH:
+    if event.reason is FinishReason.LENGTH and not reader.stopped:
         return "length"
     if reader.num_calls == 0 or (tools.named and not tools.legacy):
         return "stop"

@@ -39,6 +39,7 @@ class _Choice(msgspec.Struct):
     reasoning: list[str] = []
     calls: list[_Call] = []
     logprobs: list[TokenLogprob] = []
+    reasoning_logprobs: list[TokenLogprob] = []
     finish_reason: str = "stop"
 
     def take(self, deltas: Sequence[Delta]) -> None:
@@ -46,9 +47,10 @@ class _Choice(msgspec.Struct):
             match delta:
                 case ContentDelta(text):
                     self.content.append(text)
-                    self.logprobs += self.reader.take_logprobs()
+                    self.logprobs += self.reader.take_logprobs(delta)
                 case ReasoningDelta(text):
                     self.reasoning.append(text)
+                    self.reasoning_logprobs += self.reader.take_logprobs(delta)
                 case ToolCallStart(_, name, call_id):
                     self.calls.append(_Call(call_id or tool_call_id(), name))
                 case ToolArgumentsDelta(number, text):
@@ -63,11 +65,9 @@ class ChatFold:
     def __init__(self, plan: ChatPlan, reply: Reply) -> None:
         self._plan = plan
         self._reply = reply
+        self._shows_reasoning = plan.request.include_reasoning is not False
         self._answer = AnswerId("chatcmpl-", plan.request.model, plan.served.hello)
-        self._choices = [
-            _Choice(ChoiceReader(plan.parser(), plan.prompt.opens_reasoning, plan.limit))
-            for _ in plan.works
-        ]
+        self._choices = [_Choice(plan.reader()) for _ in plan.works]
 
     def begin(self) -> None:
         """The whole answer is sent at its end."""
@@ -78,15 +78,15 @@ class ChatFold:
     def token(self, index: int, event: Token) -> Continuation | None:
         choice = self._choices[index]
         choice.take(choice.reader.read(event))
-        if self._plan.limit is None:
+        if not self._plan.ends_early:
             return None
-        deltas, continuation = choice.reader.end_thought(event, self._plan.works[index])
+        deltas, continuation = choice.reader.end_early(event, self._plan.works[index])
         choice.take(deltas)
         return continuation
 
     def finished(self, index: int, event: Finished) -> None:
         choice = self._choices[index]
-        choice.take(choice.reader.finish())
+        choice.take(choice.reader.finish(event))
         choice.finish_reason = finish_reason(event, choice.reader, self._plan.tools)
 
     def end(self, tally: Tally) -> None:
@@ -110,7 +110,12 @@ class ChatFold:
         self._reply.refuse(error)
 
     def _body(self, index: int, choice: _Choice) -> dict[str, Any]:
-        logprobs = chat_logprobs(choice.logprobs) if self._plan.request.logprobs else None
+        logprobs = None
+        if self._plan.request.logprobs:
+            shown = (
+                choice.reasoning_logprobs if self._shows_reasoning and choice.reasoning else None
+            )
+            logprobs = chat_logprobs(choice.logprobs, shown)
         return {
             "index": index,
             "message": self._message(choice),
@@ -125,7 +130,7 @@ class ChatFold:
             "content": None if choice.calls and not content else content,
             "refusal": None,
         }
-        if choice.reasoning and self._plan.request.include_reasoning is not False:
+        if choice.reasoning and self._shows_reasoning:
             reasoning = "".join(choice.reasoning)
             message["reasoning_content"] = reasoning
             message["reasoning"] = reasoning

@@ -13,10 +13,12 @@ import msgspec
 
 from server.auth import Principal
 from server.chat.budget import ThoughtLimit
+from server.chat.choice import ChoiceReader
 from server.chat.constraint import Constraint, asked_schema
 from server.chat.conversation import read_messages, wrong_arguments
 from server.chat.options import render_options
 from server.chat.schemas import ChatCompletionRequest
+from server.chat.stops import StopStrings
 from server.chat.tools import NO_TOOLS, ToolPlan, plan_functions, plan_tools
 from server.engines.client import Work
 from server.errors import (
@@ -36,12 +38,14 @@ from server.media.prompt import prompt_parts
 from server.models.catalog import Catalog, Served
 from templates.conversation import ChatMessage, Conversation, MediaPart
 from templates.dialects import DIALECTS
+from templates.dialects.scanning import PassThrough
 from templates.format import (
     ChatFormat,
     FormatError,
     OutputParser,
     Prompt,
 )
+from workers.contract.parts import Sampling
 
 _OPTION_FIELDS = frozenset(
     {
@@ -79,6 +83,13 @@ class ChatPlan(msgspec.Struct, frozen=True):
     guide_param: str | None
     """The field that asked for the grammar, to be named if it does not compile."""
     media: tuple[MediaPart, ...] = ()
+    stops: StopStrings | None = None
+    """Those that the engine does not match."""
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether an answer may have to be ended before the engine does."""
+        return self.limit is not None or self.stops is not None
 
     @property
     def engine_model(self) -> str:
@@ -92,8 +103,15 @@ class ChatPlan(msgspec.Struct, frozen=True):
     def affinity(self) -> str | None:
         return self.request.prompt_cache_key or conversation_key(self.request.messages)
 
-    def parser(self) -> OutputParser:
-        return self.chat_format.parser(self.prompt, self.tools.tools)
+    def reader(self) -> ChoiceReader:
+        """For one of the answers."""
+        return ChoiceReader(
+            self.chat_format.parser(self.prompt, self.tools.tools),
+            self.prompt.opens_reasoning,
+            self.limit,
+            self.stops,
+            with_logprobs=bool(self.request.logprobs),
+        )
 
     def name_error(self, error: ApiError) -> ApiError:
         if error.code == "invalid_json_schema" and self.guide_param is not None:
@@ -139,29 +157,27 @@ async def plan_chat(
             limit = ThoughtLimit(budget.max_tokens, budget.ending, ending_ids, grammar)
     except FormatError as error:
         raise _from_format(error, request, messages) from error
+    sampling, stops = _sampling(request, served, chat_format), None
+    if sampling.stop:
+        stops = _own_stops(request, sampling, chat_format.parser(prompt, tools.tools))
+        sampling = sampling if stops is None else msgspec.structs.replace(sampling, stop=[])
     return ChatPlan(
         request=request,
         served=served,
         chat_format=chat_format,
         prompt=prompt,
         tools=tools,
-        works=_works(request, served, chat_format, prompt, guide, await loader.load(media)),
+        stops=stops,
+        works=_works(request, served, sampling, prompt, guide, await loader.load(media)),
         limit=limit,
         guide_param=guide.param if guide is not None else None,
         media=tuple(media),
     )
 
 
-def _works(
-    request: ChatCompletionRequest,
-    served: Served,
-    chat_format: ChatFormat,
-    prompt: Prompt,
-    guide: Guide | None,
-    media: dict[MediaPart, bytes],
-) -> list[Work]:
+def _sampling(request: ChatCompletionRequest, served: Served, chat_format: ChatFormat) -> Sampling:
     limit = request.max_completion_tokens
-    sampling = plan_sampling(
+    return plan_sampling(
         request,
         served.hello,
         served.defaults.sampling,
@@ -170,6 +186,25 @@ def _works(
         stop_words=chat_format.stop_words,
         keeps_special_tokens=chat_format.keeps_special_tokens,
     )
+
+
+def _own_stops(
+    request: ChatCompletionRequest, sampling: Sampling, parser: OutputParser
+) -> StopStrings | None:
+    """The stop strings, where an engine would match them in more than the content."""
+    if not sampling.stop or isinstance(parser, PassThrough):
+        return None
+    return StopStrings(sampling.stop, bool(request.stop_in_reasoning), sampling.min_tokens)
+
+
+def _works(
+    request: ChatCompletionRequest,
+    served: Served,
+    sampling: Sampling,
+    prompt: Prompt,
+    guide: Guide | None,
+    media: dict[MediaPart, bytes],
+) -> list[Work]:
     parts = prompt_parts(prompt, media)
     grammar = guide.grammar if guide is not None else None
     adapter = served.adapter

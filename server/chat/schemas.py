@@ -88,6 +88,8 @@ class ChatCompletionRequest(SamplingFields):
         None
     )
     enable_thinking: bool | None = None
+    stop_in_reasoning: bool | None = None
+    """Whether `stop` ends the answer inside its thinking too; without it the content alone."""
     thinking_budget: Annotated[Count, Field(ge=1)] | None = None
     """Most tokens of thinking; the answer begins where they are spent."""
     verbosity: Literal["low", "medium", "high"] | None = None
@@ -143,8 +145,12 @@ class LogprobEntry(LogprobAlternative):
 
 
 class ChoiceLogprobs(ResponseBody):
+    """`content` and `reasoning` hold the tokens of what the message shows under these names; tokens
+    of marks and of tool calls are in neither."""
+
     content: list[LogprobEntry] | None
     refusal: list[LogprobEntry] | None
+    reasoning: list[LogprobEntry] | None = None
 
 
 class ChatChoice(ResponseBody):

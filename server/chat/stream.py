@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from server.chat.choice import ChoiceReader, finish_reason
+from server.chat.choice import finish_reason
 from server.chat.plan import ChatPlan
 from server.direct.keep_alive import KeepAlive
 from server.direct.reply import Reply
@@ -34,9 +34,8 @@ class ChatStream:
         self._reply = reply
         self._shows_reasoning = request.include_reasoning is not False
         self._with_logprobs = bool(request.logprobs)
-        self._readers = [
-            ChoiceReader(plan.parser(), plan.prompt.opens_reasoning, plan.limit) for _ in plan.works
-        ]
+        self._readers = [plan.reader() for _ in plan.works]
+        self._ends_early = plan.ends_early
         answer = AnswerId("chatcmpl-", request.model, plan.served.hello)
         head = chunk_head(answer, "chat.completion.chunk", tier="default")
         self._chunks = ChunkStream(reply, keep_alive, request.stream_options, head, "delta")
@@ -61,16 +60,16 @@ class ChatStream:
                 self._reply.write(before + to_json(delta.text) + after)
             else:
                 self._write_delta(index, delta)
-        if self._plan.limit is None:
+        if not self._ends_early:
             return None
-        deltas, continuation = self._readers[index].end_thought(event, self._plan.works[index])
+        deltas, continuation = self._readers[index].end_early(event, self._plan.works[index])
         for delta in deltas:
             self._write_delta(index, delta)
         return continuation
 
     def finished(self, index: int, event: Finished) -> None:
         reader = self._readers[index]
-        for delta in reader.finish():
+        for delta in reader.finish(event):
             self._write_delta(index, delta)
         reason = finish_reason(event, reader, self._plan.tools)
         self._chunks.write(index, b"{}", finish=to_json(reason))
@@ -85,12 +84,12 @@ class ChatStream:
     def _write_delta(self, index: int, delta: Delta) -> None:
         match delta:
             case ContentDelta(text):
-                logprobs = self._logprobs(index)
-                self._chunks.write(index, b'{"content":' + to_json(text) + b"}", logprobs)
+                data = b'{"content":' + to_json(text) + b"}"
+                self._chunks.write(index, data, self._logprobs(index, delta))
             case ReasoningDelta(text):
                 if self._shows_reasoning:
                     data = to_json({"reasoning_content": text, "reasoning": text})
-                    self._chunks.write(index, data)
+                    self._chunks.write(index, data, self._logprobs(index, delta))
             case ToolCallStart(number, name, call_id):
                 self._start_call(index, number, name, call_id)
             case ToolArgumentsDelta(number, text):
@@ -122,8 +121,11 @@ class ChatStream:
             index, to_json({"tool_calls": [{"index": number, "function": {"arguments": text}}]})
         )
 
-    def _logprobs(self, index: int) -> bytes:
+    def _logprobs(self, index: int, delta: ContentDelta | ReasoningDelta) -> bytes:
         if not self._with_logprobs:
             return b"null"
-        taken = self._readers[index].take_logprobs()
-        return to_json(chat_logprobs(taken)) if taken else b"null"
+        taken = self._readers[index].take_logprobs(delta)
+        if not taken:
+            return b"null"
+        is_content = isinstance(delta, ContentDelta)
+        return to_json(chat_logprobs(taken) if is_content else chat_logprobs(None, taken))

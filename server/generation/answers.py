@@ -54,14 +54,21 @@ def finite(logprob: float) -> float:
     return logprob
 
 
-def chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-    return {
-        "content": [
-            {**_entry(token), "top_logprobs": [_entry(other) for other in token.top]}
-            for token in tokens
-        ],
-        "refusal": None,
-    }
+def chat_logprobs(
+    content: Sequence[TokenLogprob] | None, reasoning: Sequence[TokenLogprob] | None = None
+) -> dict[str, Any]:
+    """`reasoning` is a list of ours, absent where there is none."""
+    listed: dict[str, Any] = {"content": _entries(content), "refusal": None}
+    return listed if reasoning is None else {**listed, "reasoning": _entries(reasoning)}
+
+
+def _entries(tokens: Sequence[TokenLogprob] | None) -> list[dict[str, Any]] | None:
+    if tokens is None:
+        return None
+    return [
+        {**_entry(token), "top_logprobs": [_entry(other) for other in token.top]}
+        for token in tokens
+    ]
 
 
 def _entry(token: TokenLogprob | TokenAlternative) -> dict[str, Any]:

@@ -37,9 +37,10 @@ class Continuation(msgspec.Struct, frozen=True):
     """What takes a sequence's place, on the same engine."""
 
     work: Work | None
-    """None: nothing is left to generate, the answer ends as cut by its length."""
+    """None: nothing is left to generate, the answer ends for `reason`."""
     added_tokens: int
     """Output that the work's prompt holds and no engine generated."""
+    reason: FinishReason = FinishReason.LENGTH
 
 
 class Output(Protocol):
@@ -223,15 +224,15 @@ class Exchange:
         connection.drop(sequence.number)
         sequence.last = True
         if continuation.work is None:
-            self._finish_at_length(sequence)
+            self._finish_early(sequence, continuation.reason)
             return
         heir = _Sequence(self, sequence.index, continuation.work)
         heir.continues = True
         self._sequences[sequence.index] = heir
         heir.start(connection)
 
-    def _finish_at_length(self, sequence: _Sequence) -> None:
-        self._finish(sequence, Finished(sequence.number, FinishReason.LENGTH, 0, 0))
+    def _finish_early(self, sequence: _Sequence, reason: FinishReason) -> None:
+        self._finish(sequence, Finished(sequence.number, reason, 0, 0))
 
     def _finish(self, sequence: _Sequence, event: Finished) -> None:
         sequence.last = True
@@ -253,7 +254,7 @@ class Exchange:
         if self.over:
             return
         if sequence.continues and failed.kind is FailureKind.CONTEXT_LENGTH_EXCEEDED:
-            self._finish_at_length(sequence)
+            self._finish_early(sequence, FinishReason.LENGTH)
             return
         if self._may_retry(sequence, failed) and self._restart(sequence, failed.kind):
             return

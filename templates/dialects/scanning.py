@@ -131,7 +131,7 @@ class CallParser(Reader, ABC):
             self._settle()
 
     def _is_cut_off(self) -> bool:
-        """Whether the output was cut inside a call that has started: what is left is of its marks."""
+        """Whether the output was cut inside a call that has started; what is left is its marks'."""
         return self._cut and self._mark is None
 
     def _settle(self) -> None:

@@ -116,6 +116,8 @@ class TokenLogprob(Message, frozen=True):
     data: bytes
     logprob: float
     top: list[TokenAlternative] = []
+    at: int = 0
+    """Where in the sequence's output text the token begins, in characters."""
 
 
 class TokenAlternative(Message, frozen=True):

@@ -26,13 +26,15 @@ class Piece:
     stop: str | None = None
 
 
-def describe_token(vocabulary: Vocabulary, token_id: int, score: Score) -> TokenLogprob:
+def describe_token(
+    vocabulary: Vocabulary, token_id: int, score: Score, at: int = 0
+) -> TokenLogprob:
     data = vocabulary.piece(token_id)
     top = [
         TokenAlternative(other, (raw := vocabulary.piece(other)).decode("utf-8", "replace"), raw, p)
         for other, p in score.top
     ]
-    return TokenLogprob(token_id, data.decode("utf-8", "replace"), data, score.logprob, top)
+    return TokenLogprob(token_id, data.decode("utf-8", "replace"), data, score.logprob, top, at)
 
 
 class TextStream:
@@ -70,25 +72,26 @@ class TextStream:
         self.num_tokens = 0
 
     def feed(self, token_ids: Sequence[int], scores: Sequence[Score] | None = None) -> Piece:
-        vocabulary = self._vocabulary
-        logprobs = (
-            [describe_token(vocabulary, t, s) for t, s in zip(token_ids, scores, strict=True)]
-            if scores is not None
-            else None
-        )
         if not self._stops:
             self.num_tokens += len(token_ids)
-            return Piece(token_ids, "".join(map(self._decode, token_ids)), logprobs)
+            if scores is None:
+                return Piece(token_ids, "".join(map(self._decode, token_ids)))
+            logprobs: list[TokenLogprob] = []
+            texts: list[str] = []
+            for token_id, score in zip(token_ids, scores, strict=True):
+                logprobs.append(self._describe(token_id, score))
+                texts.append(self._decode(token_id))
+            return Piece(token_ids, "".join(texts), logprobs)
         released: list[str] = []
         for index, token_id in enumerate(token_ids):
-            entry = logprobs[index] if logprobs is not None else None
+            entry = None if scores is None else self._describe(token_id, scores[index])
             self._pending.append((self._decoded_chars, token_id, entry))
             self.num_tokens += 1
             text, stop = self._admit(self._decode(token_id))
             released.append(text)
             if stop is not None:
-                return self._release("".join(released), stop, logprobs is not None)
-        return self._release("".join(released), None, logprobs is not None)
+                return self._release("".join(released), stop, scores is not None)
+        return self._release("".join(released), None, scores is not None)
 
     def finish(self) -> Piece:
         """The output has ended: gives what was held, an incomplete character as U+FFFD."""
@@ -101,6 +104,9 @@ class TextStream:
             text, self._held = text + self._held, ""
         scored = any(entry is not None for _, _, entry in self._pending)
         return self._release(text, stop, scored)
+
+    def _describe(self, token_id: int, score: Score) -> TokenLogprob:
+        return describe_token(self._vocabulary, token_id, score, self._decoded_chars)
 
     def _decode(self, token_id: int) -> str:
         if token_id in self._hidden:
