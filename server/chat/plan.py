@@ -42,7 +42,6 @@ from templates.dialects.scanning import PassThrough
 from templates.format import (
     ChatFormat,
     FormatError,
-    OutputParser,
     Prompt,
 )
 from workers.contract.parts import Sampling
@@ -157,10 +156,7 @@ async def plan_chat(
             limit = ThoughtLimit(budget.max_tokens, budget.ending, ending_ids, grammar)
     except FormatError as error:
         raise _from_format(error, request, messages) from error
-    sampling, stops = _sampling(request, served, chat_format), None
-    if sampling.stop:
-        stops = _own_stops(request, sampling, chat_format.parser(prompt, tools.tools))
-        sampling = sampling if stops is None else msgspec.structs.replace(sampling, stop=[])
+    sampling, stops = _sampling(request, served, chat_format, prompt, tools)
     return ChatPlan(
         request=request,
         served=served,
@@ -175,9 +171,16 @@ async def plan_chat(
     )
 
 
-def _sampling(request: ChatCompletionRequest, served: Served, chat_format: ChatFormat) -> Sampling:
+def _sampling(
+    request: ChatCompletionRequest,
+    served: Served,
+    chat_format: ChatFormat,
+    prompt: Prompt,
+    tools: ToolPlan,
+) -> tuple[Sampling, StopStrings | None]:
+    """For the engine, and the stop strings that it would match in more than the content."""
     limit = request.max_completion_tokens
-    return plan_sampling(
+    sampling = plan_sampling(
         request,
         served.hello,
         served.defaults.sampling,
@@ -186,15 +189,10 @@ def _sampling(request: ChatCompletionRequest, served: Served, chat_format: ChatF
         stop_words=chat_format.stop_words,
         keeps_special_tokens=chat_format.keeps_special_tokens,
     )
-
-
-def _own_stops(
-    request: ChatCompletionRequest, sampling: Sampling, parser: OutputParser
-) -> StopStrings | None:
-    """The stop strings, where an engine would match them in more than the content."""
-    if not sampling.stop or isinstance(parser, PassThrough):
-        return None
-    return StopStrings(sampling.stop, bool(request.stop_in_reasoning), sampling.min_tokens)
+    if not sampling.stop or isinstance(chat_format.parser(prompt, tools.tools), PassThrough):
+        return sampling, None
+    stops = StopStrings(sampling.stop, bool(request.stop_in_reasoning), sampling.min_tokens)
+    return msgspec.structs.replace(sampling, stop=[]), stops
 
 
 def _works(

@@ -10,7 +10,7 @@ from server.auth import Caller
 from server.openapi import json_body
 from server.uploads.schemas import CompleteUpload, CreateUpload, PartObject, UploadObject
 from server.uploads.service import UploadService
-from server.validation import validate_body
+from server.validation import read_body
 
 router = APIRouter(prefix="/v1/uploads", tags=["Uploads"])
 
@@ -39,11 +39,11 @@ Service = Annotated[UploadService, Depends(_service_of)]
 
 
 async def _creation(request: Request) -> CreateUpload:
-    return validate_body(CreateUpload, await request.body())
+    return await read_body(CreateUpload, await request.body())
 
 
 async def _completion(request: Request) -> CompleteUpload:
-    return validate_body(CompleteUpload, await request.body())
+    return await read_body(CompleteUpload, await request.body())
 
 
 @router.post("", openapi_extra=json_body(CreateUpload), summary="Create an upload")

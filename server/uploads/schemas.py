@@ -8,7 +8,7 @@ from pydantic import Field
 
 from server.files.schemas import MAX_EXPIRY_S, MIN_EXPIRY_S, FileObject, Purpose
 from server.store.records import File, Upload, UploadPart
-from server.wire import RequestBody, ResponseBody
+from server.wire import RequestBody, ResponseBody, several
 
 MAX_PARTS = 10_000
 _Name = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -28,7 +28,7 @@ class CreateUpload(RequestBody):
 
 
 class CompleteUpload(RequestBody):
-    part_ids: Annotated[list[_Name], Field(min_length=1, max_length=MAX_PARTS)]
+    part_ids: Annotated[list[_Name], several(MAX_PARTS, 1)]
     """In the order of the file."""
     md5: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{32}$")] | None = None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from workers.engine.backend import Score
 from workers.engine.text.pretrained import PretrainedVocabulary
 from workers.engine.text.stream import TextStream
 
@@ -57,6 +58,22 @@ def test_any_split_gives_the_same_text_and_stop(
         else:
             assert b"".join(map(vocabulary.piece, reported)).decode().startswith(text)
             assert len(reported) < len(ids)
+
+
+@pytest.mark.parametrize("stops", [[], ["zz"], ["<stop>"]])
+def test_every_token_says_where_it_begins(vocabulary: Any, stops: list[str]) -> None:
+    ids = models.tokenizer().encode(TEXT)
+    for cut in range(len(ids)):
+        stream = TextStream(vocabulary, stops)
+        entries = [
+            entry
+            for group in (ids[:cut], ids[cut:])
+            for entry in stream.feed(group, [Score(-1.0, []) for _ in group]).logprobs or ()
+        ]
+        read = b""
+        for entry in entries:
+            assert entry.at == len(read.decode("utf-8", "ignore"))
+            read += entry.data
 
 
 def test_a_broken_character_at_the_end_shows_once(vocabulary: Any) -> None:

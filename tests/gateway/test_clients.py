@@ -135,6 +135,29 @@ def test_json_in_a_text_has_the_limits_of_a_body(
         assert (refused.status, refused.code, refused.param) == (400, "invalid_value", param)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"model": MODEL, "messages": user("?")}),
+        (CHAT, {"model": MODEL, "messages": user("x"), "user": "?"}),
+        (CHAT, {"model": MODEL, "messages": user("x"), "metadata": {"?": "x"}}),
+        (CHAT, {"model": MODEL, "messages": user("x"), "tools": [{"?": 1}]}),
+        ("/v1/completions", {"model": MODEL, "prompt": "?"}),
+        ("/v1/embeddings", {"model": MODEL, "input": ["?"]}),
+        ("/v1/score/evaluation", {"model": MODEL, "messages": ["?"]}),
+        ("/v1/fine_tuning/jobs", {"model": MODEL, "training_file": "?"}),
+        ("/v1/uploads", {"filename": "?"}),
+    ],
+)
+@pytest.mark.parametrize("half", ["\\ud83d", "\\uDE00", "\\ud83d\\ud83d"])
+def test_half_a_character_in_a_body_is_told_by_name(
+    gateway: Gateway, path: str, body: dict[str, Any], half: str
+) -> None:
+    refused = refusal(gateway, path, json.dumps(body).replace("?", half).encode())
+    assert (refused.status, refused.code) == (400, "invalid_json")
+    assert "half of a surrogate pair" in refused.message
+
+
 def test_arguments_nested_too_deep_are_named(gateway: Gateway) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": DEEP}}
     messages = [

@@ -21,6 +21,7 @@ from server.embeddings.schemas import EmbeddingRequest
 from server.errors import InvalidRequest
 from server.fine_tuning.schemas import CreateJob
 from server.scores.schemas import ScoreRequest
+from server.uploads.schemas import CompleteUpload
 from server.validation import read_body
 
 MB = 1024 * 1024
@@ -46,6 +47,7 @@ ITEMS: dict[str, Shape] = {
     "input": (EmbeddingRequest, '{"model": "m", "input": [', "0.5", "]}"),
     "inputs": (EmbeddingRequest, '{"model": "m", "input": [', "[]", "]}"),
     "scores": (ScoreRequest, '{"model": "m", "messages": [', "1", "]}"),
+    "parts of an upload": (CompleteUpload, '{"part_ids": [', "1", "]}"),
     "integrations": (CreateJob, JOB + '"integrations": [', "1", "]}"),
 }
 MEMBERS: dict[str, Shape] = {
