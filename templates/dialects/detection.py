@@ -29,7 +29,8 @@ def detect(
 
 
 def _left_over(entry: Dialect, rendered: str, name: str, arguments: dict[str, Any]) -> int | None:
-    """How many characters are content to the dialect; None when it does not read the call."""
+    """How many characters, but for white space, are content to the dialect; None when it does not
+    read the call."""
     schema = {"type": "object", "properties": {key: {} for key in arguments}}
     parser = entry.parser((Tool(name, None, schema),))
     deltas = [*parser.feed(rendered), *parser.finish()]
@@ -39,8 +40,8 @@ def _left_over(entry: Dialect, rendered: str, name: str, arguments: dict[str, An
         read = names == [name] and json.loads(text) == arguments
     except ValueError:
         return None
-    content = [delta.text for delta in deltas if isinstance(delta, ContentDelta)]
-    return sum(map(len, content)) if read else None
+    content = "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta))
+    return len(_squeezed(content)) if read else None
 
 
 def _writes(entry: Dialect, rendered: str, name: str, arguments: dict[str, Any]) -> bool:
