@@ -28,7 +28,7 @@ class _Breaking:
             raise ValueError("secret detail")
         return (ContentDelta(text),)
 
-    def finish(self) -> Sequence[Delta]:
+    def finish(self, cut: bool = False) -> Sequence[Delta]:
         if self._at == "the end":
             raise ValueError("secret detail")
         return ()

@@ -9,6 +9,7 @@ import pytest
 from templates.conversation import Conversation, RenderOptions
 from templates.format import ContentDelta, ReasoningDelta, TokenizerInfo
 from templates.registry import open_format
+from tests.dialects.streams import run
 from tests.templates.conversations import says
 
 SHOWN = "{{ messages[0].content }}|</think>|"
@@ -58,4 +59,4 @@ def test_cohere_thinks_between_marks_of_its_own() -> None:
     conversation = Conversation((says("user", "hi"),))
     parser = chat_format.parser(chat_format.render(conversation), ())
     said = "<|START_THINKING|>so<|END_THINKING|><|START_RESPONSE|>Hi<|END_RESPONSE|>"
-    assert [*parser.feed(said), *parser.finish()] == [ReasoningDelta("so"), ContentDelta("Hi")]
+    assert run(parser, [said]) == [ReasoningDelta("so"), ContentDelta("Hi")]

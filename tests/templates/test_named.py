@@ -29,6 +29,7 @@ from templates.named import NamedFormat
 from templates.registry import built_in_families, open_format
 from templates.tokenization import Encoder, describe_tokenizer
 from templates.training import IGNORED_LABEL, MaskOptions, encode_training
+from tests.dialects.streams import run
 from tests.templates.conversations import (
     ASKS,
     CALLS,
@@ -299,7 +300,7 @@ def test_formats_are_opened_by_name() -> None:
 def read(name: str, output: str) -> list[object]:
     chat_format = FORMATS[name]
     parser = chat_format.parser(chat_format.render(CONVERSATIONS["single"]), ())
-    return [*parser.feed(output), *parser.finish()]
+    return run(parser, [output])
 
 
 @pytest.mark.parametrize(
