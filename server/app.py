@@ -25,6 +25,9 @@ from server.chat.endpoint import ChatEndpoint
 from server.completions import routes as completions_routes
 from server.completions.endpoint import CompletionsEndpoint
 from server.config import Config, Limits
+from server.cors import CorsPolicy
+from server.direct.connections import Connections
+from server.direct.decoding import BodyDecoder
 from server.direct.desk import Desk
 from server.direct.keep_alive import KeepAlive
 from server.embeddings import routes as embeddings_routes
@@ -76,6 +79,8 @@ class Services:
     keep_alive: KeepAlive
     media: MediaLoader
     jobs: JobService
+    decoder: BodyDecoder
+    cors: CorsPolicy
 
     @property
     def limits(self) -> Limits:
@@ -98,6 +103,7 @@ class GatewayApp(FastAPI):
         self.config = config
         self.access_log = access_log
         self.desk = Desk(self, access_log)
+        self.connections = Connections(config.limits)
         self._services: Services | None = None
         self._gate = Gate(super().__call__, self)
 
@@ -119,6 +125,7 @@ class GatewayApp(FastAPI):
                 yield
             finally:
                 self.desk.close()
+                self.connections.close()
                 self._services = None
 
     def openapi(self) -> dict[str, Any]:
@@ -186,6 +193,8 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         keep_alive=keep_alive,
         media=media,
         jobs=JobService(store, JobFactory(store, blobs, config)),
+        decoder=BodyDecoder(config.limits.max_body_bytes),
+        cors=CorsPolicy(config.cors, config.host),
     )
 
 

@@ -6,12 +6,15 @@
     ├── PermissionDenied        403
     ├── NotFound                404
     │   └── ModelNotFound
+    ├── RequestTimedOut         408  retried by OpenAI's SDK
     ├── Conflict                409  retried by OpenAI's SDK
     ├── TooLarge                413
+    ├── UnsupportedEncoding     415
     ├── HeadTooLarge            431
     ├── RateLimited             429  with `Retry-After`
     ├── InternalError           500
     ├── Unavailable             503  with `Retry-After`
+    ├── UnsupportedVersion      505
     └── InsufficientStorage     507  not retried by OpenAI's SDK
 
 The envelope is OpenAI's: `{"error": {message, type, param, code}}`, all four keys always present.
@@ -98,6 +101,16 @@ class ModelNotFound(NotFound):
         )
 
 
+class RequestTimedOut(ApiError):
+    """Of a request that comes too slowly. The connection is closed after the answer."""
+
+    status = 408
+    type = "invalid_request_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="request_timeout", headers=(("connection", "close"),))
+
+
 class Conflict(ApiError):
     status = 409
     type = "invalid_request_error"
@@ -117,6 +130,18 @@ class TooLarge(ApiError):
         )
 
 
+class UnsupportedEncoding(ApiError):
+    """Of a body."""
+
+    status = 415
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, accepted: str) -> None:
+        super().__init__(
+            message, code="unsupported_content_encoding", headers=(("accept-encoding", accepted),)
+        )
+
+
 def _retry_headers(retry_after_s: float) -> tuple[tuple[str, str], ...]:
     return (
         ("retry-after", str(max(1, math.ceil(retry_after_s)))),
@@ -130,6 +155,19 @@ class HeadTooLarge(ApiError):
 
     def __init__(self) -> None:
         super().__init__("The request's headers are too large.", code="headers_too_large")
+
+
+class UnsupportedVersion(ApiError):
+    """Of HTTP."""
+
+    status = 505
+    type = "invalid_request_error"
+
+    def __init__(self, version: str) -> None:
+        super().__init__(
+            f"HTTP/{version} is not spoken here; please use HTTP/1.1.",
+            code="http_version_not_supported",
+        )
 
 
 class RateLimited(ApiError):

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.auth import KeyRing, Principal
 from server.config import Limits
-from server.errors import ApiError, InternalError, TooLarge
+from server.errors import ApiError, InternalError, TooLarge, UnsupportedEncoding
 from server.logs import AccessLog, request_id_context
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _MULTIPART_SLACK_BYTES = 1024 * 1024
 class Call:
     """What is known of one request; `status` is 0 until the response starts."""
 
-    __slots__ = ("principal", "rates", "request_id", "started", "status")
+    __slots__ = ("cors", "principal", "rates", "request_id", "started", "status")
 
     def __init__(self) -> None:
         self.request_id = f"req_{random.getrandbits(128):032x}"
@@ -41,6 +41,8 @@ class Call:
         self.status = 0
         self.rates: Callable[[], list[Header]] | None = None
         """Headers that tell how much the caller may still ask."""
+        self.cors: tuple[Header, ...] = ()
+        """Headers for the browser of a page."""
 
     def headers(self) -> list[Header]:
         """For the response's start; the processing time is the time until now."""
@@ -55,7 +57,19 @@ class Call:
             headers.append((b"openai-project", self.principal.project.id.encode()))
         if self.rates is not None:
             headers += self.rates()
+        headers += self.cors
         return headers
+
+
+class BodyDecoder(Protocol):
+    async def decode(self, body: bytes, encoding: bytes) -> bytes: ...
+
+
+class CorsPolicy(Protocol):
+    @property
+    def is_on(self) -> bool: ...
+    def headers(self, request_headers: list[Header]) -> tuple[Header, ...]: ...
+    def preflight(self, request_headers: list[Header]) -> tuple[Header, ...] | None: ...
 
 
 class GateServices(Protocol):
@@ -65,6 +79,10 @@ class GateServices(Protocol):
     def limits(self) -> Limits: ...
     @property
     def access_log(self) -> AccessLog: ...
+    @property
+    def decoder(self) -> BodyDecoder: ...
+    @property
+    def cors(self) -> CorsPolicy: ...
 
 
 class ServicesHolder(Protocol):
@@ -102,12 +120,25 @@ class Gate:
         path: str = scope["path"]
         headers: list[Header] = scope["headers"]
         if path.startswith("/v1"):
+            if services.cors.is_on:
+                call.cors = services.cors.headers(headers)
+                if scope["method"] == "OPTIONS":
+                    allowed = services.cors.preflight(headers)
+                    if allowed is not None:
+                        call.cors = allowed
+                        await _send_nothing(send, call)
+                        return
             call.principal = await services.keys.authenticate(
                 find_header(headers, b"authorization")
             )
             scope["principal"] = call.principal
-        limit = _body_limit(headers, services.limits)
-        await self._app(scope, limited_receive(headers, receive, limit), _labelled_send(call, send))
+        receive = _decoded_receive(services, headers, _limited_receive(services, headers, receive))
+        send = _labelled_send(call, send)
+        if scope["method"] == "HEAD":
+            # The app answers as to `GET`; the server leaves out the body.
+            await self._app({**scope, "method": "GET"}, _hung_up, _head_send(send))
+        else:
+            await self._app(scope, receive, send)
 
 
 def find_header(headers: list[Header], name: bytes) -> bytes | None:
@@ -117,15 +148,16 @@ def find_header(headers: list[Header], name: bytes) -> bytes | None:
     return None
 
 
-def _body_limit(headers: list[Header], limits: Limits) -> int:
+def _is_upload(headers: list[Header]) -> bool:
     content_type = find_header(headers, b"content-type") or b""
-    if content_type.lower().startswith(_MULTIPART):
-        return limits.max_file_bytes + _MULTIPART_SLACK_BYTES
-    return limits.max_body_bytes
+    return content_type.lower().startswith(_MULTIPART)
 
 
-def limited_receive(headers: list[Header], receive: Receive, limit: int) -> Receive:
-    """Refuses a body over `limit` by its announced length, or as soon as that much has come."""
+def _limited_receive(services: GateServices, headers: list[Header], receive: Receive) -> Receive:
+    """Refuses a body that is too large by its announced length, or as soon as that much came."""
+    limit = services.limits.max_body_bytes
+    if _is_upload(headers):
+        limit = services.limits.max_file_bytes + _MULTIPART_SLACK_BYTES
     announced = find_header(headers, b"content-length")
     if announced is not None and int(announced) > limit:
         raise TooLarge(limit)
@@ -140,6 +172,58 @@ def limited_receive(headers: list[Header], receive: Receive, limit: int) -> Rece
         return message
 
     return receive_limited
+
+
+def _decoded_receive(services: GateServices, headers: list[Header], receive: Receive) -> Receive:
+    """Gives a body with a content encoding as a whole; an upload has none."""
+    encoding = find_header(headers, b"content-encoding")
+    if encoding is None:
+        return receive
+    if _is_upload(headers):
+        raise UnsupportedEncoding("Please upload files without a content encoding.", "identity")
+    is_read = False
+
+    async def receive_decoded() -> Message:
+        nonlocal is_read
+        message = await receive()
+        if is_read or message["type"] != "http.request":
+            return message
+        body = bytearray(message.get("body", b""))
+        while message.get("more_body"):
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            body += message.get("body", b"")
+        is_read = True
+        decoded = await services.decoder.decode(bytes(body), encoding)
+        return {"type": "http.request", "body": decoded, "more_body": False}
+
+    return receive_decoded
+
+
+async def _hung_up() -> Message:
+    """Ends a stream that nobody would see."""
+    return {"type": "http.disconnect"}
+
+
+def _head_send(send: Send) -> Send:
+    """Of a response, its start."""
+    begun = False
+
+    async def send_head(message: Message) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            await send(message)
+            await send({"type": "http.response.body", "body": b""})
+
+    return send_head
+
+
+async def _send_nothing(send: Send, call: Call) -> None:
+    call.status = 204
+    await send({"type": "http.response.start", "status": 204, "headers": call.headers()})
+    await send({"type": "http.response.body", "body": b""})
 
 
 class ClientGone(Exception):

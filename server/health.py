@@ -61,6 +61,10 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     services: Any = request.app.services
     collector = GatewayCollector(
-        services.access_log, services.pool, services.accountant, services.runner.lines
+        services.access_log,
+        services.pool,
+        services.accountant,
+        services.runner.lines,
+        request.app.connections,
     )
     return Response(render_metrics(collector), media_type="text/plain; version=0.0.4")

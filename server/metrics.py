@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from server.direct.connections import Connections, Ended
 from server.engines.pool import EnginePool
 from server.generation.line import Line
 from server.usage import Accountant
@@ -40,8 +41,10 @@ class GatewayCollector(Collector):
         pool: EnginePool,
         accountant: Accountant,
         lines: Mapping[str, Line],
+        connections: Connections,
     ) -> None:
         self._statuses = statuses
+        self._connections = connections
         self._pool = pool
         self._accountant = accountant
         self._lines = lines
@@ -59,9 +62,25 @@ class GatewayCollector(Collector):
         for kind, count in self._accountant.served.items():
             tokens.add_metric([kind], count)
         yield tokens
+        yield from self._callers()
         yield from self._engines()
         yield from self._routing()
         yield from self._waiting()
+
+    def _callers(self) -> Iterator[Metric]:
+        for name, text, number in (
+            ("open", "Connections of callers", self._connections.num_open),
+            ("max", "Connections that callers may have", self._connections.max_open),
+        ):
+            gauge = GaugeMetricFamily(f"tuneyard_connections_{name}", text)
+            gauge.add_metric([], number)
+            yield gauge
+        ended = CounterMetricFamily(
+            "tuneyard_connections_ended", "Connections ended by the gateway", labels=["reason"]
+        )
+        for reason in Ended:
+            ended.add_metric([reason.value], self._connections.ended[reason])
+        yield ended
 
     def _engines(self) -> Iterator[Metric]:
         connections = self._pool.connections()

@@ -62,6 +62,8 @@ class _Choice(msgspec.Struct):
 class ChatFold:
     """An exchange's `Output`."""
 
+    is_kept = True
+
     def __init__(self, plan: ChatPlan, reply: Reply) -> None:
         self._plan = plan
         self._reply = reply

@@ -28,6 +28,8 @@ _FIRST = b'{"role":"assistant","content":"","refusal":null}'
 class ChatStream:
     """An exchange's `Output`."""
 
+    is_kept = False
+
     def __init__(self, plan: ChatPlan, reply: Reply, keep_alive: KeepAlive) -> None:
         request = plan.request
         self._plan = plan

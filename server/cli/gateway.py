@@ -16,6 +16,7 @@ import uvicorn
 
 from server.app import create_app
 from server.config import Config
+from server.direct.connections import raise_file_limit
 from server.direct.protocol import server_config
 from server.logs import AccessLog, configure_logging
 
@@ -62,6 +63,7 @@ class GatewayServer(uvicorn.Server):
 def run_gateway(config: Config, *, parent_fd: int, listen_fd: int) -> None:
     """Until told to leave (SIGTERM) or the parent is gone."""
     configure_logging("gateway")
+    raise_file_limit()
     server = GatewayServer(
         server_config(
             create_app(config, AccessLog(sys.stderr)),

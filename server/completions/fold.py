@@ -32,6 +32,8 @@ class _Candidate:
 class CompletionFold:
     """An exchange's `Output`."""
 
+    is_kept = True
+
     def __init__(self, plan: CompletionPlan, reply: Reply) -> None:
         self._plan = plan
         self._reply = reply

@@ -16,6 +16,8 @@ from workers.contract.messages import Finished, PromptScored, Token
 class CompletionStream:
     """An exchange's `Output`."""
 
+    is_kept = False
+
     def __init__(self, plan: CompletionPlan, reply: Reply, keep_alive: KeepAlive) -> None:
         self._plan = plan
         self._logprobs = (

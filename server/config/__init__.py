@@ -3,7 +3,7 @@
 from server.config.entry import AdapterEntry, EngineKind, ModelEntry
 from server.config.loading import BUNDLED_MODEL, SETTING_VARIABLES, ConfigError, load_config
 from server.config.media import Media
-from server.config.service import Config, Limits, Training
+from server.config.service import Config, Cors, Limits, Training
 
 __all__ = [
     "BUNDLED_MODEL",
@@ -11,6 +11,7 @@ __all__ = [
     "AdapterEntry",
     "Config",
     "ConfigError",
+    "Cors",
     "EngineKind",
     "Limits",
     "Media",

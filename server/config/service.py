@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from server.config.entry import ModelEntry
 from server.config.media import Media
 from server.config.section import Section
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
 
 
 class Training(Section):
@@ -50,6 +53,38 @@ class Limits(Section):
     max_start_wait_s: float = Field(default=60.0, ge=0)
     """How long a request waits for the engine worker of a full fine-tune to start before it gets
     a 503."""
+    max_connections: int | None = Field(default=None, ge=1)
+    """Connections of callers on one gateway; more are a 503, and only the probes are answered on
+    them. None: as many as the limit of open files leaves."""
+    head_timeout_s: float = Field(default=20.0, gt=0)
+    """A request's head must have come so long after its first byte (or its connection); else it is
+    a 408."""
+    body_timeout_s: float = Field(default=30.0, gt=0)
+    """How long a body may come more slowly than `min_body_bytes_per_s`; then it is a 408."""
+    min_body_bytes_per_s: int = Field(default=1024, ge=1)
+    send_timeout_s: float = Field(default=60.0, gt=0)
+    """A caller who takes nothing of a whole answer for so long is hung up on."""
+    max_unread_bytes: int = Field(default=32 * 1024 * 1024, ge=65536)
+    """What a stream may hold that its caller has not taken yet; past it, it is ended."""
+    max_answer_bytes: int = Field(default=256 * 1024 * 1024, ge=65536)
+    """What an answer that is not streamed may take up (as it is counted while it is generated);
+    past it, it is ended with a 400."""
+
+
+class Cors(Section):
+    """Which web pages may call the service from a browser."""
+
+    allow_origins: tuple[str, ...] | None = None
+    """Origins such as `https://app.example.com`, or `*` for all. None: pages of this machine, if
+    the service listens for this machine only, else none."""
+
+    @field_validator("allow_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for origin in origins or ():
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not an origin such as https://app.example.com")
+        return origins
 
 
 class Config(Section):
@@ -66,6 +101,7 @@ class Config(Section):
     training: Training = Training()
     limits: Limits = Limits()
     media: Media = Media()
+    cors: Cors = Cors()
 
     @model_validator(mode="after")
     def _model_ids_are_unique(self) -> Config:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from server.auth import Principal
 from server.direct.eager import run_eagerly
-from server.direct.reply import Reply
+from server.direct.reply import Connection, Reply
 from server.direct.request import DirectRequest
 from server.errors import ApiError, InternalError, Unavailable
-from server.gate import ClientGone, ServicesHolder, find_header
+from server.gate import Call, ClientGone, ServicesHolder, find_header
 from server.logs import AccessLog, request_id_context
 
 logger = logging.getLogger(__name__)
@@ -50,13 +50,23 @@ class Desk:
             reply.keep_alive = False
             reply.refuse(Unavailable("The server is being stopped. Please retry."))
 
+    def refuse(self, connection: Connection, error: ApiError) -> None:
+        """What came on it is not read; the connection is closed."""
+        self._access_log.statuses[error.status] += 1
+        Reply(connection, Call(), is_chunked=False, keep_alive=False).refuse(error)
+
     async def _answer(self, request: DirectRequest) -> None:
         call, reply = request.call, request.reply
         try:
             services = self._holder.services
+            if services.cors.is_on:
+                call.cors = services.cors.headers(request.headers)
             authorization = find_header(request.headers, b"authorization")
             principal = call.principal = await services.keys.authenticate(authorization)
             body = await request.read_body(services.limits.max_body_bytes)
+            encoding = find_header(request.headers, b"content-encoding")
+            if encoding is not None:
+                body = await services.decoder.decode(body, encoding)
             await self.handlers[request.path](principal, body, reply)
         except ApiError as error:
             reply.refuse(error)

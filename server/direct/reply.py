@@ -12,12 +12,13 @@ from uvicorn.server import ServerState
 
 from server.errors import ApiError
 from server.gate import Call, Header
-from server.sse import DONE, record
+from server.sse import DONE, KEEP_ALIVE, record
 
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 _CLOSE = ("connection", "close")
+_PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 _NOT_IN_HEADERS = re.compile(r"[^\x20-\x7e\xa0-\xff]")
 """Besides control characters, what Latin-1 has no byte for."""
 
@@ -39,9 +40,19 @@ class Connection(Protocol):
 
 class Reply:
     """Every method may be called from an engine's callback and returns at once: what a slow caller
-    does not take yet waits in the transport, and is never more than the answer itself."""
+    does not take yet waits in the transport, whose connection ends a stream that has too much of
+    it there."""
 
-    __slots__ = ("_connection", "_is_chunked", "_when_over", "call", "keep_alive", "over", "wrote")
+    __slots__ = (
+        "_connection",
+        "_is_chunked",
+        "_when_over",
+        "call",
+        "ending",
+        "keep_alive",
+        "over",
+        "wrote",
+    )
 
     def __init__(
         self, connection: Connection, call: Call, *, is_chunked: bool, keep_alive: bool
@@ -53,6 +64,8 @@ class Reply:
         self.keep_alive = keep_alive
         self.over = False
         """Complete, or its caller is gone: nothing more is written."""
+        self.ending = False
+        """Nothing is added to what was written."""
         self.wrote = False
         """Whether anything was written since this was last set to False."""
 
@@ -75,12 +88,14 @@ class Reply:
 
     def end(self, data: bytes) -> None:
         """The last of a stream; `data` is not empty."""
+        self.ending = True
         last = self._framed(data)
         self._put(last + b"0\r\n\r\n" if self._is_chunked else last)
         self._complete()
 
     def answer(self, status: int, body: bytes, headers: Sequence[Header] = ()) -> None:
         """A whole JSON response."""
+        self.ending = True
         self._put(
             b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
             % (self._head(status, headers), len(body), body)
@@ -102,6 +117,13 @@ class Reply:
             if (name, value) != _CLOSE
         ]
         self.answer(error.status, error.body(), headers)
+
+    def show_life(self) -> None:
+        """Writes something that a caller may ignore. HTTP/1.0 has nothing such before an answer."""
+        if self.call.status:
+            self.write(KEEP_ALIVE)
+        elif self._is_chunked:
+            self._put(_PROCESSING)
 
     def abandon(self) -> None:
         """The connection is lost."""

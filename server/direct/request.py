@@ -8,7 +8,7 @@ from typing import Protocol
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 
 from server.direct.reply import Connection, Reply
-from server.errors import TooLarge
+from server.errors import ApiError, TooLarge
 from server.gate import Call, ClientGone, Header, find_header
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -27,6 +27,7 @@ class DirectRequest:
         "_awaits_continue",
         "_body",
         "_connection",
+        "_fault",
         "_is_whole",
         "_limit_bytes",
         "_waiting",
@@ -53,6 +54,7 @@ class DirectRequest:
         self._limit_bytes: int | None = None
         """None until the caller is known to be allowed to send a body."""
         self._waiting: asyncio.Future[None] | None = None
+        self._fault: ApiError | None = None
         self.path = path
         self.headers = headers
         self.call = Call()
@@ -92,14 +94,23 @@ class DirectRequest:
         self._is_whole = True
         self._wake(None)
 
+    def spoil(self, error: ApiError) -> None:
+        """The rest of the body will not come: the answer is `error`, and the last here."""
+        self.reply.keep_alive = False
+        self._fault = error
+        self._wake(error)
+
     def lose(self) -> None:
         """The caller is gone."""
         self.reply.abandon()
         self._wake(ClientGone())
 
     async def read_body(self, limit_bytes: int) -> bytes:
-        """Raises TooLarge, by the announced length where there is one, and ClientGone."""
+        """Raises TooLarge, by the announced length where there is one, ClientGone, and what the
+        body was spoilt by."""
         if not self._is_whole:
+            if self._fault is not None:
+                raise self._fault
             announced = find_header(self.headers, b"content-length")
             if announced is not None and int(announced) > limit_bytes:
                 raise TooLarge(limit_bytes)

@@ -8,6 +8,7 @@ engine connections' readers, and `abort` when the reply is over or the caller ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -16,7 +17,7 @@ import msgspec
 
 from server.engines.client import EngineConnection, Work
 from server.engines.pool import EnginePool
-from server.errors import ApiError, InternalError, from_failure
+from server.errors import ApiError, InternalError, InvalidRequest, from_failure
 from server.usage import Tally
 from workers.contract.messages import (
     Admitted,
@@ -30,6 +31,10 @@ from workers.contract.messages import (
 )
 
 MAX_ATTEMPTS = 3
+_MAX_EARLY = 16_384
+"""Events that a response waits with for the last of its sequences to be admitted."""
+_TOKEN_BYTES, _LOGPROB_BYTES = 64, 180
+"""What one token of an answer takes up until the answer is whole, and each log probability."""
 _RETRIABLE = frozenset({FailureKind.ENGINE_DEAD, FailureKind.OVERLOADED})
 
 
@@ -45,6 +50,11 @@ class Continuation(msgspec.Struct, frozen=True):
 
 class Output(Protocol):
     """Turns the events of an exchange's sequences into a response."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether nothing is sent before the answer is whole."""
+        ...
 
     def begin(self) -> None:
         """Every sequence is admitted."""
@@ -139,6 +149,7 @@ class Exchange:
         *,
         answers_per_prompt: int = 1,
         name_error: ErrorNamer | None = None,
+        max_answer_bytes: int | None = None,
     ) -> None:
         self.tally = Tally()
         self.over = False
@@ -153,6 +164,9 @@ class Exchange:
         self._early: list[tuple[_Sequence, Event]] | None = [] if len(works) > 1 else None
         """Events that came before every sequence was admitted."""
         self._begun = False
+        self._max_tokens = math.inf
+        if output.is_kept and max_answer_bytes is not None:
+            self._max_tokens = max_answer_bytes // _token_bytes(works[0].sampling.logprobs)
         self._unfinished = len(works)
 
     def start(self) -> None:
@@ -177,7 +191,9 @@ class Exchange:
         try:
             if type(event) is Token and self._begun:
                 self.tally.completion_tokens += len(event.token_ids)
-                if not self.over:
+                if self.tally.completion_tokens > self._max_tokens and not self.over:
+                    self._fail(_too_large())
+                elif not self.over:
                     sequence.has_output = True
                     continuation = self._output.token(sequence.index, event)
                     if continuation is not None:
@@ -195,6 +211,8 @@ class Exchange:
             self._handle_failure(sequence, event)
         elif not self._begun and self._early is not None:
             self._early.append((sequence, event))
+            if len(self._early) > _MAX_EARLY:
+                self._begin()
         elif isinstance(event, Finished):
             self._finish(sequence, event)
         elif isinstance(event, PromptScored) and not self.over:
@@ -208,14 +226,17 @@ class Exchange:
         if sequence.index % self._answers_per_prompt == 0:
             self.tally.prompt_tokens += event.prompt_tokens
             self.tally.audio_tokens += event.audio_tokens
-        if len(self._admitted) == len(self._sequences):
-            self._begun = True
-            if not self.over:
-                self._output.begin()
-            early, self._early = self._early or [], None
-            for waiting, held in early:
-                if self._sequences and self._sequences[waiting.index] is waiting:
-                    self.receive(waiting, held)
+        if len(self._admitted) == len(self._sequences) and not self._begun:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._begun = True
+        if not self.over:
+            self._output.begin()
+        early, self._early = self._early or [], None
+        for waiting, held in early:
+            if self._sequences and self._sequences[waiting.index] is waiting:
+                self.receive(waiting, held)
 
     def _go_on(self, sequence: _Sequence, continuation: Continuation) -> None:
         self.tally.completion_tokens += continuation.added_tokens
@@ -285,3 +306,15 @@ class Exchange:
     def _fail(self, error: ApiError) -> None:
         self.abort()
         self._output.fail(error)
+
+
+def _token_bytes(logprobs: int | None) -> int:
+    return _TOKEN_BYTES + (0 if logprobs is None else _LOGPROB_BYTES * (1 + logprobs))
+
+
+def _too_large() -> InvalidRequest:
+    return InvalidRequest(
+        "The answer became larger than the server keeps (limits.max_answer_bytes). Please stream "
+        "it, or ask for fewer tokens, answers or log probabilities.",
+        code="answer_too_large",
+    )

@@ -67,6 +67,7 @@ class Runner:
         """Of the models whose concurrency is limited."""
         self._accountant = accountant
         self._max_per_project = limits.max_requests_per_project
+        self._max_answer_bytes = limits.max_answer_bytes
         self._rates = RateMeter(limits)
         self._under_way: Counter[str] = Counter()
 
@@ -97,6 +98,7 @@ class Runner:
             output,
             answers_per_prompt=answers_per_prompt,
             name_error=plan.name_error,
+            max_answer_bytes=self._max_answer_bytes,
         )
         self._enter(principal, len(works))
         reply.when_over(partial(self._settle, principal, model, exchange, len(works)))

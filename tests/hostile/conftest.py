@@ -36,7 +36,7 @@ from tests.gateway.conftest import (
     user,
     wait_for,
 )
-from tests.gateway.raw import read_until, request_bytes
+from tests.gateway.raw import request_bytes
 
 MB = 1024 * 1024
 SHORT = request_bytes(
@@ -157,6 +157,16 @@ def read_to_end(opened: socket.socket) -> bytes:
         data += piece
 
 
+def send_all(opened: socket.socket, pieces: int, piece: bytes) -> bool:
+    """Whether the gateway took everything."""
+    try:
+        for _ in range(pieces):
+            opened.sendall(piece)
+    except ConnectionError:
+        return False
+    return True
+
+
 def start_target(folder: Path, config: Config, worker: Worker, max_files: int | None) -> Target:
     """The gateway process as `tuneyard serve` starts it."""
     asyncio.run(register(config, [worker], [MODEL]))
@@ -216,6 +226,3 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartTarget]:
 def target(start: StartTarget) -> Target:
     """With the limits that hold unless an operator sets others."""
     return start()
-
-
-__all__ = ["MB", "SHORT", "StartTarget", "Target", "Watch", "read_to_end", "read_until"]
