@@ -17,7 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server import health
+from server import api_docs, health
+from server.api_docs import ApiDocument
 from server.auth import KeyRing
 from server.blobs import LocalBlobs, StorageFullError
 from server.chat import routes as chat_routes
@@ -51,6 +52,7 @@ from server.openapi import document
 from server.scores import routes as scores_routes
 from server.scores.endpoint import ScoresEndpoint
 from server.store import Store, open_store
+from server.unsupported import find_unsupported
 from server.uploads import routes as uploads_routes
 from server.uploads.schemas import CompleteUpload, CreateUpload
 from server.uploads.service import UploadService
@@ -96,14 +98,14 @@ class GatewayApp(FastAPI):
             version="1",
             redirect_slashes=False,
             lifespan=_lifespan,
-            docs_url="/docs",
-            redoc_url=None,
+            openapi_url=None,
             generate_unique_id_function=lambda route: route.name,
         )
         self.config = config
         self.access_log = access_log
         self.desk = Desk(self, access_log)
         self.connections = Connections(config.limits)
+        self.api_document = ApiDocument(self.openapi)
         self._services: Services | None = None
         self._gate = Gate(super().__call__, self)
 
@@ -142,6 +144,7 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_unexpected)
     app.include_router(health.router)
+    app.include_router(api_docs.router)
     app.include_router(chat_routes.router)
     app.desk.handlers["/v1/chat/completions"] = ChatEndpoint(app)
     app.include_router(completions_routes.router)
@@ -237,11 +240,13 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
         return _answer(error.__cause__)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 404:
-        return _answer(NotFound(f"Invalid URL ({where})"))
+        unsupported = find_unsupported(request.method, request.url.path)
+        return _answer(unsupported or NotFound(f"Invalid URL ({where})"))
     if error.status_code == 405:
         answer = _answer(InvalidRequest(f"Not allowed to {where}.", code="method_not_supported"))
         answer.status_code = 405
-        answer.headers.update(error.headers or {})  # `Allow`
+        answer.headers.update(error.headers or {})
+        answer.headers["allow"] = answer.headers.get("allow", "").replace("GET", "GET, HEAD")
         return answer
     answer = _answer(InvalidRequest(str(error.detail)))
     answer.status_code = error.status_code

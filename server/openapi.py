@@ -13,12 +13,30 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
+from server.wire import ErrorBody
+
 _ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
 _REFUSALS = {
-    "400": "The request is wrong; `param` names the field.",
-    "401": "No API key, or a wrong one.",
+    400: "The request is wrong; `param` names the field.",
+    401: "No API key, or a wrong one.",
+    403: "The caller may not do this.",
+    404: "There is no such object in the caller's project, or no such model.",
+    408: "The request arrived too slowly.",
+    409: "Another request with this `Idempotency-Key` is under way, or was another.",
+    413: "The body is too large.",
+    415: "The body's content encoding is not read.",
+    429: "Too many requests; see `Retry-After`.",
+    500: "A fault of the server; the `x-request-id` header names it in its logs.",
+    503: "The server, or the model's engine, cannot take the request now; see `Retry-After`.",
+    507: "The server has no room left to store this.",
 }
-_MISSING = ("404", "There is no such object in the caller's project.")
+_EVERYWHERE = (400, 401, 500, 503)
+_WITH_BODY = (408, 413, 415)
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route: what it answers besides what `document` adds to all."""
+    return {status: {"model": ErrorBody, "description": _REFUSALS[status]} for status in statuses}
 
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
@@ -39,9 +57,10 @@ def document(
         if not path.startswith("/v1"):
             continue
         operation["security"] = [{"key": []}]
-        refusals = dict([*_REFUSALS.items(), *([_MISSING] if "{" in path else [])])
-        for status, description in refusals.items():
-            responses.setdefault(status, {"description": description, "content": _ERROR})
+        for status in _statuses(path, operation):
+            refusal = {"description": _REFUSALS[status], "content": _ERROR}
+            responses.setdefault(str(status), refusal)
+        operation["responses"] = dict(sorted(responses.items()))
     components = schema["components"]
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
@@ -51,6 +70,14 @@ def document(
     components["schemas"] = dict(sorted({**components["schemas"], **definitions["$defs"]}.items()))
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return schema
+
+
+def _statuses(path: str, operation: dict[str, Any]) -> Iterator[int]:
+    yield from _EVERYWHERE
+    if "requestBody" in operation:
+        yield from _WITH_BODY
+    if "{" in path:
+        yield 404
 
 
 def _operations(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.chat.routes import ERRORS
 from server.completions.schemas import Completion, CompletionRequest
+from server.openapi import refusals
 
 router = APIRouter(tags=["Completions"])
 
@@ -18,7 +18,7 @@ router = APIRouter(tags=["Completions"])
             "description": "The answer; with `stream`, its chunks as server-sent events.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
-        **ERRORS,
+        **refusals(404, 429),
     },
     summary="Create a completion",
 )

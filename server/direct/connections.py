@@ -161,10 +161,11 @@ class Connections:
         oldest.drop()
 
     def _schedule(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+        self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self.sweep)
 
-    def _sweep(self) -> None:
-        self._timer = None
+    def sweep(self) -> None:
+        """Looks at all connections, and again as long as there are some."""
+        self.close()
         now = asyncio.get_running_loop().time()
         for connection in list(self._open):
             reason = connection.sweep(now, self.limits)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.chat.routes import ERRORS
 from server.embeddings.schemas import EmbeddingList, EmbeddingRequest
+from server.openapi import refusals
 
 router = APIRouter(tags=["Embeddings"])
 
@@ -13,7 +13,7 @@ router = APIRouter(tags=["Embeddings"])
 @router.post(
     "/v1/embeddings",
     response_model=EmbeddingList,
-    responses=ERRORS,
+    responses=refusals(404, 429),
     summary="Create embeddings",
 )
 async def create_embedding(body: EmbeddingRequest) -> None:

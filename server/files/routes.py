@@ -12,6 +12,7 @@ from server.auth import Caller
 from server.files.names import content_disposition
 from server.files.schemas import FileDeleted, FileList, FileObject, Purpose
 from server.files.service import FileService, Upload, no_such_file
+from server.openapi import refusals
 from server.store.cursors import UnknownCursorError
 
 router = APIRouter(prefix="/v1/files", tags=["Files"])
@@ -51,7 +52,9 @@ def _service_of(request: Request) -> FileService:
 Service = Annotated[FileService, Depends(_service_of)]
 
 
-@router.post("", response_model=FileObject, openapi_extra=_UPLOAD_BODY)
+@router.post(
+    "", response_model=FileObject, openapi_extra=_UPLOAD_BODY, responses=refusals(409, 507)
+)
 async def upload_file(
     request: Request,
     caller: Caller,
@@ -99,7 +102,7 @@ async def retrieve_file(file_id: str, caller: Caller, service: Service) -> FileO
     return FileObject.of(await service.find(caller.project.id, file_id))
 
 
-@router.delete("/{file_id}")
+@router.delete("/{file_id}", responses=refusals(507))
 async def delete_file(file_id: str, caller: Caller, service: Service) -> FileDeleted:
     """Delete a file. A job that was created with it is not affected."""
     await service.delete(caller.project.id, file_id)

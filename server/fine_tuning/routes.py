@@ -22,7 +22,7 @@ from server.fine_tuning.schemas import (
 )
 from server.fine_tuning.service import ROUTE, JobService, no_such_job
 from server.idempotency import idempotent_call
-from server.openapi import json_body
+from server.openapi import json_body, refusals
 from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.validation import read_body
@@ -53,7 +53,9 @@ async def _body_of(request: Request) -> CreateJob:
     return await read_body(CreateJob, await request.body())
 
 
-@router.post("", response_model=JobObject, openapi_extra=json_body(CreateJob))
+@router.post(
+    "", response_model=JobObject, openapi_extra=json_body(CreateJob), responses=refusals(409, 507)
+)
 async def create_job(
     wanted: Annotated[CreateJob, Depends(_body_of)],
     caller: Caller,
@@ -113,21 +115,21 @@ async def retrieve_job(fine_tuning_job_id: str, caller: Caller, service: Service
     return JobObject.of(job, caller.project.slug)
 
 
-@router.post("/{fine_tuning_job_id}/cancel")
+@router.post("/{fine_tuning_job_id}/cancel", responses=refusals(507))
 async def cancel_job(fine_tuning_job_id: str, caller: Caller, service: Service) -> JobObject:
     """Cancel a job that has not ended; training stops within a step."""
     job = await service.cancel(caller.project, fine_tuning_job_id)
     return JobObject.of(job, caller.project.slug)
 
 
-@router.post("/{fine_tuning_job_id}/pause")
+@router.post("/{fine_tuning_job_id}/pause", responses=refusals(507))
 async def pause_job(fine_tuning_job_id: str, caller: Caller, service: Service) -> JobObject:
     """Pause a running job: it saves its state and frees the device."""
     job = await service.pause(caller.project, fine_tuning_job_id)
     return JobObject.of(job, caller.project.slug)
 
 
-@router.post("/{fine_tuning_job_id}/resume")
+@router.post("/{fine_tuning_job_id}/resume", responses=refusals(507))
 async def resume_job(fine_tuning_job_id: str, caller: Caller, service: Service) -> JobObject:
     """Queue a paused job again; it goes on where it stopped."""
     job = await service.resume(caller.project, fine_tuning_job_id)

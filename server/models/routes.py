@@ -7,9 +7,9 @@ from typing import Literal
 from fastapi import APIRouter
 
 from server.auth import Caller
-from server.chat.routes import ERRORS
 from server.errors import ModelNotFound, PermissionDenied
 from server.models.services import ModelsServices
+from server.openapi import refusals
 from server.store.records import Model
 from server.wire import ResponseBody
 from workers.contract.messages import UnloadAdapter
@@ -51,7 +51,7 @@ async def list_models(caller: Caller, services: ModelsServices) -> ModelList:
     return ModelList(data=[_body(model, services) for model in models])
 
 
-@router.get("/v1/models/{model:path}", responses=ERRORS, summary="Retrieve a model")
+@router.get("/v1/models/{model:path}", summary="Retrieve a model")
 async def retrieve_model(model: str, caller: Caller, services: ModelsServices) -> ModelBody:
     found = await services.store.models.find(model, caller.project.id)
     if found is None:
@@ -59,7 +59,9 @@ async def retrieve_model(model: str, caller: Caller, services: ModelsServices) -
     return _body(found, services)
 
 
-@router.delete("/v1/models/{model:path}", responses=ERRORS, summary="Delete a fine-tuned model")
+@router.delete(
+    "/v1/models/{model:path}", responses=refusals(403, 507), summary="Delete a fine-tuned model"
+)
 async def delete_model(model: str, caller: Caller, services: ModelsServices) -> ModelDeleted:
     """Requests under way finish; new ones find no such model."""
     found = await services.store.models.find(model, caller.project.id)

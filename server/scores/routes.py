@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.chat.routes import ERRORS
+from server.openapi import refusals
 from server.scores.schemas import ScoreEvaluation, ScoreRequest
 
 router = APIRouter(tags=["Scores"])
@@ -13,7 +13,7 @@ router = APIRouter(tags=["Scores"])
 @router.post(
     "/v1/score/evaluation",
     response_model=ScoreEvaluation,
-    responses=ERRORS,
+    responses=refusals(404, 429),
     summary="Score texts with a reward model",
 )
 async def create_score_evaluation(body: ScoreRequest) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from server.auth import Caller
-from server.openapi import json_body
+from server.openapi import json_body, refusals
 from server.uploads.schemas import CompleteUpload, CreateUpload, PartObject, UploadObject
 from server.uploads.service import UploadService
 from server.validation import read_body
@@ -46,7 +46,9 @@ async def _completion(request: Request) -> CompleteUpload:
     return await read_body(CompleteUpload, await request.body())
 
 
-@router.post("", openapi_extra=json_body(CreateUpload), summary="Create an upload")
+@router.post(
+    "", openapi_extra=json_body(CreateUpload), summary="Create an upload", responses=refusals(507)
+)
 async def create_upload(
     wanted: Annotated[CreateUpload, Depends(_creation)], caller: Caller, service: Service
 ) -> UploadObject:
@@ -54,7 +56,9 @@ async def create_upload(
     return UploadObject.of(await service.create(caller.project.id, wanted))
 
 
-@router.post("/{upload_id}/parts", openapi_extra=_PART_BODY, summary="Add a part")
+@router.post(
+    "/{upload_id}/parts", openapi_extra=_PART_BODY, summary="Add a part", responses=refusals(507)
+)
 async def add_upload_part(
     upload_id: str, request: Request, caller: Caller, service: Service
 ) -> PartObject:
@@ -65,7 +69,10 @@ async def add_upload_part(
 
 
 @router.post(
-    "/{upload_id}/complete", openapi_extra=json_body(CompleteUpload), summary="Complete an upload"
+    "/{upload_id}/complete",
+    openapi_extra=json_body(CompleteUpload),
+    summary="Complete an upload",
+    responses=refusals(507),
 )
 async def complete_upload(
     upload_id: str,
@@ -78,7 +85,7 @@ async def complete_upload(
     return UploadObject.of(upload, file)
 
 
-@router.post("/{upload_id}/cancel", summary="Cancel an upload")
+@router.post("/{upload_id}/cancel", summary="Cancel an upload", responses=refusals(507))
 async def cancel_upload(upload_id: str, caller: Caller, service: Service) -> UploadObject:
     """Give up an upload and its parts."""
     return UploadObject.of(await service.cancel(caller.project.id, upload_id))

@@ -160,6 +160,22 @@ def test_hanging_up_aborts_all_that_was_pipelined(gateway: Gateway) -> None:
     assert gateway.num_under_way == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_caller_who_only_seems_to_wait_is_gone(gateway: Gateway, stream: bool) -> None:
+    """To the gateway, a caller who has closed his socket looks like one who has sent all that he
+    has to send. Nothing more is generated, so no write would tell."""
+    connection = gateway.app.services.pool.connections(MODEL)[0]
+    wait_for(lambda: connection.load == 0)
+    with connect(gateway) as opened:
+        endless = {"model": MODEL, "messages": user("never end"), "stream": stream}
+        opened.sendall(request_bytes(CHAT, endless))
+        wait_for(lambda: connection.load == 1)
+        if stream:
+            read_until(opened, b"word")
+    wait_for(lambda: connection.load == 0)
+    assert gateway.num_under_way == 0
+
+
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
 @pytest.mark.parametrize("cut", [None, -10, -400])
 def test_an_offer_to_upgrade_is_ignored(gateway: Gateway, upgrade: str, cut: int | None) -> None:

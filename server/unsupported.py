@@ -1,0 +1,54 @@
+"""OpenAI's endpoints that this server does not have, and what to use in their stead: a caller is
+told so, and does not look for a mistake in his URL."""
+
+from __future__ import annotations
+
+from server.errors import ApiError, NotFound
+
+_CHAT = "Use /v1/chat/completions"
+_NOTHING = "There is nothing here that takes its place."
+_ENDPOINTS: dict[str, tuple[str, str]] = {
+    "/v1/answers": ("Answers", f"{_CHAT}."),
+    "/v1/assistants": ("Assistants", f"{_CHAT}, with the instructions as its first message."),
+    "/v1/audio": ("Audio", f"{_CHAT}, which takes sound as 'input_audio' where the model does."),
+    "/v1/batches": ("Batches", "Send the requests one by one, several at a time."),
+    "/v1/chat/completions/": ("Stored chat completions", "Keep the answers that you get."),
+    "/v1/chatkit": ("ChatKit", _NOTHING),
+    "/v1/classifications": ("Classifications", f"{_CHAT} with 'guided_choice'."),
+    "/v1/containers": ("Containers", _NOTHING),
+    "/v1/conversations": (
+        "Conversations",
+        f"{_CHAT}, and send the messages so far with each request.",
+    ),
+    "/v1/edits": ("Edits", f"{_CHAT}."),
+    "/v1/engines": ("Engines", "Use /v1/models."),
+    "/v1/evals": ("Evals", "A fine-tuning job takes a 'validation_file'."),
+    "/v1/fine-tunes": ("Fine-tunes", "Use /v1/fine_tuning/jobs."),
+    "/v1/fine_tuning/alpha": ("Graders", _NOTHING),
+    "/v1/fine_tuning/checkpoints": (
+        "Checkpoint permissions",
+        "A checkpoint is open to its own project.",
+    ),
+    "/v1/images": ("Images", f"{_CHAT}, which takes pictures as 'image_url'; none are made here."),
+    "/v1/moderations": ("Moderations", _NOTHING),
+    "/v1/organization": ("Administration", "Keys are made with `tuneyard keys`."),
+    "/v1/projects": ("Administration", "Keys are made with `tuneyard keys`."),
+    "/v1/realtime": ("Realtime", f"{_CHAT} with 'stream'."),
+    "/v1/responses": ("Responses", f"{_CHAT}."),
+    "/v1/search": ("Search", "Use /v1/embeddings, with an index of your own."),
+    "/v1/skills": ("Skills", _NOTHING),
+    "/v1/threads": ("Threads", f"{_CHAT}, and send the messages so far with each request."),
+    "/v1/vector_stores": ("Vector stores", "Use /v1/embeddings, with an index of your own."),
+    "/v1/videos": ("Videos", _NOTHING),
+}
+
+
+def find_unsupported(method: str, path: str) -> ApiError | None:
+    """The refusal of a path that nothing here answers, if OpenAI has it."""
+    for prefix, (name, instead) in _ENDPOINTS.items():
+        if path == prefix or path.startswith(f"{prefix.rstrip('/')}/"):
+            return NotFound(
+                f"{method} {path}: OpenAI's '{name}' is not supported by this server. {instead}",
+                code="unsupported_endpoint",
+            )
+    return None

@@ -1,0 +1,84 @@
+"""`openapi.yaml` names every status that an operation sends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from server.app import create_app
+from server.config import Config
+from tests.gateway.conftest import DEADLINE_S, KEY, MODEL, Gateway
+from tests.gateway.raw import connect, read_until
+
+AUTHORIZED = {"authorization": f"Bearer {KEY}"}
+PATHS: dict[str, dict[str, Any]] = create_app(Config()).openapi()["paths"]
+OPERATIONS = [
+    (method.upper(), path)
+    for path, methods in PATHS.items()
+    if path.startswith("/v1")
+    for method in methods
+]
+
+
+def attempts(method: str, path: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    """Requests that are wrong in every way that an operation can meet, with the status that must
+    come where one must."""
+    yield 401, {"headers": {}}
+    yield None, {"headers": AUTHORIZED}
+    yield None, {"headers": AUTHORIZED, "params": {"limit": "many", "order": "none", "after": "x"}}
+    operation = PATHS[path][method.lower()]
+    if "requestBody" in operation:
+        yield 400, {"headers": AUTHORIZED, "content": b"{"}
+        yield 400, {"headers": AUTHORIZED, "json": {"model": 1}}
+        yield None, {"headers": AUTHORIZED, "json": {"model": "none"}}
+        encoded = {"content-encoding": "br", "content-type": content_type(operation)}
+        yield 415, {"headers": AUTHORIZED | encoded, "content": b"x"}
+
+
+def content_type(operation: dict[str, Any]) -> str:
+    kind = next(iter(operation["requestBody"]["content"]))
+    return f"{kind}; boundary=x" if kind.startswith("multipart") else kind
+
+
+def concrete(path: str) -> str:
+    return re.sub(r"\{[^}]*\}", "none", path)
+
+
+def announce_too_much(gateway: Gateway, path: str) -> bytes:
+    """The status line after a head that announces a body beyond every limit."""
+    head = f"POST {path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\n"
+    with connect(gateway) as opened:
+        opened.sendall(f"{head}Content-Length: {10**10}\r\n\r\n".encode())
+        return read_until(opened, b"\r\n")
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_what_is_sent_is_documented(gateway: Gateway, method: str, path: str) -> None:
+    documented = PATHS[path][method.lower()]["responses"]
+    for expected, settings in attempts(method, path):
+        url = gateway.url + concrete(path)
+        answer = httpx.request(method, url, timeout=DEADLINE_S, **settings)
+        status = str(answer.status_code)
+        assert status in documented, (settings, answer.text)
+        if expected is not None:
+            assert status == str(expected), (settings, answer.text)
+        if answer.status_code >= 400:
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+            schema = documented[status]["content"]["application/json"]["schema"]
+            assert schema == {"$ref": "#/components/schemas/ErrorBody"}
+    if "{" in path:
+        missing = httpx.request(method, gateway.url + concrete(path), headers=AUTHORIZED)
+        assert missing.status_code == 404
+    if "requestBody" in PATHS[path][method.lower()]:
+        assert announce_too_much(gateway, path).startswith(b"HTTP/1.1 413 ")
+        assert "413" in documented
+
+
+def test_a_model_of_the_configuration_is_not_deleted(gateway: Gateway) -> None:
+    answer = httpx.delete(f"{gateway.url}/v1/models/{MODEL}", headers=AUTHORIZED)
+    assert answer.status_code == 403
+    assert "403" in PATHS["/v1/models/{model}"]["delete"]["responses"]
