@@ -103,16 +103,11 @@ class Connections:
 
     def add(self, connection: Watched) -> bool:
         """Whether it may stay."""
-        if len(self._open) >= self.max_open:
-            if self._idle:
-                self._make_room(self._idle)
-            else:
-                connection.is_extra = True
-                if len(self._open) >= self.max_open + _EXTRA:
-                    if not self._idle_extra:
-                        self.count(Ended.REFUSED)
-                        return False
-                    self._make_room(self._idle_extra)
+        if len(self._open) >= self.max_open and not self._make_room(self._idle):
+            connection.is_extra = True
+            is_over = len(self._open) >= self.max_open + _EXTRA
+            if is_over and not self._make_room(self._idle_extra):
+                return False
         self._open.add(connection)
         self.release(connection)
         if self._timer is None:
@@ -154,11 +149,15 @@ class Connections:
             self._timer.cancel()
             self._timer = None
 
-    def _make_room(self, idle: OrderedDict[Watched, None]) -> None:
-        oldest = next(iter(idle))
+    def _make_room(self, idle: OrderedDict[Watched, None]) -> bool:
+        """Ends the oldest to which nothing is still to be sent."""
+        oldest = next((one for one in idle if not one.unsent_bytes), None)
+        if oldest is None:
+            return False
         self.remove(oldest)
         self.count(Ended.MADE_ROOM)
         oldest.drop()
+        return True
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self.sweep)

@@ -59,13 +59,13 @@ class Desk:
         call, reply = request.call, request.reply
         try:
             services = self._holder.services
-            if services.cors.is_on:
+            if request.has_origin_or_coding:
                 call.cors = services.cors.headers(request.headers)
             authorization = find_header(request.headers, b"authorization")
             principal = call.principal = await services.keys.authenticate(authorization)
             body = await request.read_body(services.limits.max_body_bytes)
-            encoding = find_header(request.headers, b"content-encoding")
-            if encoding is not None:
+            if request.has_origin_or_coding:
+                encoding = find_header(request.headers, b"content-encoding") or b""
                 body = await services.decoder.decode(body, encoding)
             await self.handlers[request.path](principal, body, reply)
         except ApiError as error:

@@ -8,7 +8,9 @@ from server.gate import Header
 MAX_HEAD_BYTES = 64 * 1024
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """Answered on connections above the limit too."""
-LOOKED_AT = frozenset({b"expect", b"te", b"transfer-encoding"})
+OF_ORIGIN_OR_CODING = frozenset({b"content-encoding", b"origin"})
+"""Few requests have them; the others are not searched for them."""
+LOOKED_AT = frozenset({b"expect", b"te", b"transfer-encoding"}) | OF_ORIGIN_OR_CODING
 
 
 def check_version(version: str) -> None:

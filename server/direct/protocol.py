@@ -22,6 +22,7 @@ from server.direct.desk import Desk
 from server.direct.heads import (
     LOOKED_AT,
     MAX_HEAD_BYTES,
+    OF_ORIGIN_OR_CODING,
     PROBES,
     check_framing,
     check_size,
@@ -66,7 +67,8 @@ class GatewayProtocol(HttpToolsProtocol):
         """Whether the head just parsed does; it is parsed again without."""
         self._read_bytes = self._head_bytes = self._first_bytes = self._unframed_bytes = 0
         """Of this read; of all reads that have something of the head; of the first of them; of
-        those in a body that brought nothing of it."""
+        the last ones that brought nothing of a body."""
+        self._has_origin_or_coding = False
         self._fault: ApiError | None = None
         """Why nothing more is read. It is answered when all before it has been."""
         self._high_water = 0
@@ -135,7 +137,8 @@ class GatewayProtocol(HttpToolsProtocol):
         trailer, however long it is. Raises HeadTooLarge."""
         if self.in_head and self._head_bytes - self._first_bytes > MAX_HEAD_BYTES:
             raise HeadTooLarge()
-        self._unframed_bytes += self._read_bytes if body_bytes == self.body_bytes else 0
+        brought_nothing = body_bytes == self.body_bytes
+        self._unframed_bytes = self._unframed_bytes + self._read_bytes if brought_nothing else 0
         if self._unframed_bytes > MAX_HEAD_BYTES:
             raise HeadTooLarge()
         self._patience.rest(self.loop.time(), self.body_bytes)
@@ -192,8 +195,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self._offers_upgrade = False
+        self._offers_upgrade = self._has_origin_or_coding = False
         self.in_head = True
+        self._patience.rest_since = None
         self._head_bytes = self._first_bytes = self._read_bytes
         self._unframed_bytes = 0
 
@@ -205,6 +209,8 @@ class GatewayProtocol(HttpToolsProtocol):
             check_framing(name, value, self.headers)
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
+            elif name in OF_ORIGIN_OR_CODING:
+                self._has_origin_or_coding = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -220,6 +226,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise InvalidRequest("Too many requests wait on one connection.")
         self.body_bytes = 0
+        self._patience.rest_since = None
         if self.is_extra:
             self._admit_probe()
         self._table.occupy(self)
@@ -241,6 +248,7 @@ class GatewayProtocol(HttpToolsProtocol):
             is_http_1_1=is_http_1_1,
             keep_alive=is_http_1_1 and self.parser.should_keep_alive(),
             awaits_continue=self.expect_100_continue,
+            has_origin_or_coding=self._has_origin_or_coding,
         )
         before, self.cycle = self.cycle, request
         if (before is None or before.response_complete) and not self.flow.write_paused:

@@ -32,6 +32,7 @@ class DirectRequest:
         "_limit_bytes",
         "_waiting",
         "call",
+        "has_origin_or_coding",
         "headers",
         "path",
         "reply",
@@ -46,6 +47,7 @@ class DirectRequest:
         is_http_1_1: bool,
         keep_alive: bool,
         awaits_continue: bool,
+        has_origin_or_coding: bool,
     ) -> None:
         self._connection = connection
         self._awaits_continue = awaits_continue
@@ -55,6 +57,8 @@ class DirectRequest:
         """None until the caller is known to be allowed to send a body."""
         self._waiting: asyncio.Future[None] | None = None
         self._fault: ApiError | None = None
+        self.has_origin_or_coding = has_origin_or_coding
+        """Whether it has an `origin` or a `content-encoding` header."""
         self.path = path
         self.headers = headers
         self.call = Call()

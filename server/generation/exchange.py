@@ -8,7 +8,7 @@ engine connections' readers, and `abort` when the reply is over or the caller ha
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -164,7 +164,7 @@ class Exchange:
         self._early: list[tuple[_Sequence, Event]] | None = [] if len(works) > 1 else None
         """Events that came before every sequence was admitted."""
         self._begun = False
-        self._max_tokens = math.inf
+        self._max_tokens = sys.maxsize
         if output.is_kept and max_answer_bytes is not None:
             self._max_tokens = max_answer_bytes // _token_bytes(works[0].sampling.logprobs)
         self._unfinished = len(works)

@@ -115,8 +115,7 @@ def test_a_body_that_nobody_may_send_is_not_waited_for(strict: Target) -> None:
         assert strict.exchange(head).startswith(b"HTTP/1.1 401 ")
 
 
-def test_a_caller_behind_the_slow_one_is_answered_before(strict: Target) -> None:
-    """What is sent before a stop is answered; the stop ends the connection."""
+def test_a_whole_request_is_answered_before_the_part_of_one_behind_it(strict: Target) -> None:
     with strict.connect() as opened:
         opened.sendall(SHORT.replace(b"Connection: close\r\n", b"") + b"POST ")
         data = read_to_end(opened)
