@@ -66,7 +66,7 @@ class Limits(Section):
     """A caller who takes nothing of a whole answer for so long is hung up on."""
     max_unread_bytes: int = Field(default=32 * 1024 * 1024, ge=65536)
     """What a stream may hold that its caller has not taken yet; past it, it is ended."""
-    max_answer_bytes: int = Field(default=256 * 1024 * 1024, ge=65536)
+    max_answer_bytes: int = Field(default=64 * 1024 * 1024, ge=65536)
     """What an answer that is not streamed may take up (as it is counted while it is generated);
     past it, it is ended with a 400."""
 
