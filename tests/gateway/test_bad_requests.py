@@ -257,7 +257,7 @@ def test_a_method_that_a_path_does_not_have(gateway: Gateway) -> None:
         f"{gateway.url}/v1/models", headers={"authorization": f"Bearer {KEY}"}, timeout=20
     )
     assert response.status_code == 405
-    assert response.headers["allow"] == "GET"
+    assert response.headers["allow"] == "GET, HEAD"
     assert response.json()["error"]["code"] == "method_not_supported"
 
 
