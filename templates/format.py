@@ -65,6 +65,8 @@ class Prompt(Value, frozen=True):
     """The prompt ends inside the thinking words, so the output starts as reasoning."""
     thought_over: bool = False
     """The prompt ends behind a thought, so the output is the answer."""
+    may_think: bool = False
+    """The output may open a thought: the format thinks, and its thinking is not switched off."""
 
 
 class ThinkingBudget(Value, frozen=True):

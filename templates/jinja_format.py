@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from templates.conversation import ChatMessage, Conversation, Role, TextPart, Tool
 from templates.dialects import binding_dialect, dialect
 from templates.dialects.base import Dialect
-from templates.effort import thinking_budget
+from templates.effort import thinking_budget, wants_thinking
 from templates.format import (
     AS_IT_IS,
     FormatError,
@@ -118,7 +118,11 @@ class JinjaFormat:
             segments = self._renderer.segments(conversation)
         if media := media_parts(messages):
             segments = place_media(segments, media, self._tokenizer.media)
-        return Prompt(segments, self._opens_reasoning(segments), self._ends_thought(segments))
+        thought_over = self._ends_thought(segments)
+        is_free = not thought_over and not options.continue_final_message
+        may_think = is_free and self._renderer.writes_thoughts
+        may_think = may_think and wants_thinking(options) is not False
+        return Prompt(segments, self._opens_reasoning(segments), thought_over, may_think)
 
     def render_training(
         self, conversation: Conversation, last_turn_only: bool = False
@@ -190,7 +194,7 @@ class JinjaFormat:
 
     def _after_thought(self, prompt: Prompt, constraint: OutputConstraint) -> OutputConstraint:
         words = self._renderer.thinking_words
-        if words is None or prompt.thought_over:
+        if words is None or not (prompt.may_think or prompt.opens_reasoning):
             return constraint
         return after_reasoning(constraint, words, opened=prompt.opens_reasoning)
 

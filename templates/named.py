@@ -77,7 +77,7 @@ class NamedFormat:
         thoughts = thinks(self._family, options)
         dialogue = read_dialogue(conversation.messages)
         segments = self._slots.opening()
-        opens_reasoning = thought_over = False
+        opens_reasoning = thought_over = may_think = False
         last = len(dialogue.exchanges) - 1
         for index, exchange in enumerate(dialogue.exchanges):
             segments += self._slots.told(exchange, conversation, dialogue.system, index)
@@ -90,12 +90,13 @@ class NamedFormat:
             else:
                 segments += self._unsaid_thought(thoughts)
                 thought_over = thoughts.empty_in_prompt
+                may_think = self._words is not None and not thought_over
         if not dialogue.exchanges[-1].answer and options.continue_final_message:
             raise FormatError(
                 "continue_final_message needs a conversation that ends with an assistant message.",
                 "continue_final_message",
             )
-        return Prompt(tuple(segments), opens_reasoning, thought_over)
+        return Prompt(tuple(segments), opens_reasoning, thought_over, may_think)
 
     def render_training(
         self, conversation: Conversation, last_turn_only: bool = False
@@ -158,7 +159,7 @@ class NamedFormat:
         return binding_dialect(self._reader, prompt, tools)
 
     def _after_thought(self, prompt: Prompt, constraint: OutputConstraint) -> OutputConstraint:
-        if self._words is None or prompt.thought_over:
+        if self._words is None or not (prompt.may_think or prompt.opens_reasoning):
             return constraint
         return after_reasoning(constraint, self._words, opened=prompt.opens_reasoning)
 
