@@ -15,6 +15,7 @@ import xgrammar
 from templates.conversation import Tool
 from templates.dialects import DIALECTS, dialect
 from templates.format import ToolChoice, ToolChoiceMode
+from tests.dialects.grammars import grammar
 from tests.dialects.streams import folded, run
 
 VOCABULARY = [
@@ -59,10 +60,10 @@ def compiler() -> xgrammar.GrammarCompiler:
     return xgrammar.GrammarCompiler(info, max_threads=1)
 
 
-def walk(grammar: xgrammar.CompiledGrammar, seed: int, limit: int = 600) -> str | None:
+def walk(compiled: xgrammar.CompiledGrammar, seed: int, limit: int = 600) -> str | None:
     """One output that the grammar allows, ended as soon as it may; None if it grew too long."""
     rng = random.Random(seed)
-    matcher = xgrammar.GrammarMatcher(grammar)
+    matcher = xgrammar.GrammarMatcher(compiled)
     mask = xgrammar.allocate_token_bitmask(1, len(VOCABULARY))
     said: list[str] = []
     for _ in range(limit):
@@ -87,9 +88,9 @@ def fits(name: str, arguments: dict[str, Any]) -> bool:
     ordered = {key: arguments[key] for key in schema["properties"] if key in arguments}
     if ordered.keys() != arguments.keys():
         return False
-    grammar = xgrammar.Grammar.from_json_schema(json.dumps(schema))
+    plain = xgrammar.Grammar.from_json_schema(json.dumps(schema))
     text = json.dumps(ordered, ensure_ascii=False)
-    return xgrammar.testing._is_grammar_accept_string(grammar, text)
+    return xgrammar.testing._is_grammar_accept_string(plain, text)
 
 
 @pytest.mark.parametrize("name", DIALECTS)
@@ -98,8 +99,8 @@ def test_bound_output_is_read_back_as_valid_calls(name: str) -> None:
     entry = dialect(name)
     bound = entry.constrain(TOOLS, ToolChoice(ToolChoiceMode.REQUIRED), None)
     assert bound is not None
-    grammar = compiler().compile_structural_tag(bound.source)
-    texts = [text for seed in range(5) if (text := walk(grammar, seed)) is not None]
+    compiled = compiler().compile_grammar(grammar(bound))
+    texts = [text for seed in range(5) if (text := walk(compiled, seed)) is not None]
     assert texts
     for text in texts:
         answer = folded(run(entry.parser(TOOLS), [text]))

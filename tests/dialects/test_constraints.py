@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
-import xgrammar
-from xgrammar.testing import _is_grammar_accept_string
 
 from templates.conversation import Tool, ToolCall
 from templates.dialects import DIALECTS, Dialect, dialect
-from templates.format import OutputConstraint, ToolChoice, ToolChoiceMode
+from templates.format import ToolChoice, ToolChoiceMode
 from templates.reasoning import ThinkingWords, after_reasoning
+from tests.dialects.grammars import accepts
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -38,18 +38,6 @@ REQUIRED, AUTO = ToolChoiceMode.REQUIRED, ToolChoiceMode.AUTO
 ONE = (ToolCall("get_weather", '{"city": "Paris", "unit": "celsius", "days": 2}'),)
 OTHER = (ToolCall("add", '{"xs": [1, 2.5]}'),)
 WRONG = (ToolCall("get_weather", '{"city": "Paris", "days": "many"}'),)
-
-
-def grammar(constraint: OutputConstraint | None) -> xgrammar.Grammar:
-    assert constraint is not None
-    if constraint.kind == "json_schema":
-        return xgrammar.Grammar.from_json_schema(constraint.source)
-    assert constraint.kind == "structural_tag"
-    return xgrammar.Grammar.from_structural_tag(constraint.source)
-
-
-def accepts(constraint: OutputConstraint | None, text: str) -> bool:
-    return _is_grammar_accept_string(grammar(constraint), text)
 
 
 def said(entry: Dialect, calls: tuple[ToolCall, ...]) -> str:
@@ -175,3 +163,27 @@ def test_every_required_call_may_follow_thinking(name: str) -> None:
     assert accepts(after, "<think>\nHm.\n</think>\n\n" + said(entry, ONE))
     assert accepts(after, said(entry, ONE))
     assert not accepts(after, "<think>\nHm.\n</think>\n\nHello")
+
+
+LIMITED: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "held": {
+            "type": "object",
+            "properties": {"name": {"type": "string", "maxLength": 3}},
+            "required": ["name"],
+            "additionalProperties": False,
+        }
+    },
+    "required": ["held"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("name", [n for n in DIALECTS if "gemma" not in n])
+def test_strings_of_limited_length_may_be_written_with_escapes(name: str) -> None:
+    entry = dialect(name)
+    bound = entry.constrain((Tool("f", None, LIMITED),), ToolChoice(REQUIRED), None)
+    for held, fits in (('a"b', True), ("\n\\", True), ("\n\n\n\n", False), ("abcd", False)):
+        calls = (ToolCall("f", json.dumps({"held": {"name": held}})),)
+        assert accepts(bound, said(entry, calls)) is fits, held

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from workers.engine.backend import (
     RefusedError,
     Work,
 )
+from workers.engine.grammar_checks import GrammarChecks
 from workers.engine.residency import AdapterPool, with_adapters
 from workers.engine.spec import EngineSpec, SpecError, read_settings
 from workers.engine.text.pretrained import PretrainedVocabulary, load_vocabulary
@@ -50,16 +52,17 @@ def create(spec: EngineSpec) -> tuple[AttachedBackend, PretrainedVocabulary]:
     settings = read_settings(spec.settings, AttachedSettings)
     assert spec.model_path is not None, "the spec has checked it"
     vocabulary = load_vocabulary(spec.model_path, trust_remote_code=spec.trust_remote_code)
-    return AttachedBackend(spec, settings, vocabulary.eos_ids), vocabulary
+    return AttachedBackend(spec, settings, vocabulary), vocabulary
 
 
 class AttachedBackend:
     def __init__(
-        self, spec: EngineSpec, settings: AttachedSettings, eos_ids: frozenset[int]
+        self, spec: EngineSpec, settings: AttachedSettings, vocabulary: PretrainedVocabulary
     ) -> None:
         self._spec = spec
         self._settings = settings
-        self._eos_ids = eos_ids
+        self._eos_ids = vocabulary.eos_ids
+        self._grammars = GrammarChecks(vocabulary)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Future[None]] = set()
         self._pool: AdapterPool | None = None
@@ -100,7 +103,10 @@ class AttachedBackend:
             output = Output(work.key, ended=Ended(FinishReason.LENGTH))
             asyncio.get_running_loop().call_soon(self._receiver.deliver, [output])
             return
-        call = await self._call(work)
+        if work.grammar is not None:
+            checked = await self._grammars.check(work.grammar)
+            work = replace(work, grammar=checked.grammar)
+        call = self._server.call(work)
         if work.adapter is not None:
             assert self._pool is not None, "LoRA is declared only with a pool"
             await self._pool.acquire(work.adapter)
@@ -113,13 +119,6 @@ class AttachedBackend:
         task = asyncio.create_task(self._relay(work, call, source, first))
         self._tasks[work.key] = task
         task.add_done_callback(partial(self._finish, work, call, response))
-
-    async def _call(self, work: Work) -> Call:
-        """Raises RefusedError."""
-        if work.grammar is None:
-            return self._server.call(work)
-        # Parses the grammar, which can take long for a large schema.
-        return await asyncio.to_thread(self._server.call, work)
 
     async def _open(self, work: Work, call: Call) -> tuple[httpx.Response, _Records, Output | None]:
         """The accepted request's stream, and what its first record said if that had to be waited
@@ -219,6 +218,7 @@ class AttachedBackend:
         tasks = [*self._tasks.values(), *([self._health] if self._health is not None else [])]
         for task in tasks:
             task.cancel()
+        self._grammars.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*self._closing, return_exceptions=True)
         await self._connection.close()

@@ -22,7 +22,7 @@ from workers.engine.attached.settings import AttachedSettings
 from workers.engine.backend import Output, RefusedError, Work
 from workers.engine.sglang.answers import Answer
 from workers.engine.sglang.limits import CAPABILITIES, RESERVED_TOKENS, adapter_rules
-from workers.engine.sglang.sampling import check_grammar, check_served, sampling_params
+from workers.engine.sglang.sampling import check_served, sampling_params
 from workers.engine.spec import EngineSpec
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,6 @@ class SglangServer(AttachedServer):
     def call(self, work: Work) -> Call:
         check_served(work)
         _check_temperature(work)
-        if work.grammar is not None:
-            check_grammar(work.grammar)
         # A grammar that has come to its end ends the sequence, whatever the request ignores.
         engine_stops = work.grammar is not None or self._eos_ids <= work.stop_ids
         return _SglangCall(work, self._rid(work.key), engine_stops, self._is_incremental)

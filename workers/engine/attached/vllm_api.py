@@ -17,7 +17,6 @@ from workers.engine.attached.listing import find_base
 from workers.engine.attached.server import AttachedServer, Call, Served
 from workers.engine.attached.settings import AttachedSettings
 from workers.engine.backend import Ended, Output, RefusedError, Score, Work
-from workers.engine.grammars import choices, json_schema, structural_tag
 from workers.engine.spec import EngineSpec
 
 _SEED_RANGE = 2**63
@@ -141,18 +140,14 @@ def _body(work: Work, model: str, eos_ids: frozenset[int]) -> dict[str, Any]:
     return body
 
 
-def _structured(grammar: Grammar) -> dict[str, Any]:
-    match grammar.kind:
-        case GrammarKind.JSON_OBJECT | GrammarKind.JSON_SCHEMA:
-            return {"json": json_schema(grammar)}
+def _structured(simple: Grammar) -> dict[str, Any]:
+    match simple.kind:
         case GrammarKind.REGEX:
-            return {"regex": grammar.source}
-        case GrammarKind.CHOICE:
-            return {"choice": choices(grammar)}
-        case GrammarKind.EBNF:
-            return {"grammar": grammar.source}
+            return {"regex": simple.source}
         case GrammarKind.STRUCTURAL_TAG:
-            return {"structural_tag": structural_tag(grammar)}
+            return {"structural_tag": simple.source}
+        case _:
+            return {"grammar": simple.source}
 
 
 def _output(work: Work, choice: dict[str, Any]) -> Output:

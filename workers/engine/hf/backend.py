@@ -103,8 +103,7 @@ class HfBackend:
         if work.adapter is not None and self._adapters is not None:
             adapter = await self._adapters.fetch(work.adapter)
         if work.grammar is not None and self._grammars is not None:
-            compile_it = partial(self._grammars.compile, work.grammar, work.stop_ids)
-            grammar = await self._loop.run_in_executor(self._grammars.thread, compile_it)
+            grammar = await self._grammars.compile(work.grammar, work.stop_ids)
         self._running.tell(Submit(Sequence(work, grammar, adapter, media=media)))
 
     def abort(self, key: int) -> None:
@@ -155,8 +154,7 @@ class HfBackend:
             max_rows=spec.max_num_seqs,
             prefill_tokens=settings.prefill_tokens_per_step or _PREFILL_TOKENS[loaded.device.type],
         )
-        vocabulary = self._vocabulary
-        self._grammars = GrammarCompiler(vocabulary.tokenizer, vocabulary.size, vocabulary.eos_ids)
+        self._grammars = GrammarCompiler(self._vocabulary)
         self._engine = Engine(
             loaded,
             scheduler,
@@ -175,7 +173,7 @@ class HfBackend:
                 BATCH_TOKENS[loaded.device.type],
                 pooling=self._pooling,
                 hidden_size=loaded.model.config.get_text_config().hidden_size,
-                frame=vocabulary.frame,
+                frame=self._vocabulary.frame,
                 fetch=self._adapters.fetch if self._adapters is not None else None,
             )
         self._engine.start()

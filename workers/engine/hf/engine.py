@@ -251,6 +251,9 @@ class Engine:
     def _take(self, output: Output, sequence: Sequence, token_id: int, score: Score | None) -> None:
         self._num_generated += 1
         work, grammar = sequence.work, sequence.grammar
+        if grammar is not None and grammar.is_too_slow:
+            self._refuse(output, sequence, "The grammar is too ambiguous to be followed further.")
+            return
         if grammar is not None and not grammar.accept(token_id):
             # Nothing may follow: the masks left no token at all.
             self._end(output, sequence, FinishReason.STOP)
@@ -266,6 +269,11 @@ class Engine:
             self._end(output, sequence, FinishReason.STOP)
         elif sequence.num_output >= work.max_tokens:
             self._end(output, sequence, FinishReason.LENGTH)
+
+    def _refuse(self, output: Output, sequence: Sequence, message: str) -> None:
+        output.ended = RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format")
+        del self._sequences[sequence.work.key]
+        self._scheduler.finish(sequence)
 
     def _end(
         self,

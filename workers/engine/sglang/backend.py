@@ -20,7 +20,8 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from workers.contract.hello import Capability
 from workers.contract.messages import FailureKind, Stats
@@ -33,6 +34,7 @@ from workers.engine.backend import (
     RefusedError,
     Work,
 )
+from workers.engine.grammar_checks import GrammarChecks
 from workers.engine.residency import AdapterPool, with_adapters
 from workers.engine.sglang.answers import Answer
 from workers.engine.sglang.limits import CAPABILITIES, MAX_LOGPROBS, RESERVED_TOKENS
@@ -44,6 +46,9 @@ from workers.engine.sglang.settings import (
 )
 from workers.engine.spec import EngineSpec, SpecError, read_settings
 from workers.engine.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from workers.engine.text.pretrained import PretrainedVocabulary
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +62,7 @@ def create(spec: EngineSpec) -> tuple[SglangBackend, Vocabulary]:
     from workers.engine.text.pretrained import load_vocabulary
 
     vocabulary = load_vocabulary(spec.model_path or "", trust_remote_code=spec.trust_remote_code)
-    return SglangBackend(spec, settings), vocabulary
+    return SglangBackend(spec, settings, vocabulary), vocabulary
 
 
 class _Job:
@@ -86,12 +91,15 @@ class _Bell:
 
 
 class SglangBackend:
-    def __init__(self, spec: EngineSpec, settings: SglangSettings) -> None:
+    def __init__(
+        self, spec: EngineSpec, settings: SglangSettings, vocabulary: PretrainedVocabulary
+    ) -> None:
         self._spec = spec
         self._settings = settings
         self._jobs: dict[int, _Job] = {}
         self._rung: list[_Job] = []
         self._pool: AdapterPool | None = None
+        self._grammars = GrammarChecks(vocabulary)
         self._engine: Any = None
         self._reading: asyncio.Task[None] | None = None
         self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
@@ -157,11 +165,13 @@ class SglangBackend:
     # --- requests ---------------------------------------------------------------------------------
 
     async def submit(self, work: Work) -> None:
-        from workers.engine.sglang.sampling import check_grammar, check_served
+        from workers.engine.sglang.sampling import check_served
 
         check_served(work)
         if work.grammar is not None:
-            await asyncio.to_thread(check_grammar, work.grammar)
+            # SGLang finds a bad grammar only after it has taken the request.
+            checked = await self._grammars.check(work.grammar)
+            work = replace(work, grammar=checked.grammar)
         if work.adapter is not None:
             assert self._pool is not None, "LoRA is declared only with a pool"
             await self._pool.acquire(work.adapter)
@@ -283,6 +293,7 @@ class SglangBackend:
         return with_adapters(stats, self._pool)
 
     async def close(self) -> None:
+        self._grammars.close()
         if self._reading is not None:
             self._reading.cancel()
         if self._engine is not None:

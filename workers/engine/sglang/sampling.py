@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
-
-import xgrammar
 
 from workers.contract.messages import FailureKind
 from workers.contract.parts import Grammar, GrammarKind
 from workers.engine.backend import RefusedError, Work
-from workers.engine.grammars import choice_grammar, json_schema, structural_tag
 
 _SEED_RANGE = 2**31
 
@@ -65,34 +61,11 @@ def sampling_params(work: Work, *, engine_stops: bool) -> dict[str, Any]:
     return params
 
 
-def check_grammar(grammar: Grammar) -> None:
-    """SGLang finds a bad grammar only after it has taken the request; this finds it before.
-    Raises RefusedError."""
-    ((kind, source),) = _constraint(grammar).items()
-    try:
-        match kind:
-            case "json_schema":
-                xgrammar.Grammar.from_json_schema(source)
-            case "regex":
-                xgrammar.Grammar.from_regex(source)
-            case "ebnf":
-                xgrammar.Grammar.from_ebnf(source)
-            case _:
-                xgrammar.Grammar.from_structural_tag(source)
-    except Exception as error:  # xgrammar raises RuntimeError and errors of its own
-        message = f"The grammar cannot be compiled: {error}".strip()
-        raise RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format") from error
-
-
-def _constraint(grammar: Grammar) -> dict[str, str]:
-    match grammar.kind:
-        case GrammarKind.JSON_OBJECT | GrammarKind.JSON_SCHEMA:
-            return {"json_schema": json.dumps(json_schema(grammar))}
+def _constraint(simple: Grammar) -> dict[str, str]:
+    match simple.kind:
         case GrammarKind.REGEX:
-            return {"regex": grammar.source}
-        case GrammarKind.CHOICE:
-            return {"ebnf": choice_grammar(grammar)}
-        case GrammarKind.EBNF:
-            return {"ebnf": grammar.source}
+            return {"regex": simple.source}
         case GrammarKind.STRUCTURAL_TAG:
-            return {"structural_tag": structural_tag(grammar)}
+            return {"structural_tag": simple.source}
+        case _:
+            return {"ebnf": simple.source}

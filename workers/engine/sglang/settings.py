@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from workers.engine.grammars import MAX_BLANKS
 from workers.engine.rope import RopeScaling, nested_overrides, rope_overrides
 from workers.engine.spec import EngineSpec, SpecError
 
@@ -79,7 +78,6 @@ def server_arguments(spec: EngineSpec, settings: SglangSettings) -> dict[str, An
         "max_running_requests": spec.max_num_seqs,
         "trust_remote_code": spec.trust_remote_code,
         "grammar_backend": "xgrammar",
-        "constrained_json_max_whitespace_cnt": MAX_BLANKS,
         # Chunks carry what is new, not everything so far.
         "incremental_streaming_output": True,
         "skip_server_warmup": True,

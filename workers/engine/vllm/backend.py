@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from workers.contract.hello import Capability
@@ -28,6 +29,7 @@ from workers.engine.backend import (
     Receiver,
     Work,
 )
+from workers.engine.grammar_checks import GrammarChecks
 from workers.engine.residency import AdapterPool, with_adapters
 from workers.engine.spec import EngineSpec, SpecError, read_settings
 from workers.engine.text.vocabulary import Vocabulary
@@ -91,6 +93,7 @@ class VllmBackend:
         self._sends: set[asyncio.Future[None]] = set()
         self._pool: AdapterPool | None = None
         self._pictures: VllmPictures | None = None
+        self._grammars = GrammarChecks(vocabulary)
         self._steps: asyncio.Task[None] | None = None
         self._engine: Any = None
         self._prompt_tokens = self._cached_tokens = self._generated_tokens = 0
@@ -132,6 +135,12 @@ class VllmBackend:
     # --- requests ---------------------------------------------------------------------------------
 
     async def submit(self, work: Work) -> None:
+        if work.grammar is not None:
+            from workers.engine.vllm.sampling import check_schema
+
+            check_schema(work.grammar)
+            checked = await self._grammars.check(work.grammar)
+            work = replace(work, grammar=checked.grammar)
         if work.adapter is not None:
             assert self._pool is not None, "LoRA is declared only with a pool"
             await self._pool.acquire(work.adapter)
@@ -260,6 +269,7 @@ class VllmBackend:
         return with_adapters(stats, self._pool)
 
     async def close(self) -> None:
+        self._grammars.close()
         if self._steps is not None:
             self._steps.cancel()
         if self._pictures is not None:

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
-from workers.contract.messages import FailureKind
 from workers.contract.parts import Grammar, GrammarKind
-from workers.engine.backend import RefusedError, Work
-from workers.engine.grammars import choices, json_schema, structural_tag
+from workers.engine.backend import Work
+from workers.engine.grammars import invalid
 
 _SEED_RANGE = 2**63
 
@@ -49,26 +49,24 @@ def sampling_params(work: Work, eos_ids: frozenset[int]) -> SamplingParams:
     )
 
 
-def _structured(grammar: Grammar) -> StructuredOutputsParams:
-    source = grammar.source
-    match grammar.kind:
-        case GrammarKind.JSON_OBJECT:
-            return StructuredOutputsParams(structural_tag=structural_tag(grammar))
-        case GrammarKind.JSON_SCHEMA:
-            _check_schema(json_schema(grammar))
-            return StructuredOutputsParams(structural_tag=structural_tag(grammar))
+def _structured(simple: Grammar) -> StructuredOutputsParams:
+    match simple.kind:
         case GrammarKind.REGEX:
-            return StructuredOutputsParams(regex=source)
-        case GrammarKind.CHOICE:
-            return StructuredOutputsParams(choice=choices(grammar))
-        case GrammarKind.EBNF:
-            return StructuredOutputsParams(grammar=source)
+            return StructuredOutputsParams(regex=simple.source)
         case GrammarKind.STRUCTURAL_TAG:
-            return StructuredOutputsParams(structural_tag=structural_tag(grammar))
+            return StructuredOutputsParams(structural_tag=simple.source)
+        case _:
+            return StructuredOutputsParams(grammar=simple.source)
 
 
-def _check_schema(schema: Any) -> None:
-    """As vLLM does it for a plain schema: what xgrammar would ignore is refused."""
+def check_schema(grammar: Grammar) -> None:
+    """As vLLM does it for a plain schema: what xgrammar would ignore is refused. Raises
+    RefusedError."""
+    if grammar.kind is not GrammarKind.JSON_SCHEMA:
+        return
+    try:
+        schema: Any = json.loads(grammar.source)
+    except (ValueError, RecursionError):
+        return  # refused where it is read
     if isinstance(schema, dict) and has_xgrammar_unsupported_json_features(schema):
-        message = "The JSON schema holds keywords that cannot be enforced together or at all."
-        raise RefusedError(FailureKind.INVALID_GRAMMAR, message, "response_format")
+        raise invalid("The JSON schema holds keywords that cannot be enforced together or at all.")
