@@ -16,6 +16,7 @@ from server.chat.strict_schema import broken_promise
 from server.chat.tools import ToolPlan
 from server.errors import InvalidRequest, invalid_value
 from server.generation.sampling import Guide, check_guide, plan_guide
+from server.generation.schema_limits import oversize
 from templates.format import ChatFormat, FormatError, OutputConstraint, Prompt
 from workers.contract.hello import Hello
 from workers.contract.parts import Grammar, GrammarKind
@@ -68,7 +69,9 @@ def asked_schema(request: ChatCompletionRequest) -> dict[str, Any] | None:
 
 
 def _checked(wanted: JsonSchema) -> dict[str, Any]:
-    problem = broken_promise(wanted.schema_) if wanted.strict else None
+    problem = oversize(wanted.schema_)
+    if problem is None and wanted.strict:
+        problem = broken_promise(wanted.schema_)
     if problem is not None:
         raise InvalidRequest(
             f"Invalid schema for response_format '{wanted.name}': {problem}",

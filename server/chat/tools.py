@@ -12,6 +12,7 @@ from pydantic import Field
 
 from server.chat.strict_schema import broken_promise
 from server.errors import InvalidRequest, invalid_value, unsupported_value
+from server.generation.schema_limits import oversize
 from server.wire import RequestBody, several
 from templates.conversation import Tool
 from templates.format import ToolChoice, ToolChoiceMode
@@ -186,7 +187,7 @@ def _wrong_parameters(parameters: dict[str, Any], strict: bool) -> str | None:
         return f"schema must be a JSON Schema of 'type: \"object\"', got 'type: {kind!r}'."
     if not isinstance(parameters.get("properties", {}), dict):
         return "In context=(), 'properties' must be an object."
-    return broken_promise(parameters) if strict else None
+    return oversize(parameters) or (broken_promise(parameters) if strict else None)
 
 
 def _check_unique(tools: tuple[Tool, ...], place: str) -> None:

@@ -14,6 +14,7 @@ import pydantic_core
 from server.broken_rules import why_not_json
 from server.errors import InvalidRequest, invalid_value, unsupported_parameter
 from server.generation.defaults import SAMPLING_NEEDS
+from server.generation.schema_limits import check_size, too_deep
 from server.wire import SamplingFields
 from workers.contract.hello import Capability, Hello
 from workers.contract.parts import Grammar, GrammarKind, Sampling
@@ -121,6 +122,7 @@ def plan_guide(fields: SamplingFields, hello: Hello) -> Guide | None:
         return None
     if len(guides) > 1:
         raise invalid_value(guides[1].param, f"It cannot be combined with '{guides[0].param}'.")
+    check_size(guides[0].grammar, guides[0].param)
     check_guide(guides[0], hello)
     return guides[0]
 
@@ -176,9 +178,13 @@ def _structured(fields: SamplingFields) -> list[Guide]:
 
 
 def _schema(schema: dict[str, object] | str, param: str) -> Guide:
+    """Raises InvalidRequest."""
     if isinstance(schema, str):
         _check_json(schema, param)
-    source = schema if isinstance(schema, str) else msgspec.json.encode(schema).decode()
+    try:
+        source = schema if isinstance(schema, str) else msgspec.json.encode(schema).decode()
+    except RecursionError as error:
+        raise too_deep(param) from error
     return Guide(Grammar(GrammarKind.JSON_SCHEMA, source), param)
 
 
