@@ -101,7 +101,9 @@ class GrammarChecks:
                 return verdict.message
             if verdict is not None:
                 return Checked(verdict.grammar, is_slow=lane > 0)
-        return f"The grammar takes more than {LONG_CPU_S:.0f} seconds to compile."
+        return (
+            f"The grammar takes more than {LONG_CPU_S:.0f} seconds, or too much memory, to compile."
+        )
 
     async def _verdict(self, trial: Trial) -> Verdict | None:
         """None where the trial's time did not do."""
