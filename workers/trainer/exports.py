@@ -75,8 +75,9 @@ def _write_adapter(model: TrainedModel, folder: Path) -> None:
     config = module.peft_config["default"]
     trained_in = config.inference_mode
     config.inference_mode = True
-    if isinstance(config.target_modules, set):
-        config.target_modules = sorted(config.target_modules)
+    for names in ("target_modules", "target_parameters"):
+        if isinstance(getattr(config, names), set):
+            setattr(config, names, sorted(getattr(config, names)) or None)
     config.save_pretrained(str(folder))
     config.inference_mode = trained_in
 

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
-from transformers.pytorch_utils import Conv1D
 
 from workers.contract.training import FinetuningArguments
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
+from workers.trainer.targets import choose_targets
 
-_LINEAR = (torch.nn.Linear, Conv1D)
 
-
-def add_lora(base: Any, arguments: FinetuningArguments) -> torch.nn.Module:
+def add_lora(
+    base: Any, arguments: FinetuningArguments
+) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """The model with fresh factors, and what the run's user should know of it."""
+    has_dropout = arguments.lora_dropout > 0
+    targets = choose_targets(base, arguments.lora_target, has_dropout=has_dropout)
     config = LoraConfig(
         r=arguments.lora_rank,
         lora_alpha=arguments.alpha,
         lora_dropout=arguments.lora_dropout,
-        target_modules=_targets(base, arguments.lora_target),
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(base, config)
+    return get_peft_model(base, config), targets.notes
 
 
 def load_lora(base: Any, path: Path, arguments: FinetuningArguments) -> torch.nn.Module:
     """Goes on training an adapter, in the shape it has; dropout is the new run's."""
     config = _config_of(path)
+    if config.target_parameters and arguments.lora_dropout:
+        raise InvalidHyperparameters(
+            "'lora_dropout' must be 0 to go on from an adapter with target_parameters.",
+            "lora_dropout",
+        )
     config.lora_dropout = arguments.lora_dropout
     return PeftModel.from_pretrained(base, str(path), is_trainable=True, config=config)
 
@@ -65,40 +73,3 @@ def _config_of(path: Path) -> Any:
             "Only a LoRA adapter can be trained further.", "adapter_name_or_path"
         )
     return config
-
-
-def _targets(base: Any, lora_target: str) -> list[str]:
-    """Last parts of module names, which every engine understands in an adapter's config."""
-    linear = {name for name, module in base.named_modules() if isinstance(module, _LINEAR)}
-    if lora_target == "all":
-        return _all_targets(base, linear)
-    names = [name.strip() for name in lora_target.split(",") if name.strip()]
-    missing = [name for name in names if not _matches(name, linear)]
-    if missing or not names:
-        listed = ", ".join(missing) or "nothing"
-        raise InvalidHyperparameters(
-            f"'lora_target' names {listed}, which is no linear layer of this model.", "lora_target"
-        )
-    return sorted(set(names))
-
-
-def _all_targets(base: Any, linear: set[str]) -> list[str]:
-    """A last part that other modules share would adapt those too: then the full names stand."""
-    output_layer = base.get_output_embeddings()
-    others = {
-        name.rpartition(".")[2]
-        for name, module in base.named_modules()
-        if name not in linear or module is output_layer
-    }
-    wanted = (name for name, module in base.named_modules() if module is not output_layer)
-    targets = (name for name in wanted if name in linear)
-    return sorted({_shortest(name, others) for name in targets})
-
-
-def _shortest(name: str, taken: set[str]) -> str:
-    last = name.rpartition(".")[2]
-    return name if last in taken else last
-
-
-def _matches(name: str, modules: Iterable[str]) -> bool:
-    return any(module == name or module.endswith(f".{name}") for module in modules)

@@ -76,7 +76,8 @@ def load_model(spec: TrainSpec) -> TrainedModel:
         module = load_lora(base, Path(adapter_path), spec.finetuning)
         notes.append(kept_shape(Path(adapter_path), spec.finetuning))
     elif is_adapter:
-        module = add_lora(base, spec.finetuning)
+        module, told = add_lora(base, spec.finetuning)
+        notes += told
     elif adapter_path is not None:
         module = merge_lora(base, Path(adapter_path))
     module.to(device)
