@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from workers.contract.adapter_layout import adapter_files, missing_file
 from workers.contract.messages import AdapterMissing, AdapterPart
-from workers.contract.parts import ADAPTER_FILES, AdapterRef, Message
+from workers.contract.parts import AdapterRef, Message
 
 PART_BYTES = 512 * 1024
 
@@ -17,10 +18,14 @@ Send = Callable[[Message], Awaitable[None]]
 
 async def send_adapter(adapter: AdapterRef, number: int, send: Send) -> None:
     """`number` is the worker's. An adapter whose files are gone is said to be missing."""
+    folder = Path(adapter.path)
+    if await asyncio.to_thread(missing_file, folder) is not None:
+        await send(AdapterMissing(number))
+        return
     try:
-        for name in ADAPTER_FILES:
-            is_last = name == ADAPTER_FILES[-1]
-            await _send_file(Path(adapter.path) / name, name, number, is_last, send)
+        names = await asyncio.to_thread(adapter_files, folder)
+        for name in names:
+            await _send_file(folder / name, name, number, name == names[-1], send)
     except OSError:
         await send(AdapterMissing(number))
 

@@ -34,6 +34,7 @@ def install_copy(source: Path, names: Sequence[str], root: Path) -> Path:
     with _beside(root) as folder:
         folder.mkdir()
         for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, folder / name)
         # Of the copy: the source may change meanwhile.
         target = root / _digest(folder)

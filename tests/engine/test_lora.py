@@ -163,6 +163,11 @@ def _rename(weights: dict[str, torch.Tensor]) -> None:
         weights[name.replace("q_proj", "z_proj")] = weights.pop(name)
 
 
+def _add_bias(weights: dict[str, torch.Tensor]) -> None:
+    name = next(n for n in weights if "q_proj.lora_A" in n)
+    weights[name.replace("lora_A.weight", "base_layer.bias")] = torch.ones(128)
+
+
 def _truncate(folder: Path) -> None:
     file = folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -185,9 +190,12 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], FailureKind]] = {
         lambda folder: (folder / "adapter_config.json").write_text("{"),
         FailureKind.ADAPTER_INVALID,
     ),
-    "dora": (_edit_config(use_dora=True), FailureKind.ADAPTER_INVALID),
-    "modules_to_save": (_edit_config(modules_to_save=["lm_head"]), FailureKind.ADAPTER_INVALID),
-    "bias": (_edit_config(bias="all"), FailureKind.ADAPTER_INVALID),
+    "dora without magnitudes": (_edit_config(use_dora=True), FailureKind.ADAPTER_INVALID),
+    "modules_to_save without weights": (
+        _edit_config(modules_to_save=["lm_head"]),
+        FailureKind.ADAPTER_INVALID,
+    ),
+    "bias": (_edit_weights(_add_bias), FailureKind.ADAPTER_INVALID),
     "not lora": (_edit_config(peft_type="IA3"), FailureKind.ADAPTER_INVALID),
     "other rank": (_edit_config(r=5), FailureKind.ADAPTER_INVALID),
     "wrong shape": (_edit_weights(_shrink), FailureKind.ADAPTER_INVALID),

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from workers.contract.parts import AdapterRef
-from workers.engine.adapter_files import AdapterRules
+from workers.engine.adapter_kinds import AdapterRules
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.lora.plan import plan_adapters
 from workers.engine.hf.lora.weights import read_adapter
@@ -78,9 +78,9 @@ def test_logits_on_quantized_weights_are_peft_s(
     loaded = load_model(spec, read_settings({"quantization_bit": bits}, HfSettings))
     loaded.model.set_attn_implementation("sdpa")
     places = AdapterPlaces(loaded.lora_layers, 4, 320)
-    shapes = {f"{n}.weight": (x.out_features, x.in_features) for n, x in loaded.lora_layers.items()}
+
     for adapter in zoo.adapters:
-        weights = read_adapter(adapter, shapes, AdapterRules(80), torch.float32)
+        weights = read_adapter(adapter, loaded.lora_layers, AdapterRules(80), torch.float32)
         assert places.acquire(weights)
         plan_adapters(loaded.adapter_step, [places.columns(weights)], [IDS.numel()], loaded.device)
         found = loaded.model(input_ids=IDS, use_cache=False).logits

@@ -77,7 +77,7 @@ class Authenticate(Message, tag=9, frozen=True):
 
 
 class AdapterPart(Message, tag=20, frozen=True):
-    """A piece of one of the `ADAPTER_FILES` that an `AdapterWanted` asked for. The pieces of a file
+    """A piece of one of the adapter's files that an `AdapterWanted` asked for. The pieces of a file
     come in order, and one file after the other."""
 
     id: int

@@ -7,9 +7,6 @@ from enum import StrEnum
 
 import msgspec
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-"""What of an adapter's directory an engine reads, and so what is sent to one on another host."""
-
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Base of everything that crosses the socket."""

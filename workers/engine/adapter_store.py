@@ -21,8 +21,9 @@ from typing import Protocol
 
 import msgspec
 
+from workers.contract.adapter_layout import ADAPTER_FILES
 from workers.contract.messages import AdapterMissing, AdapterPart, AdapterWanted, Event, FailureKind
-from workers.contract.parts import ADAPTER_FILES, AdapterRef
+from workers.contract.parts import AdapterRef
 from workers.engine.backend import RefusedError
 
 PART_TIMEOUT_S = 30.0
@@ -121,12 +122,13 @@ def _digest(text: str) -> str:
 
 
 def _append(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
     with path.open("ab") as file:
         file.write(data)
 
 
 def _settle(beside: Path, folder: Path) -> None:
-    for path in [*beside.iterdir(), beside]:
+    for path in [*beside.rglob("*"), beside]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 
 from workers.contract.parts import AdapterRef
-from workers.engine.adapter_files import AdapterRules, Shapes, base_shapes, check_adapter
+from workers.engine.adapter_files import Shapes, base_shapes, check_adapter
+from workers.engine.adapter_kinds import rules_of
 from workers.engine.backend import RefusedError
 from workers.engine.backends import create
-from workers.engine.sglang.limits import adapter_rules
 from workers.engine.spec import BackendName, EngineSpec, SpecError
 from workers.engine.template_check import template_difference
 from workers.engine.text.pretrained import load_vocabulary
@@ -38,7 +38,7 @@ def look(spec: EngineSpec, adapters: dict[str, str]) -> Findings:
         found.problem = str(error)
     if not adapters:
         return found
-    rules, base = _rules(spec), _base(spec)
+    rules, base = rules_of(spec.backend, spec.max_lora_rank), _base(spec)
     for number, (name, path) in enumerate(adapters.items(), 1):
         try:
             check_adapter(AdapterRef(name, number, path), base, rules)
@@ -55,12 +55,6 @@ def _vocabulary(spec: EngineSpec) -> Vocabulary:
     )
 
 
-def _rules(spec: EngineSpec) -> AdapterRules:
-    if spec.backend is BackendName.SGLANG:
-        return adapter_rules(spec.max_lora_rank)
-    return AdapterRules(spec.max_lora_rank)
-
-
 def _base(spec: EngineSpec) -> Shapes | None:
     """None where layers cannot be told by the names in the files: without files, and where
     transformers gives the parts of a model that sees other names than they have there."""
@@ -70,4 +64,12 @@ def _base(spec: EngineSpec) -> Shapes | None:
         config = json.loads((Path(spec.model_path) / "config.json").read_bytes())
     except (OSError, ValueError):
         return None
-    return None if "vision_config" in config else base_shapes(spec.model_path) or None
+    if "vision_config" in config:
+        return None
+    shapes = base_shapes(spec.model_path)
+    if config.get("tie_word_embeddings") and spec.backend is BackendName.HF:
+        # The output layer is in no file of its own.
+        embeddings = [n for n in shapes if n.endswith("embed_tokens.weight")]
+        if embeddings:
+            shapes.setdefault("lm_head.weight", shapes[embeddings[0]])
+    return shapes or None

@@ -13,9 +13,7 @@ from workers.trainer.failures import InvalidHyperparameters, TrainerError
 from workers.trainer.targets import choose_targets
 
 
-def add_lora(
-    base: Any, arguments: FinetuningArguments
-) -> tuple[torch.nn.Module, tuple[str, ...]]:
+def add_lora(base: Any, arguments: FinetuningArguments) -> tuple[torch.nn.Module, tuple[str, ...]]:
     """The model with fresh factors, and what the run's user should know of it."""
     has_dropout = arguments.lora_dropout > 0
     targets = choose_targets(base, arguments.lora_target, has_dropout=has_dropout)

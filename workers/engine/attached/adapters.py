@@ -7,7 +7,8 @@ import logging
 
 from workers.contract.messages import FailureKind
 from workers.contract.parts import AdapterRef
-from workers.engine.adapter_files import AdapterRules, base_shapes, check_adapter
+from workers.engine.adapter_files import base_shapes, check_adapter, made_plain
+from workers.engine.adapter_kinds import AdapterRules
 from workers.engine.attached.connection import OK, Connection
 from workers.engine.attached.server import Server
 from workers.engine.backend import RefusedError
@@ -26,6 +27,7 @@ class ServerAdapters:
         self._connection = connection
         self._server = server
         self._rules = rules
+        self._model_path = spec.model_path or ""
         # The local copy of the model may have no weights.
         self._base = base_shapes(spec.model_path or "") or None
 
@@ -33,7 +35,8 @@ class ServerAdapters:
         await asyncio.to_thread(check_adapter, adapter, self._base, self._rules)
 
     async def load(self, adapter: AdapterRef) -> None:
-        body = {"lora_name": adapter.name, "lora_path": adapter.path}
+        plain = await asyncio.to_thread(made_plain, adapter, self._model_path)
+        body = {"lora_name": adapter.name, "lora_path": plain.path}
         status = await self._connection.post(self._server.load_path, body)
         if status == OK or await self._is_loaded(adapter):
             return

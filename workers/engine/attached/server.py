@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from workers.contract.hello import Capability
 from workers.contract.parts import AdapterRef
-from workers.engine.adapter_files import AdapterRules
+from workers.engine.adapter_kinds import AdapterRules
 from workers.engine.attached.connection import Connection
 from workers.engine.attached.listing import holds
 from workers.engine.attached.settings import AttachedSettings

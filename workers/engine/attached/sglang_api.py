@@ -15,15 +15,16 @@ from typing import Any
 
 from workers.contract.hello import Capability
 from workers.contract.messages import FailureKind
+from workers.engine.adapter_kinds import rules_of
 from workers.engine.attached.connection import Connection, record_error
 from workers.engine.attached.listing import find_base
 from workers.engine.attached.server import AttachedServer, Call, Served
 from workers.engine.attached.settings import AttachedSettings
 from workers.engine.backend import Output, RefusedError, Work
 from workers.engine.sglang.answers import Answer
-from workers.engine.sglang.limits import CAPABILITIES, RESERVED_TOKENS, adapter_rules
+from workers.engine.sglang.limits import CAPABILITIES, RESERVED_TOKENS
 from workers.engine.sglang.sampling import check_served, sampling_params
-from workers.engine.spec import EngineSpec
+from workers.engine.spec import BackendName, EngineSpec
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ class SglangServer(AttachedServer):
             version=str(info.get("version", "unknown")),
             max_model_len=min(limits) - RESERVED_TOKENS if limits else None,
             capabilities=capabilities,
-            adapter_rules=adapter_rules(min(rank, own) if isinstance(rank, int) else own),
+            adapter_rules=rules_of(
+                BackendName.SGLANG, min(rank, own) if isinstance(rank, int) else own
+            ),
         )
 
     def call(self, work: Work) -> Call:

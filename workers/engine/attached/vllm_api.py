@@ -11,13 +11,13 @@ from typing import Any
 from workers.contract.hello import Capability
 from workers.contract.messages import FailureKind, FinishReason
 from workers.contract.parts import Grammar, GrammarKind
-from workers.engine.adapter_files import AdapterRules
+from workers.engine.adapter_kinds import rules_of
 from workers.engine.attached.connection import Connection, record_error
 from workers.engine.attached.listing import find_base
 from workers.engine.attached.server import AttachedServer, Call, Served
 from workers.engine.attached.settings import AttachedSettings
 from workers.engine.backend import Ended, Output, RefusedError, Score, Work
-from workers.engine.spec import EngineSpec
+from workers.engine.spec import BackendName, EngineSpec
 
 _SEED_RANGE = 2**63
 _TOKEN_PREFIX = "token_id:"
@@ -47,7 +47,7 @@ class VllmServer(AttachedServer):
             version=str(version),
             max_model_len=length,
             capabilities=frozenset(Capability) - _NOT_SERVED,
-            adapter_rules=AdapterRules(max_rank=self._spec.max_lora_rank),
+            adapter_rules=rules_of(BackendName.VLLM, self._spec.max_lora_rank),
         )
 
     def call(self, work: Work) -> Call:

@@ -7,12 +7,14 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
+import torch
 import transformers
 
 from workers.contract.hello import Capability
 from workers.contract.messages import FailureKind, Stats
 from workers.contract.parts import AdapterRef
-from workers.engine.adapter_files import AdapterRules
+from workers.engine.adapter_files import check_adapter, made_plain
+from workers.engine.adapter_kinds import rules_of
 from workers.engine.backend import (
     AdapterHost,
     Description,
@@ -146,7 +148,9 @@ class HfBackend:
         places = None
         if spec.max_loras and loaded.lora_layers:
             width = spec.max_loras * spec.max_lora_rank
-            places = AdapterPlaces(loaded.lora_layers, spec.max_loras, width)
+            places = AdapterPlaces(
+                loaded.lora_layers, spec.max_loras, width, settings.saved_modules_bytes
+            )
         scheduler = Scheduler(
             cache,
             rows,
@@ -203,12 +207,11 @@ class HfAdapters:
         engine: Engine,
         receiver: Receiver,
     ) -> None:
-        self._base = {
-            f"{name}.weight": (layer.out_features, layer.in_features)
-            for name, layer in loaded.lora_layers.items()
-        }
+        self._layers = loaded.lora_layers
         self._dtype = loaded.dtype
-        self._rules = AdapterRules(spec.max_lora_rank)
+        self._rules = rules_of(spec.backend, spec.max_lora_rank)
+        self._model_path = spec.model_path or ""
+        self._max_whole_bytes = settings.saved_modules_bytes
         self._shelf = AdapterShelf(settings.adapter_host_bytes)
         self._known: dict[str, AdapterRef] = {}
         self._names: dict[int, str] = {}
@@ -243,10 +246,21 @@ class HfAdapters:
         read = self._reads.get(ref.name)
         if read is None:
             loop = asyncio.get_running_loop()
-            job = partial(read_adapter, ref, self._base, self._rules, self._dtype)
-            read = self._reads[ref.name] = loop.run_in_executor(self._reader, job)
+            read = self._reads[ref.name] = loop.run_in_executor(self._reader, self._read, ref)
             read.add_done_callback(partial(self._finish_read, ref))
         return await asyncio.shield(read)
+
+    @torch.inference_mode()
+    def _read(self, ref: AdapterRef) -> AdapterWeights:
+        """Refuses before it converts, which may take long. Raises RefusedError."""
+        check_adapter(ref, None, self._rules)
+        return read_adapter(
+            made_plain(ref, self._model_path),
+            self._layers,
+            self._rules,
+            self._dtype,
+            self._max_whole_bytes,
+        )
 
     def close(self) -> None:
         self._reader.shutdown(wait=False, cancel_futures=True)

@@ -70,11 +70,13 @@ class DenseDecoder:
         self._attention = attention
         self._num_heads: int = config.num_attention_heads
         self._num_kv_heads: int = config.num_key_value_heads
-        self._embeddings: Tensor = stock.embed_tokens.weight
         self._layers = [self._read(layer, n) for n, layer in enumerate(stock.layers)]
         self._norm = _read_norm(stock.norm)
-        self._head: nn.Linear = model.lm_head
-        self._cos_LD, self._sin_LD = _angles(stock.rotary_emb, self._embeddings, max_model_len)
+        self._embed: nn.Module = stock.embed_tokens
+        self._head: nn.Module = model.lm_head
+        self._cos_LD, self._sin_LD = _angles(
+            stock.rotary_emb, stock.embed_tokens.weight, max_model_len
+        )
         self._size = self._cos_LD.shape[1]
         if any(shape.key_size != self._size for shape in attention.seen.values()):
             raise _NotPlainError("only part of a head is rotated")
@@ -108,7 +110,7 @@ class DenseDecoder:
 
     def logits(self, ids_T: Tensor, positions_T: Tensor, keep_N: Tensor | None) -> Tensor:
         """[N, V] of the tokens at `keep_N`; None: of all."""
-        x_TI = F.embedding(ids_T, self._embeddings)
+        x_TI = self._embed(ids_T)
         cos_T1D = self._cos_LD.index_select(0, positions_T)[:, None]
         sin_T1D = self._sin_LD.index_select(0, positions_T)[:, None]
         for layer in self._layers:

@@ -26,6 +26,7 @@ from workers.engine.hf.attention import (
 )
 from workers.engine.hf.dense import DenseDecoder, dense_decoder, probe_decoder
 from workers.engine.hf.kv import LayerShape, SlotCache, token_bytes
+from workers.engine.hf.lora.ends import wrap_ends
 from workers.engine.hf.lora.layer import AdaptedLayer
 from workers.engine.hf.lora.plan import AdapterStep
 from workers.engine.hf.lora.quantized import quantized_linears
@@ -91,6 +92,8 @@ def load_model(spec: EngineSpec, settings: HfSettings, tokenizer: Any | None = N
     layers: dict[str, AdaptedLayer] = {**plain}
     if width and (kinds := quantized_linears(model)):
         layers |= wrap_quantized(model, kinds, width, step, model.dtype, within=decoder)
+    if width:
+        layers |= wrap_ends(model, step)
     ours = _probe(model)
     if stock is not None:
         _compare(stock, ours, model.dtype)

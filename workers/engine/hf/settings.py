@@ -24,6 +24,9 @@ class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     what torch chooses."""
     adapter_host_bytes: int = 1 << 30
     """Main memory for adapters that are checked and read but not resident."""
+    saved_modules_bytes: int = 2 << 30
+    """Memory of the model's device for whole weights that resident adapters bring in place of the
+    base's embeddings and output layer (`modules_to_save`)."""
     task: Literal["generate", "embed", "score"] | None = None
     """None: what the model's files say; a sentence-transformers directory embeds, a sequence
     classifier or a value head scores, a causal model generates."""
@@ -90,6 +93,11 @@ class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 raise ValueError(f"{kind}_min_pixels must be from 1 to {kind}_max_pixels")
         if not 0 < self.video_fps < math.inf or self.video_maxlen < 1:
             raise ValueError("video_fps must be above 0 and video_maxlen at least 1")
-        for name in ("prefix_rows", "adapter_host_bytes", "media_cache_bytes"):
+        for name in (
+            "prefix_rows",
+            "adapter_host_bytes",
+            "saved_modules_bytes",
+            "media_cache_bytes",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")

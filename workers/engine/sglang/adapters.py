@@ -11,9 +11,9 @@ from typing import Any
 
 from workers.contract.messages import FailureKind
 from workers.contract.parts import AdapterRef
-from workers.engine.adapter_files import base_shapes, check_adapter
+from workers.engine.adapter_files import base_shapes, check_adapter, made_plain
+from workers.engine.adapter_kinds import rules_of
 from workers.engine.backend import RefusedError
-from workers.engine.sglang.limits import adapter_rules
 from workers.engine.spec import EngineSpec
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 class SglangAdapters:
     def __init__(self, spec: EngineSpec, engine: Any) -> None:
-        self._rules = adapter_rules(spec.max_lora_rank)
+        self._rules = rules_of(spec.backend, spec.max_lora_rank)
+        self._model_path = spec.model_path or ""
         self._base = base_shapes(spec.model_path or "")
         self._engine = engine
 
@@ -29,7 +30,8 @@ class SglangAdapters:
         await asyncio.to_thread(check_adapter, adapter, self._base, self._rules)
 
     async def load(self, adapter: AdapterRef) -> None:
-        result = await self._engine.async_load_lora_adapter(adapter.name, adapter.path)
+        plain = await asyncio.to_thread(made_plain, adapter, self._model_path)
+        result = await self._engine.async_load_lora_adapter(plain.name, plain.path)
         if not result.success:
             log.warning(
                 "adapter not loaded",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from workers.contract.hello import Capability
-from workers.engine.adapter_files import AdapterRules
 
 MAX_LOGPROBS = 20
 RESERVED_TOKENS = 8
@@ -18,7 +17,3 @@ _NEVER = {
     Capability.REPETITION_PENALTY,
 }
 CAPABILITIES = frozenset(Capability) - _DEPENDS - _NEVER
-
-
-def adapter_rules(max_rank: int) -> AdapterRules:
-    return AdapterRules(max_rank=max_rank, rslora=False, patterns=False)

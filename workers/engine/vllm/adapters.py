@@ -17,7 +17,8 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from workers.contract.messages import FailureKind
 from workers.contract.parts import AdapterRef
-from workers.engine.adapter_files import AdapterRules, base_shapes, check_adapter
+from workers.engine.adapter_files import base_shapes, check_adapter, made_plain
+from workers.engine.adapter_kinds import rules_of
 from workers.engine.backend import RefusedError
 from workers.engine.spec import EngineSpec
 
@@ -30,7 +31,8 @@ def lora_request(adapter: AdapterRef) -> LoRARequest:
 
 class VllmAdapters:
     def __init__(self, spec: EngineSpec, engine: Any) -> None:
-        self._rules = AdapterRules(max_rank=spec.max_lora_rank)
+        self._rules = rules_of(spec.backend, spec.max_lora_rank)
+        self._model_path = spec.model_path or ""
         self._base = base_shapes(spec.model_path or "")
         self._engine = engine
 
@@ -38,8 +40,9 @@ class VllmAdapters:
         await asyncio.to_thread(check_adapter, adapter, self._base, self._rules)
 
     async def load(self, adapter: AdapterRef) -> None:
+        plain = await asyncio.to_thread(made_plain, adapter, self._model_path)
         try:
-            added = await self._engine.add_lora(lora_request(adapter))
+            added = await self._engine.add_lora(lora_request(plain))
         except EngineDeadError as error:
             message = "The engine stopped unexpectedly."
             raise RefusedError(FailureKind.ENGINE_DEAD, message) from error

@@ -17,7 +17,8 @@ adapters, R ranks of a step times M.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.engine.hf.lora.gathered import GatheredFactors
-from workers.engine.hf.lora.plan import MAX_OWN_TOKENS, AdapterStep
+from workers.engine.hf.lora.plan import MAX_OWN_TOKENS, AdapterStep, Block
 
 FIRST_RANKS = 128
 """Room for so many is there from the start: making it means copying the weights."""
@@ -37,6 +38,31 @@ _SMALL_WEIGHT = 200_000
 """The same of weights so small and at most MAX_OWN_TOKENS tokens: they are held in float32 too."""
 _ALIASED_BYTES = 1024
 """Rows at multiples of this fall on few cache lines; padding spreads them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerWeights:
+    """What an adapter has for one layer."""
+
+    factors: tuple[Tensor, Tensor] | None = None
+    """A [rank, in] and B transposed [rank, out], with all scaling in B."""
+    scale: Tensor | None = None
+    """DoRA: what each output of the base's weights is multiplied by."""
+    whole: Tensor | None = None
+    """In place of the base's weights."""
+
+    @property
+    def num_bytes(self) -> int:
+        parts = (*(self.factors or ()), self.scale, self.whole)
+        return sum(part.nbytes for part in parts if part is not None)
+
+    def moved(self, device: torch.device, dtype: torch.dtype) -> LayerWeights:
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype, non_blocking=True)
+
+        factors = None if self.factors is None else (move(self.factors[0]), move(self.factors[1]))
+        scale = None if self.scale is None else move(self.scale)
+        return LayerWeights(factors, scale, None if self.whole is None else move(self.whole))
 
 
 class SharedInput:
@@ -60,7 +86,11 @@ class SharedInput:
         self._small_a: Tensor | None = None
         self._small_weight, self._small_bias = self._widen_small()
         self._gathered = GatheredFactors(self.in_features, self.sizes)
-        self._is_gathered = False
+        self._scales: dict[tuple[Block, int], Tensor] = {}
+        """By adapter and layer."""
+        self._scaled: list[tuple[Tensor, slice, Tensor]] = []
+        """Of the step: tokens, outputs, and what these are multiplied by."""
+        self._add: Callable[[Tensor], Tensor] = self._add_all
         self._plan: object = None
         self._input: Tensor | None = None
         self._outputs: tuple[Tensor, ...] = ()
@@ -125,8 +155,14 @@ class SharedInput:
         self._a_CMI[first:end, member].copy_(a, non_blocking=True)
         self._b_OC(member, first, end).copy_(b.t(), non_blocking=True)
 
+    def rescale(self, member: int, block: Block, scale: Tensor) -> None:
+        """Has the layer's own outputs multiplied for the adapter at `block`."""
+        self._scales[block, member] = scale.to(self._joined.device)
+        self._plan = None
+
     def blank(self, member: int, first: int, end: int) -> None:
         self._forget(first, end)
+        self._scales.pop(((first, end), member), None)
         end = min(end, self._num_ranks)
         if first < end:
             self._a_CMI[first:end, member].zero_()
@@ -158,7 +194,7 @@ class SharedInput:
         x_TI = x.reshape(-1, self.in_features)
         if self._plan is not step.planned:
             self._take_plan()
-        y_TO = self._add_own(x_TI) if self._is_gathered else self._add_all(x_TI)
+        y_TO = self._add(x_TI)
         return y_TO.view(*x.shape[:-1], y_TO.shape[1])
 
     def _compute_base(self, x: Tensor) -> Tensor:
@@ -169,14 +205,41 @@ class SharedInput:
     def _take_plan(self) -> None:
         step, num_members = self._step, len(self.sizes)
         self._reach(step.end)  # of an adapter that may leave these layers alone
-        self._is_gathered = False
-        if step.own is not None:
+        self._add = self._add_all
+        if self._scales and self._take_scales():
+            self._add = self._add_scaled
+        elif step.own is not None:
             b_OCM = self._joined[:, self.in_features :]
             b_OCM = b_OCM[:, : self._num_ranks * num_members].unflatten(1, (-1, num_members))
-            self._is_gathered = self._gathered.choose(step.own, self._a_CMI, b_OCM)
-        if not self._is_gathered and self._span != (step.first, step.end):
+            if self._gathered.choose(step.own, self._a_CMI, b_OCM):
+                self._add = self._add_own
+        if self._add != self._add_own and self._span != (step.first, step.end):
             self._select()
         self._plan = step.planned
+
+    def _take_scales(self) -> bool:
+        """False if no adapter of the step has any here."""
+        step = self._step
+        self._scaled = [
+            (
+                step.rows_of(block, scale.device),
+                slice(self._starts[member], self._starts[member] + self.sizes[member]),
+                scale,
+            )
+            for (block, member), scale in self._scales.items()
+            if block in step.used
+        ]
+        return bool(self._scaled)
+
+    def _add_scaled(self, x_TI: Tensor) -> Tensor:
+        """As `_add_all`, where some adapters scale what the base's weights give."""
+        h_TR = self._own_ranks(x_TI)
+        y_TO = F.linear(x_TI, self._weight)
+        for rows_N, outputs, scale in self._scaled:
+            y_TO[rows_N, outputs] = (y_TO[rows_N, outputs] * scale).to(y_TO.dtype)
+        if self._bias is not None:
+            y_TO += self._bias
+        return y_TO.addmm_(h_TR, self._span_b.t())
 
     def _add_own(self, x_TI: Tensor) -> Tensor:
         wide_TI = x_TI.float()
@@ -224,8 +287,12 @@ class AdaptedLayer(Protocol):
     in_features: int
     out_features: int
 
-    def install(self, first: int, a: Tensor, b: Tensor) -> None:
-        """Puts an adapter's factors, A [rank, in] and B transposed [rank, out], at rank `first`."""
+    def base_weight(self) -> Tensor | None:
+        """[out, in]; None where it is quantized."""
+        ...
+
+    def take(self, first: int, end: int, part: LayerWeights) -> None:
+        """Puts what an adapter has for this layer at its ranks, `first` to `end`."""
         ...
 
     def blank(self, first: int, end: int) -> None: ...
@@ -252,6 +319,15 @@ class LoraLinear(nn.Module):
     @property
     def bias(self) -> Tensor | None:
         return self._group.bias(self._member)
+
+    def base_weight(self) -> Tensor | None:
+        return self.weight
+
+    def take(self, first: int, end: int, part: LayerWeights) -> None:
+        if part.factors is not None:
+            self.install(first, *part.factors)
+        if part.scale is not None:
+            self._group.rescale(self._member, (first, end), part.scale)
 
     def install(self, first: int, a: Tensor, b: Tensor) -> None:
         self._group.install(self._member, first, a, b)

@@ -23,10 +23,18 @@ class _Place:
 class AdapterPlaces:
     """Counts users of each resident adapter; the unused make room, least-recently-used first."""
 
-    def __init__(self, layers: dict[str, AdaptedLayer], max_adapters: int, width: int) -> None:
+    def __init__(
+        self,
+        layers: dict[str, AdaptedLayer],
+        max_adapters: int,
+        width: int,
+        max_whole_bytes: int = 0,
+    ) -> None:
+        """`max_whole_bytes`: of weights that stand in place of the base's, in all adapters."""
         self._layers = layers
         self._max_adapters = max_adapters
         self._width = width
+        self._max_whole_bytes = max_whole_bytes
         self._places: OrderedDict[int, _Place] = OrderedDict()
         self.num_hits = self.num_loads = self.num_evictions = 0
 
@@ -51,13 +59,13 @@ class AdapterPlaces:
             self._places.move_to_end(weights.uid)
             self.num_hits += 1
             return True
-        first = self._find(weights.rank)
+        first = self._find(weights)
         if first is None:
             return False
         place = _Place(weights, first)
         try:
-            for name, (a, b) in weights.layers.items():
-                self._layers[name].install(first, a, b)
+            for name, part in weights.layers.items():
+                self._layers[name].take(place.first, place.end, part)
         except (MemoryError, RuntimeError):
             self._blank(place)
             raise
@@ -81,22 +89,28 @@ class AdapterPlaces:
         place = self._places[weights.uid]
         return (place.first, place.end)
 
-    def _find(self, rank: int) -> int | None:
+    def _find(self, weights: AdapterWeights) -> int | None:
         """The first gap wide enough, after evicting what must go and may."""
         while True:
-            if len(self._places) < self._max_adapters:
+            if len(self._places) < self._max_adapters and self._has_memory(weights):
                 first = 0
                 for place in sorted(self._places.values(), key=lambda p: p.first):
-                    if place.first - first >= rank:
+                    if place.first - first >= weights.rank:
                         break
                     first = place.end
-                if first + rank <= self._width:
+                if first + weights.rank <= self._width:
                     return first
             unused = next((p for p in self._places.values() if not p.num_users), None)
             if unused is None:
                 return None
             self._remove(unused)
             self.num_evictions += 1
+
+    def _has_memory(self, weights: AdapterWeights) -> bool:
+        if not weights.whole_bytes:
+            return True
+        held = sum(place.weights.whole_bytes for place in self._places.values())
+        return held + weights.whole_bytes <= self._max_whole_bytes
 
     def _remove(self, place: _Place) -> None:
         self._blank(place)

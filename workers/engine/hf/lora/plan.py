@@ -34,9 +34,32 @@ class AdapterStep:
     """Of each token, where there are few, and no more of any sequence than one."""
     planned: tuple[list[Block], list[int]] | None = None
     """What it was made for: while rows only decode, the next step is the same object."""
+    used: frozenset[Block] = frozenset()
+    """The adapters among them."""
+    keep: list[int] | None = None
+    """Which tokens reach the output layer; None: all."""
+    _rows: dict[Block, Tensor] = field(default_factory=dict[Block, Tensor])
     _kept: dict[tuple[int, torch.dtype], Tensor] = field(
         default_factory=dict[tuple[int, torch.dtype], Tensor]
     )
+
+    def rows_of(self, block: Block, device: torch.device) -> Tensor:
+        """Which tokens of the step are of the adapter at `block`."""
+        assert self.planned is not None
+        found = self._rows.get(block)
+        if found is None:
+            blocks, counts = self.planned
+            is_own = torch.tensor([other == block for other in blocks])
+            found = is_own.repeat_interleave(torch.tensor(counts)).nonzero()[:, 0].to(device)
+            self._rows[block] = found
+        return found
+
+    def kept_rows_of(self, block: Block, device: torch.device) -> Tensor:
+        """The same of the tokens that reach the output layer, counted among these."""
+        if self.keep is None:
+            return self.rows_of(block, device)
+        kept = torch.tensor(self.keep, device=device, dtype=torch.long)
+        return torch.isin(kept, self.rows_of(block, device)).nonzero()[:, 0]
 
     def clear(self) -> None:
         self.first = self.end = self.start = 0
@@ -68,7 +91,8 @@ def plan_adapters(
     if step.planned == (blocks, counts):
         return
     step.planned = (blocks, counts)
-    used = {block for block in blocks if block[1]}
+    step.used = used = frozenset(block for block in blocks if block[1])
+    step._rows.clear()
     if not used:
         step.clear()
         return

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils.quantization_config import QuantizationMethod
 
-from workers.engine.hf.lora.layer import FIRST_RANKS
+from workers.engine.hf.lora.layer import FIRST_RANKS, LayerWeights
 from workers.engine.hf.lora.plan import AdapterStep
 
 
@@ -38,6 +38,13 @@ class QuantizedLora(nn.Module):
         if missing > 0:
             self._a_CI = F.pad(self._a_CI, (0, 0, 0, missing))
             self._b_CO = F.pad(self._b_CO, (0, 0, 0, missing))
+
+    def base_weight(self) -> Tensor | None:
+        return None
+
+    def take(self, first: int, end: int, part: LayerWeights) -> None:
+        if part.factors is not None:
+            self.install(first, *part.factors)
 
     def install(self, first: int, a: Tensor, b: Tensor) -> None:
         end = first + a.shape[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from workers.engine.hf.lora.layer import LoraLinear, SharedInput
 from workers.engine.hf.lora.plan import AdapterStep
@@ -22,8 +23,8 @@ def wrap_linears(
     within: nn.Module | None = None,
 ) -> dict[str, LoraLinear]:
     """Replaces every linear layer of `within` (None: of the whole model) but the output
-    layer; gives them by their names in the model. `run` runs the model.
-    The output layer sees only the tokens that are sampled, so it cannot tell whose they are."""
+    layer (see `ends`); gives them by their names in the model. `run` runs the model."""
+    _turn_convolutions(within or model)
     output_layer = getattr(model, "get_output_embeddings", lambda: None)()
     inside = set((within or model).modules())
     linears = {
@@ -41,6 +42,18 @@ def wrap_linears(
             # Its weights are in the group's: two copies of a model need not fit.
             del linears[name]
     return {name: wrapped[name] for name in sorted(wrapped)}
+
+
+def _turn_convolutions(model: nn.Module) -> None:
+    """GPT-2's Conv1D is a linear layer whose weights lie by inputs."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is Conv1D:
+                num_in, num_out = child.weight.shape
+                linear = nn.Linear(num_in, num_out, device="meta")
+                linear.weight = nn.Parameter(child.weight.data.t(), requires_grad=False)
+                linear.bias = nn.Parameter(child.bias.data, requires_grad=False)
+                setattr(parent, name, linear)
 
 
 def _find_groups(linears: dict[str, nn.Linear], run: Callable[[], object]) -> list[list[str]]:
