@@ -2,6 +2,7 @@
 
     ApiError
     ├── InvalidRequest          400  the request is wrong, `param` names where
+    │   └── ModelNotLoaded           it is there, and its engine cannot serve it
     ├── Unauthorized            401  no key, or not one of ours
     ├── PermissionDenied        403
     ├── NotFound                404
@@ -29,6 +30,7 @@ import msgspec
 
 from workers.contract.messages import Failed, FailureKind
 
+MODEL_NOT_LOADED = "model_not_loaded"
 INVALID_MEDIA = "invalid_media"
 """Until the plan, which knows what the part is, gives it the code of its kind."""
 
@@ -70,6 +72,13 @@ class ApiError(Exception):
 class InvalidRequest(ApiError):
     status = 400
     type = "invalid_request_error"
+
+
+class ModelNotLoaded(InvalidRequest):
+    """The model is known, and its files are such that no try will help."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="model", code=MODEL_NOT_LOADED)
 
 
 class Unauthorized(ApiError):
@@ -192,10 +201,16 @@ class Unavailable(ApiError):
     status = 503
     type = "service_unavailable_error"
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
-        super().__init__(
-            message, code="server_is_overloaded", headers=_retry_headers(retry_after_s)
-        )
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float = 1.0,
+        param: str | None = None,
+        code: str = "server_is_overloaded",
+    ) -> None:
+        headers = _retry_headers(retry_after_s)
+        super().__init__(message, param=param, code=code, headers=headers)
 
 
 class InsufficientStorage(ApiError):
@@ -264,9 +279,11 @@ def from_failure(failed: Failed) -> ApiError:
         case FailureKind.UNSUPPORTED:
             return InvalidRequest(failed.message, param=failed.param, code="unsupported_parameter")
         case FailureKind.ADAPTER_NOT_FOUND:
-            return NotFound(failed.message, param="model", code="model_not_found")
+            return Unavailable(
+                failed.message, retry_after_s=30.0, param="model", code=MODEL_NOT_LOADED
+            )
         case FailureKind.ADAPTER_INVALID:
-            return InvalidRequest(failed.message, param="model", code="invalid_value")
+            return ModelNotLoaded(failed.message)
         case FailureKind.OVERLOADED | FailureKind.ENGINE_DEAD:
             return Unavailable(failed.message)
         case FailureKind.OUT_OF_MEMORY:

@@ -19,8 +19,14 @@ from server.config.generation import GenerationDefaults
 from server.direct.eager import own_task
 from server.engines.client import EngineConnection
 from server.engines.pool import EnginePool
-from server.engines.start_failures import failing_engines
-from server.errors import ModelNotFound, Unavailable
+from server.engines.start_failures import failing_engines, read_failures
+from server.errors import (
+    MODEL_NOT_LOADED,
+    ApiError,
+    ModelNotFound,
+    ModelNotLoaded,
+    Unavailable,
+)
 from server.generation.defaults import ModelDefaults, model_defaults
 from server.hubs.arrivals import read_arrivals
 from server.models.chat_formats import no_chat_format
@@ -75,11 +81,30 @@ class Catalog:
         """When the store was last told of each model that starts on demand."""
 
     async def find(self, model_id: str, project_id: str) -> Model:
-        """Raises ModelNotFound."""
+        """Raises ModelNotFound, or ModelNotLoaded or Unavailable for an adapter of the
+        configuration that is not served."""
         model = await self._models.get((model_id, project_id))
         if model is None:
-            raise ModelNotFound(model_id)
+            raise await self._absent(model_id)
         return model
+
+    async def _absent(self, model_id: str) -> ApiError:
+        """Why there is no such model: the reason it failed is for the operator's eyes."""
+        adapters = (a.id for entry in self._config.models for a in entry.adapters)
+        if model_id not in adapters:
+            return ModelNotFound(model_id)
+        failures = await asyncio.to_thread(read_failures, self._config.run_dir)
+        if any(failure.part.adapter == model_id for failure in failures):
+            return ModelNotLoaded(
+                f"The model '{model_id}' is configured, but its adapter could not be loaded. The "
+                "operator of this server is told why."
+            )
+        return Unavailable(
+            f"The model '{model_id}' is being loaded. Please retry.",
+            retry_after_s=_RETRY_AFTER_START_S,
+            param="model",
+            code=MODEL_NOT_LOADED,
+        )
 
     async def _find(self, place: tuple[str, str]) -> Model | None:
         return await self._directory.find(*place)

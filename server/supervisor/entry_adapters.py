@@ -19,9 +19,15 @@ from server.store.configured_adapters import AdapterVersion
 from server.store.records import Model
 from server.supervisor.engine_keeper import EngineKeeper, EngineRefusalError
 from server.supervisor.trained_models import install_copy
-from workers.contract.parts import ADAPTER_FILES, AdapterRef
+from workers.contract.adapter_layout import adapter_files, foreign_layout, missing_file
+from workers.contract.parts import AdapterRef
 
 logger = logging.getLogger(__name__)
+
+
+class _NoAdapterError(Exception):
+    """For the operator: what the directory is in place of an adapter."""
+
 
 _LOAD_TIMEOUT_S = 600.0
 """Then it is tried again: the model may be on its way from a hub."""
@@ -42,17 +48,15 @@ class EntryAdapters:
         try:
             model = await self._register(entry, adapter)
             await self._try(model)
-        except (OSError, EngineRefusalError) as error:
+        except (OSError, _NoAdapterError, EngineRefusalError) as error:
             await self._give_up(entry, adapter, str(error))
         except Exception as error:
             logger.exception("adapter not served", extra={"adapter": adapter.id})
             await self._give_up(entry, adapter, f"{type(error).__name__}: {error}")
 
     async def _register(self, entry: ModelEntry, adapter: AdapterEntry) -> Model:
-        """Raises OSError."""
-        path = await asyncio.to_thread(
-            install_copy, Path(adapter.path), ADAPTER_FILES, self._config.adapters_dir
-        )
+        """Raises OSError, _NoAdapterError."""
+        path = await asyncio.to_thread(_install, Path(adapter.path), self._config.adapters_dir)
         version = AdapterVersion(adapter.id, entry.id, str(path), entry.owned_by)
         return await self._store.configured_adapters.put(version)
 
@@ -78,3 +82,11 @@ class EntryAdapters:
         )
         part = Part(entry.id, adapter=adapter.id)
         note_failure(self._config.run_dir, StartFailure(part, reason, None, time.time()))
+
+
+def _install(source: Path, root: Path) -> Path:
+    """Raises OSError, _NoAdapterError."""
+    problem = foreign_layout(source) or missing_file(source)
+    if problem is not None:
+        raise _NoAdapterError(f"{source}: {problem}")
+    return install_copy(source, adapter_files(source), root)

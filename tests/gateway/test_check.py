@@ -20,7 +20,7 @@ from tests.jobs.live import ROOT
 def test_it_compares_the_template_and_looks_at_the_adapters(tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     bad.mkdir()
-    (bad / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "use_dora": True}))
+    (bad / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
     header = b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
     size = len(header).to_bytes(8, "little")
     (bad / "adapter_model.safetensors").write_bytes(size + header + b"0000")
@@ -28,7 +28,7 @@ def test_it_compares_the_template_and_looks_at_the_adapters(tmp_path: Path) -> N
         "id": "mini",
         "path": str(BUNDLED_MODEL),
         "template": "llama3",
-        "adapters": [{"id": "none", "path": "none"}, {"id": "dora", "path": "bad"}],
+        "adapters": [{"id": "none", "path": "none"}, {"id": "other", "path": "bad"}],
     }
     (tmp_path / "tuneyard.yaml").write_text(yaml.safe_dump({"models": [entry]}))
     done = subprocess.run(
@@ -43,8 +43,9 @@ def test_it_compares_the_template_and_looks_at_the_adapters(tmp_path: Path) -> N
     assert yaml.safe_load(done.stdout)["models"][0]["id"] == "mini"
     assert "mini: The template 'llama3' differs from the model's own in" in done.stderr
     assert "conversation 'one turn' differs from token 0 on" in done.stderr
-    assert "mini: adapters: none: Adapter 'none' has no adapter_config.json" in done.stderr
-    assert "mini: adapters: dora: Adapter 'dora' cannot be served: DoRA" in done.stderr
+    assert "mini: adapters: none: Adapter 'none' cannot be had on this engine's host" in done.stderr
+    said = "Adapter 'other' cannot be served: its peft_type is 'IA3', and LORA alone is served."
+    assert f"mini: adapters: other: {said}" in done.stderr
     assert done.returncode == 1
 
 

@@ -72,6 +72,20 @@ def test_a_fine_tuned_model_from_registration_to_deletion(
         client.models.delete(FINE_TUNED)
 
 
+def test_a_model_whose_files_are_gone_is_not_a_missing_one(
+    gateway: Gateway, client: openai.OpenAI, tmp_path: Path
+) -> None:
+    name = "ft:tuned:acme::gone"
+    _adapter(gateway, tmp_path / "gone", name)
+    (tmp_path / "gone" / "adapter_config.json").unlink()
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.with_options(max_retries=0).chat.completions.create(model=name, messages=user("hi"))
+    assert caught.value.status_code == 503
+    assert (caught.value.code, caught.value.param) == ("model_not_loaded", "model")
+    assert int(caught.value.response.headers["retry-after"]) > 0
+    assert str(tmp_path) not in caught.value.message
+
+
 def test_another_tenants_model_does_not_exist(
     gateway: Gateway, client: openai.OpenAI, tmp_path: Path
 ) -> None:

@@ -80,7 +80,7 @@ def test_good_adapters_answer_and_bad_ones_are_told_to_the_operator(
     shutil.copytree(tiny_model, tmp_path / "other")
     stranger = make_adapter(tiny_model, tmp_path / "stranger", 4)
     config = Path(stranger.path) / "adapter_config.json"
-    config.write_text(config.read_text().replace('"use_dora": false', '"use_dora": true'))
+    config.write_text(config.read_text().replace('"peft_type": "LORA"', '"peft_type": "IA3"'))
     names = ("good", "wide", "cut", "stranger", "missing")
     entry = {
         "id": "tiny",
@@ -97,17 +97,23 @@ def test_good_adapters_answer_and_bad_ones_are_told_to_the_operator(
         wait_until(lambda: len(read_failures(gateway.data / "run")) == 4)
         reasons = {f.part.adapter: f.reason for f in read_failures(gateway.data / "run")}
         for name, reason in {
-            "my-wide": "rank 16 is over this engine's limit of 8",
+            "my-wide": "rank 16 is over this engine's limit of 8: raise max_lora_rank",
             "my-cut": "its files cannot be read",
-            "my-stranger": "DoRA",
-            "my-missing": "No such file",
+            "my-stranger": "its peft_type is 'IA3'",
+            "my-missing": "there is no adapter_config.json",
         }.items():
             assert reason in reasons[name]
         ready = httpx.get(f"{gateway.url}/readyz")
         assert {part["adapter"] for part in ready.json()["not_starting"]} == set(reasons)
         assert str(tmp_path) not in ready.text
-        with pytest.raises(openai.NotFoundError):
-            greedy(client, "my-wide")
+        for name in ("my-wide", "my-missing"):
+            with pytest.raises(openai.BadRequestError, match="could not be loaded") as unloaded:
+                greedy(client, name)
+            assert (unloaded.value.code, unloaded.value.param) == ("model_not_loaded", "model")
+            assert str(tmp_path) not in unloaded.value.message
+        with pytest.raises(openai.NotFoundError) as absent:
+            greedy(client, "my-other")
+        assert absent.value.code == "model_not_found"
         for model, weights in (("tiny", load(tiny_model)), ("my-good", merged(tiny_model, good))):
             found = [logprob for _, logprob in greedy(client, model)]
             assert found == pytest.approx(expected(tiny_model, weights), abs=1e-3)
@@ -146,7 +152,7 @@ def test_a_new_version_has_a_new_name_and_one_that_left_is_gone(
         def said() -> str | None:
             try:
                 return say(client, "my-style")
-            except (openai.NotFoundError, openai.InternalServerError):
+            except (openai.BadRequestError, openai.NotFoundError, openai.InternalServerError):
                 return None
 
         configure(adapters=[{"id": "my-style", "path": "style"}])
