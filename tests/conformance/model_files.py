@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ NUM_GREEDY = 24
 _SURE_GAP = 1e-3
 """Batches of another shape round otherwise; a choice by less than this may fall either way."""
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+KINDS: dict[str, dict[str, Any]] = {
+    "pickled": {},
+    "pissa": {"init_lora_weights": "pissa"},
+    "scaled by the root": {"use_rslora": True},
+    "own ranks": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3}},
+    "embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
+    "magnitudes": {"use_dora": True},
+}
+"""Adapters that not every engine serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +92,22 @@ def build(folder: Path) -> ModelFiles:
             [("alpha", 8), ("beta", 16), ("gamma", 4), ("alpha-retrained", 8)], start=1
         )
     }
+    adapters |= {
+        name: _adapter(folder / name, seed=number, rank=8, **options)
+        for number, (name, options) in enumerate(KINDS.items(), start=20)
+    }
     references: dict[tuple[str, int], Reference] = {}
     for name in ("base", *adapters):
         model = _load()
         if name != "base":
-            model = PeftModel.from_pretrained(model, adapters[name]).merge_and_unload()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                model = PeftModel.from_pretrained(model, adapters[name])
         for index, prompt in enumerate(PROMPTS):
             references[name, index] = _greedy(model.eval(), prompt)
     answers = {tuple(reference.ids) for reference in references.values()}
     assert len(answers) == len(references), "adapters must be told apart by their answers"
+    _pickle(adapters["pickled"])
     adapters |= _bad_adapters(folder, adapters["alpha"])
     return ModelFiles(MODEL_PATH, adapters, references)
 
@@ -98,18 +116,29 @@ def _load() -> Any:
     return Qwen3ForCausalLM.from_pretrained(MODEL_PATH, dtype=torch.float32)
 
 
-def _adapter(folder: Path, *, seed: int, rank: int) -> Path:
+def _adapter(folder: Path, *, seed: int, rank: int, **options: Any) -> Path:
     model = _load()
     torch.manual_seed(seed)
-    peft = get_peft_model(
-        model,
-        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_TARGETS, task_type="CAUSAL_LM"),
-    )
-    for name, parameter in peft.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(parameter, std=0.15)
-    peft.save_pretrained(str(folder))
+    targets = {"target_modules": _TARGETS, **options}
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, task_type="CAUSAL_LM", **targets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # peft's advice on tied embeddings
+        peft = get_peft_model(model, config)
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_" in name:
+                kept = parameter if "init_lora_weights" in options else 0.0
+                parameter.copy_(kept + torch.randn_like(parameter) * 0.15)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        peft.save_pretrained(str(folder))
     return folder
+
+
+def _pickle(folder: Path) -> None:
+    weights = load_file(folder / "adapter_model.safetensors")
+    torch.save(weights, folder / "adapter_model.bin")
+    (folder / "adapter_model.safetensors").unlink()
 
 
 def _greedy(model: Any, prompt: list[int]) -> Reference:

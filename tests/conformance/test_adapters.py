@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.engines import MAX_LORAS
-from tests.conformance.model_files import NUM_GREEDY, PROMPTS, ModelFiles
+from tests.conformance.engines import MAX_LORA_RANK, MAX_LORAS, EngineProcess
+from tests.conformance.model_files import KINDS, NUM_GREEDY, PROMPTS, ModelFiles
 from tests.engine.conftest import WorkerClient
 from workers.contract.messages import (
     Abort,
@@ -23,6 +23,10 @@ from workers.contract.messages import (
     UnloadAdapter,
 )
 from workers.contract.parts import AdapterRef, Tokens
+from workers.engine.adapter_files import check_adapter
+from workers.engine.adapter_kinds import AdapterRules, rules_of
+from workers.engine.backend import RefusedError
+from workers.engine.spec import BackendName
 
 _uids = itertools.count(1000)
 """Ids are never used twice in an engine; each test takes new ones."""
@@ -172,6 +176,26 @@ async def test_a_bad_adapter_is_refused_and_the_engine_lives(
     assert len(answer.events) == 1
     assert (await client.next_stats()).adapters == resident
     _check(await _answer(client, None), model, "base")
+
+
+@pytest.mark.parametrize("name", KINDS)
+async def test_an_adapter_of_another_kind_is_served_or_refused_by_its_name(
+    client: WorkerClient, model: ModelFiles, engine: EngineProcess, name: str
+) -> None:
+    adapter = _fresh(model, name)
+    message = _refusal(adapter, rules_of(BackendName(engine.kind.name), MAX_LORA_RANK))
+    if message is None:
+        _check(await _answer(client, adapter), model, name)
+    else:
+        assert (await client.ask(LoadAdapter, adapter)).message == message
+
+
+def _refusal(adapter: AdapterRef, rules: AdapterRules) -> str | None:
+    try:
+        check_adapter(adapter, None, rules)
+    except RefusedError as refused:
+        return refused.message
+    return None
 
 
 async def test_adapters_come_and_go_and_are_counted(
