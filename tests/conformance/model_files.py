@@ -127,7 +127,8 @@ def _adapter(folder: Path, *, seed: int, rank: int, **options: Any) -> Path:
     with torch.no_grad():
         for name, parameter in peft.named_parameters():
             if "lora_" in name:
-                kept = parameter if "init_lora_weights" in options else 0.0
+                is_kept = "init_lora_weights" in options or "magnitude" in name
+                kept = parameter if is_kept else 0.0
                 parameter.copy_(kept + torch.randn_like(parameter) * 0.15)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

@@ -43,6 +43,11 @@ class AdapterStep:
         default_factory=dict[tuple[int, torch.dtype], Tensor]
     )
 
+    def plan(self, blocks: list[Block], counts: list[int]) -> None:
+        self.planned = (blocks, counts)
+        self.used = frozenset(block for block in blocks if block[1])
+        self._rows.clear()
+
     def rows_of(self, block: Block, device: torch.device) -> Tensor:
         """Which tokens of the step are of the adapter at `block`."""
         assert self.planned is not None
@@ -90,9 +95,8 @@ def plan_adapters(
     """Sets `step` for runs of tokens: `counts[i]` tokens of the adapter at `blocks[i]`."""
     if step.planned == (blocks, counts):
         return
-    step.planned = (blocks, counts)
-    step.used = used = frozenset(block for block in blocks if block[1])
-    step._rows.clear()
+    step.plan(blocks, counts)
+    used = step.used
     if not used:
         step.clear()
         return
