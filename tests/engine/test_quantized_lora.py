@@ -11,7 +11,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from workers.contract.parts import AdapterRef
-from workers.engine.adapter_kinds import AdapterRules
+from workers.engine.adapter_kinds import AdapterRules, rules_of
+from workers.engine.backend import RefusedError
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.lora.plan import plan_adapters
 from workers.engine.hf.lora.weights import read_adapter
@@ -89,6 +90,22 @@ def test_logits_on_quantized_weights_are_peft_s(
         assert not torch.allclose(
             found, zoo.stock(theirs)(input_ids=IDS, use_cache=False).logits, atol=0.1
         )
+
+
+def test_magnitudes_on_quantized_weights_are_refused(zoo: Zoo, tmp_path: Path) -> None:
+    spec = EngineSpec(
+        model_id="m",
+        backend=BackendName.HF,
+        listen="unix:/s",
+        model_path=str(zoo.model),
+        dtype="float32",
+        device="cpu",
+    )
+    loaded = load_model(spec, read_settings({"quantization_bit": 8}, HfSettings))
+    adapter = models.make_adapter(zoo.model, tmp_path / "dora", 3, use_dora=True)
+    rules = rules_of(BackendName.HF, 64)
+    with pytest.raises(RefusedError, match="DoRA on quantized weights"):
+        read_adapter(adapter, loaded.lora_layers, rules, torch.float32)
 
 
 @torch.inference_mode()

@@ -28,7 +28,7 @@ from workers.engine.hf.commands import Cancel, Load, Submit, Unload
 from workers.engine.hf.engine import Engine
 from workers.engine.hf.grammar import GrammarCompiler
 from workers.engine.hf.lora.places import AdapterPlaces
-from workers.engine.hf.lora.weights import AdapterShelf, AdapterWeights, read_adapter
+from workers.engine.hf.lora.weights import AdapterCache, AdapterWeights, read_adapter
 from workers.engine.hf.media.host import HfMedia
 from workers.engine.hf.model import LoadedModel, load_model, make_cache
 from workers.engine.hf.pooled import BATCH_TOKENS, HfPooling, PoolQueue
@@ -212,7 +212,7 @@ class HfAdapters:
         self._rules = rules_of(spec.backend, spec.max_lora_rank)
         self._model_path = spec.model_path or ""
         self._max_whole_bytes = settings.saved_modules_bytes
-        self._shelf = AdapterShelf(settings.adapter_host_bytes)
+        self._cache = AdapterCache(settings.adapter_host_bytes)
         self._known: dict[str, AdapterRef] = {}
         self._names: dict[int, str] = {}
         self._reads: dict[str, asyncio.Future[AdapterWeights]] = {}
@@ -234,33 +234,38 @@ class HfAdapters:
         done: Future[None] = Future()
         self._engine.tell(Unload(name, known.uid, done))
         await asyncio.wrap_future(done)
-        self._shelf.drop(name)
+        self._cache.drop(name)
         self._receiver.adapters_changed()
 
     async def fetch(self, ref: AdapterRef) -> AdapterWeights:
         """Checked weights in main memory. Raises RefusedError."""
         self._check_identity(ref)
-        weights = self._shelf.get(ref.name)
+        weights = self._cache.get(ref.name)
         if weights is not None:
             return weights
         read = self._reads.get(ref.name)
         if read is None:
             loop = asyncio.get_running_loop()
-            read = self._reads[ref.name] = loop.run_in_executor(self._reader, self._read, ref)
+            read = self._reads[ref.name] = loop.create_task(self._read(ref))
             read.add_done_callback(partial(self._finish_read, ref))
         return await asyncio.shield(read)
 
-    @torch.inference_mode()
-    def _read(self, ref: AdapterRef) -> AdapterWeights:
-        """Refuses before it converts, which may take long. Raises RefusedError."""
+    async def _read(self, ref: AdapterRef) -> AdapterWeights:
+        """A conversion may take long and must not hold up the reading of other adapters. Raises
+        RefusedError."""
+        plain = await asyncio.to_thread(self._made_plain, ref)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader, self._read_plain, plain)
+
+    def _made_plain(self, ref: AdapterRef) -> AdapterRef:
+        """Refuses before it converts. Raises RefusedError."""
         check_adapter(ref, None, self._rules)
-        return read_adapter(
-            made_plain(ref, self._model_path),
-            self._layers,
-            self._rules,
-            self._dtype,
-            self._max_whole_bytes,
-        )
+        return made_plain(ref, self._model_path)
+
+    @torch.inference_mode()
+    def _read_plain(self, ref: AdapterRef) -> AdapterWeights:
+        layers, limit = self._layers, self._max_whole_bytes
+        return read_adapter(ref, layers, self._rules, self._dtype, limit)
 
     def close(self) -> None:
         self._reader.shutdown(wait=False, cancel_futures=True)
@@ -270,7 +275,7 @@ class HfAdapters:
         if not read.cancelled() and read.exception() is None:
             self._known[ref.name] = ref
             self._names[ref.uid] = ref.name
-            self._shelf.put(read.result())
+            self._cache.put(read.result())
 
     def _check_identity(self, ref: AdapterRef) -> None:
         known = self._known.get(ref.name, ref)

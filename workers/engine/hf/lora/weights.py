@@ -141,29 +141,29 @@ def _lengths(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-class AdapterShelf:
+class AdapterCache:
     """Adapters read and checked but not resident, least-recently-used out. For the event loop's
     thread alone."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._shelf: OrderedDict[str, AdapterWeights] = OrderedDict()
+        self._weights: OrderedDict[str, AdapterWeights] = OrderedDict()
         self._num_bytes = 0
 
     def get(self, name: str) -> AdapterWeights | None:
-        weights = self._shelf.get(name)
+        weights = self._weights.get(name)
         if weights is not None:
-            self._shelf.move_to_end(name)
+            self._weights.move_to_end(name)
         return weights
 
     def put(self, weights: AdapterWeights) -> None:
         self.drop(weights.name)
-        self._shelf[weights.name] = weights
+        self._weights[weights.name] = weights
         self._num_bytes += weights.num_bytes
-        while self._num_bytes > self._max_bytes and len(self._shelf) > 1:
-            self.drop(next(iter(self._shelf)))
+        while self._num_bytes > self._max_bytes and len(self._weights) > 1:
+            self.drop(next(iter(self._weights)))
 
     def drop(self, name: str) -> None:
-        weights = self._shelf.pop(name, None)
+        weights = self._weights.pop(name, None)
         if weights is not None:
             self._num_bytes -= weights.num_bytes
