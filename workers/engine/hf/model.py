@@ -27,7 +27,7 @@ from workers.engine.hf.attention import (
 from workers.engine.hf.dense import DenseDecoder, dense_decoder, probe_decoder
 from workers.engine.hf.kv import LayerShape, SlotCache, token_bytes
 from workers.engine.hf.lora.ends import wrap_ends
-from workers.engine.hf.lora.layer import AdaptedLayer
+from workers.engine.hf.lora.parts import AdaptedLayer
 from workers.engine.hf.lora.plan import AdapterStep
 from workers.engine.hf.lora.quantized import quantized_linears
 from workers.engine.hf.lora.wrapping import wrap_linears, wrap_quantized

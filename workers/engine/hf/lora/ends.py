@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.engine.hf.lora.layer import LayerWeights
+from workers.engine.hf.lora.parts import LayerWeights
 from workers.engine.hf.lora.plan import AdapterStep, Block
 
 

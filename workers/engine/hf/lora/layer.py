@@ -18,14 +18,13 @@ adapters, R ranks of a step times M.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.engine.hf.lora.gathered import GatheredFactors
+from workers.engine.hf.lora.parts import LayerWeights
 from workers.engine.hf.lora.plan import MAX_OWN_TOKENS, AdapterStep, Block
 
 FIRST_RANKS = 128
@@ -38,31 +37,6 @@ _SMALL_WEIGHT = 200_000
 """The same of weights so small and at most MAX_OWN_TOKENS tokens: they are held in float32 too."""
 _ALIASED_BYTES = 1024
 """Rows at multiples of this fall on few cache lines; padding spreads them."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerWeights:
-    """What an adapter has for one layer."""
-
-    factors: tuple[Tensor, Tensor] | None = None
-    """A [rank, in] and B transposed [rank, out], with all scaling in B."""
-    scale: Tensor | None = None
-    """DoRA: what each output of the base's weights is multiplied by."""
-    whole: Tensor | None = None
-    """In place of the base's weights."""
-
-    @property
-    def num_bytes(self) -> int:
-        parts = (*(self.factors or ()), self.scale, self.whole)
-        return sum(part.nbytes for part in parts if part is not None)
-
-    def moved(self, device: torch.device, dtype: torch.dtype) -> LayerWeights:
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, dtype, non_blocking=True)
-
-        factors = None if self.factors is None else (move(self.factors[0]), move(self.factors[1]))
-        scale = None if self.scale is None else move(self.scale)
-        return LayerWeights(factors, scale, None if self.whole is None else move(self.whole))
 
 
 class SharedInput:
@@ -279,23 +253,6 @@ class SharedInput:
             h_TR = F.linear(x_TI, a_RI)
         self._step.blank_foreign(h_TR, len(self.sizes))
         return h_TR.to(x_TI.dtype)
-
-
-class AdaptedLayer(Protocol):
-    """A layer of the model that adapters can be added to."""
-
-    in_features: int
-    out_features: int
-
-    def base_weight(self) -> Tensor | None:
-        """[out, in]; None where it is quantized."""
-        ...
-
-    def take(self, first: int, end: int, part: LayerWeights) -> None:
-        """Puts what an adapter has for this layer at its ranks, `first` to `end`."""
-        ...
-
-    def blank(self, first: int, end: int) -> None: ...
 
 
 class LoraLinear(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from workers.engine.hf.lora.layer import AdaptedLayer
+from workers.engine.hf.lora.parts import AdaptedLayer
 from workers.engine.hf.lora.weights import AdapterWeights
 
 

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils.quantization_config import QuantizationMethod
 
-from workers.engine.hf.lora.layer import FIRST_RANKS, LayerWeights
+from workers.engine.hf.lora.layer import FIRST_RANKS
+from workers.engine.hf.lora.parts import LayerWeights
 from workers.engine.hf.lora.plan import AdapterStep
 
 

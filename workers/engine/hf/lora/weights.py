@@ -24,7 +24,7 @@ from workers.engine.adapter_files import (
     pattern_value,
 )
 from workers.engine.adapter_kinds import AdapterRules
-from workers.engine.hf.lora.layer import AdaptedLayer, LayerWeights
+from workers.engine.hf.lora.parts import AdaptedLayer, LayerWeights
 
 _NORM_ROWS = 1024
 """So many outputs' weights are in memory at once while their lengths are computed."""
