@@ -34,7 +34,8 @@ from server.direct.keep_alive import KeepAlive
 from server.embeddings import routes as embeddings_routes
 from server.embeddings.endpoint import EmbeddingsEndpoint
 from server.engines.pool import EnginePool
-from server.errors import ApiError, InsufficientStorage, InternalError, InvalidRequest, NotFound
+from server.errors import ApiError, InvalidRequest, NotFound
+from server.faults import answer_to
 from server.files import routes as files_routes
 from server.files.service import FileService
 from server.fine_tuning import routes as fine_tuning_routes
@@ -51,7 +52,7 @@ from server.models.catalog import Catalog
 from server.openapi import document
 from server.scores import routes as scores_routes
 from server.scores.endpoint import ScoresEndpoint
-from server.store import Store, open_store
+from server.store import Store, StoreUnavailableError, open_store
 from server.unsupported import find_unsupported
 from server.uploads import routes as uploads_routes
 from server.uploads.schemas import CompleteUpload, CreateUpload
@@ -138,11 +139,10 @@ class GatewayApp(FastAPI):
 
 def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayApp:
     app = GatewayApp(config, access_log or AccessLog())
-    app.add_exception_handler(ApiError, _answer_api_error)
-    app.add_exception_handler(StorageFullError, _answer_storage_full)
+    for kind in (ApiError, StorageFullError, StoreUnavailableError, Exception):
+        app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(Exception, _answer_unexpected)
     app.include_router(health.router)
     app.include_router(api_docs.router)
     app.include_router(chat_routes.router)
@@ -210,13 +210,8 @@ def _answer(error: ApiError) -> Response:
     )
 
 
-async def _answer_api_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return _answer(error)
-
-
-async def _answer_storage_full(_request: Request, _error: Exception) -> Response:
-    return _answer(InsufficientStorage())
+async def _answer_error(_request: Request, error: Exception) -> Response:
+    return _answer(answer_to(error))
 
 
 async def _answer_validation_error(request: Request, error: Exception) -> Response:
@@ -251,7 +246,3 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     answer = _answer(InvalidRequest(str(error.detail)))
     answer.status_code = error.status_code
     return answer
-
-
-async def _answer_unexpected(_request: Request, _error: Exception) -> Response:
-    return _answer(InternalError())

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.auth import KeyRing, Principal
 from server.config import Limits
 from server.errors import ApiError, InternalError, TooLarge, UnsupportedEncoding
+from server.faults import answer_to
 from server.logs import AccessLog, request_id_context
 
 logger = logging.getLogger(__name__)
@@ -108,9 +109,11 @@ class Gate:
             await send_error(send, call, error)
         except ClientGone:
             pass
-        except Exception:
-            logger.exception("request failed", extra={"path": scope["path"]})
-            await send_error(send, call, InternalError())
+        except Exception as error:
+            answer = answer_to(error)
+            if isinstance(answer, InternalError):
+                logger.exception("request failed", extra={"path": scope["path"]})
+            await send_error(send, call, answer)
         finally:
             services.access_log.add(call, scope["method"], scope["path"])
 

@@ -83,6 +83,8 @@ class AccessLog:
         self._stream = stream
         self._lines: list[_AccessLine] = []
         self.statuses: Counter[int] = Counter()
+        self.num_lost = 0
+        """Lines that could not be written: the log's disk is full."""
         self._flusher: asyncio.TimerHandle | None = None
 
     def add(self, call: Logged, method: str, path: str) -> None:
@@ -111,6 +113,9 @@ class AccessLog:
         self._flusher = None
         if self._stream is not None and self._lines:
             lines = b"".join(msgspec.json.encode(line) + b"\n" for line in self._lines)
-            self._stream.write(lines.decode())
-            self._stream.flush()
+            try:
+                self._stream.write(lines.decode())
+                self._stream.flush()
+            except OSError:
+                self.num_lost += len(self._lines)
         self._lines.clear()

@@ -32,6 +32,8 @@ _ENGINE_COUNTERS = (
 class StatusCounts(Protocol):
     @property
     def statuses(self) -> dict[int, int]: ...
+    @property
+    def num_lost(self) -> int: ...
 
 
 class GatewayCollector(Collector):
@@ -56,6 +58,11 @@ class GatewayCollector(Collector):
         for status, count in sorted(self._statuses.statuses.items()):
             requests.add_metric([str(status)], count)
         yield requests
+        lost = CounterMetricFamily(
+            "tuneyard_access_lines_lost", "Access log lines that could not be written"
+        )
+        lost.add_metric([], self._statuses.num_lost)
+        yield lost
         tokens = CounterMetricFamily(
             "tuneyard_tokens", "Tokens accounted by this gateway", labels=["kind"]
         )
@@ -63,6 +70,7 @@ class GatewayCollector(Collector):
             tokens.add_metric([kind], count)
         yield tokens
         yield from self._callers()
+        yield from self._usage()
         yield from self._engines()
         yield from self._routing()
         yield from self._waiting()
@@ -81,6 +89,19 @@ class GatewayCollector(Collector):
         for reason in Ended:
             ended.add_metric([reason.value], self._connections.ended[reason])
         yield ended
+
+    def _usage(self) -> Iterator[Metric]:
+        unwritten = GaugeMetricFamily(
+            "tuneyard_usage_unwritten", "Requests whose usage the store has not taken yet"
+        )
+        unwritten.add_metric([], self._accountant.num_unwritten)
+        yield unwritten
+        dropped = CounterMetricFamily(
+            "tuneyard_usage_dropped", "Usage that was not kept until it was written", labels=["of"]
+        )
+        for kind, count in self._accountant.dropped.items():
+            dropped.add_metric([kind], count)
+        yield dropped
 
     def _engines(self) -> Iterator[Metric]:
         connections = self._pool.connections()

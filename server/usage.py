@@ -1,12 +1,19 @@
-"""Counts tokens by key and model and reports them to the store, at most a second late."""
+"""Counts tokens by key, model and minute and reports them to the store, at most a second late.
+
+What the store does not take is kept and written later, in the minutes it belongs to. Only so much
+of it is kept, and what is dropped is counted.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
+from typing import NamedTuple, Protocol
 
 from server.auth import Principal
 from server.store.records import Usage
@@ -14,6 +21,12 @@ from server.store.records import Usage
 logger = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.5
+MAX_FLUSH_INTERVAL_S = 10.0
+"""While the store takes nothing."""
+MAX_KEPT = 10_000
+"""Minutes of a key and model; some megabytes."""
+_MAX_WRITTEN_AT_ONCE = 500
+_MINUTE_S = 60
 
 
 class Ledger(Protocol):
@@ -32,6 +45,13 @@ class Tally:
     reasoning_tokens: int = 0
 
 
+class _Place(NamedTuple):
+    project_id: str
+    key_id: str
+    model: str
+    minute: int
+
+
 @dataclass(slots=True)
 class _Total:
     requests: int = 0
@@ -39,24 +59,37 @@ class _Total:
     completion_tokens: int = 0
     cached_tokens: int = 0
 
+    def add(self, other: _Total) -> None:
+        self.requests += other.requests
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.cached_tokens += other.cached_tokens
+
 
 class Accountant:
     """Collects in memory; `close` writes what is left."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._totals: dict[tuple[str, str, str], _Total] = {}
+        self._totals: dict[_Place, _Total] = {}
         self.served = {"prompt": 0, "cached": 0, "completion": 0}
         """Tokens since the start, by kind."""
+        self.dropped: Counter[str] = Counter(requests=0, tokens=0)
+        """What will never be in the store."""
+        self._is_failing = False
         self._flusher: asyncio.Task[None] | None = None
 
+    @property
+    def num_unwritten(self) -> int:
+        """Requests that the store has not taken yet."""
+        return sum(total.requests for total in self._totals.values())
+
     def record(self, principal: Principal, model: str, tally: Tally) -> None:
-        place = (principal.project.id, principal.key_id, model)
-        total = self._totals.setdefault(place, _Total())
-        total.requests += 1
-        total.prompt_tokens += tally.prompt_tokens
-        total.completion_tokens += tally.completion_tokens
-        total.cached_tokens += tally.cached_tokens
+        minute = int(time.time()) // _MINUTE_S * _MINUTE_S
+        place = _Place(principal.project.id, principal.key_id, model, minute)
+        self._keep(
+            place, _Total(1, tally.prompt_tokens, tally.completion_tokens, tally.cached_tokens)
+        )
         self.served["prompt"] += tally.prompt_tokens
         self.served["cached"] += tally.cached_tokens
         self.served["completion"] += tally.completion_tokens
@@ -69,39 +102,54 @@ class Accountant:
             await asyncio.gather(self._flusher, return_exceptions=True)
         await self._flush()
 
+    def _keep(self, place: _Place, amount: _Total) -> None:
+        total = self._totals.get(place)
+        if total is not None:
+            total.add(amount)
+        elif len(self._totals) < MAX_KEPT:
+            self._totals[place] = amount
+        else:
+            self.dropped["requests"] += amount.requests
+            self.dropped["tokens"] += amount.prompt_tokens + amount.completion_tokens
+
     async def _flush_later(self) -> None:
+        interval_s = FLUSH_INTERVAL_S
         while self._totals:
-            await asyncio.sleep(FLUSH_INTERVAL_S)
+            await asyncio.sleep(interval_s)
             await asyncio.shield(self._flush())
+            longer_s = min(2 * interval_s, MAX_FLUSH_INTERVAL_S)
+            interval_s = longer_s if self._is_failing else FLUSH_INTERVAL_S
         self._flusher = None
 
     async def _flush(self) -> None:
-        """What the store does not take is kept for the next time."""
-        totals, self._totals = self._totals, {}
-        if not totals:
-            return
-        entries = [
-            Usage(
-                project_id=project_id,
-                key_id=key_id,
-                model=model,
-                requests=total.requests,
-                prompt_tokens=total.prompt_tokens,
-                completion_tokens=total.completion_tokens,
-                cached_tokens=total.cached_tokens,
-            )
-            for (project_id, key_id, model), total in totals.items()
-        ]
-        try:
-            await self._ledger.add(entries)
-        except Exception:
-            logger.exception("usage could not be written and is kept")
-            for place, total in totals.items():
-                self._merge(place, total)
+        while self._totals and await self._write_some():
+            pass
 
-    def _merge(self, place: tuple[str, str, str], kept: _Total) -> None:
-        total = self._totals.setdefault(place, _Total())
-        total.requests += kept.requests
-        total.prompt_tokens += kept.prompt_tokens
-        total.completion_tokens += kept.completion_tokens
-        total.cached_tokens += kept.cached_tokens
+    async def _write_some(self) -> bool:
+        """False if the store does not take it; it is kept for the next time."""
+        taken = dict(islice(self._totals.items(), _MAX_WRITTEN_AT_ONCE))
+        for place in taken:
+            del self._totals[place]
+        try:
+            await self._ledger.add([_entry(place, total) for place, total in taken.items()])
+        except Exception as error:
+            for place, total in taken.items():
+                self._keep(place, total)
+            if not self._is_failing:
+                logger.error("usage cannot be written and is kept", extra={"reason": str(error)})
+            self._is_failing = True
+            return False
+        if self._is_failing:
+            logger.info("usage is written again")
+        self._is_failing = False
+        return True
+
+
+def _entry(place: _Place, total: _Total) -> Usage:
+    return Usage(
+        *place,
+        requests=total.requests,
+        prompt_tokens=total.prompt_tokens,
+        completion_tokens=total.completion_tokens,
+        cached_tokens=total.cached_tokens,
+    )

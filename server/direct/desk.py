@@ -14,6 +14,7 @@ from server.direct.eager import run_eagerly
 from server.direct.reply import Connection, Reply
 from server.direct.request import DirectRequest
 from server.errors import ApiError, InternalError, Unavailable
+from server.faults import answer_to
 from server.gate import Call, ClientGone, ServicesHolder, find_header
 from server.logs import AccessLog, request_id_context
 
@@ -72,9 +73,11 @@ class Desk:
             reply.refuse(error)
         except ClientGone:
             pass
-        except Exception:
-            logger.exception("request failed", extra={"path": request.path})
-            reply.refuse(InternalError())
+        except Exception as error:
+            answer = answer_to(error)
+            if isinstance(answer, InternalError):
+                logger.exception("request failed", extra={"path": request.path})
+            reply.refuse(answer)
 
     def _leave(self, request: DirectRequest) -> None:
         self._under_way.discard(request.reply)

@@ -8,12 +8,14 @@ be chatted with the moment it is registered.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 from typing import Protocol
 
 import msgspec
 
+from server.blobs import StorageFullError
 from server.config import Config
 from server.config.generation import GenerationDefaults
 from server.direct.eager import own_task
@@ -31,6 +33,7 @@ from server.generation.defaults import ModelDefaults, model_defaults
 from server.hubs.arrivals import read_arrivals
 from server.models.chat_formats import no_chat_format
 from server.remembered import Remembered
+from server.store import StoreUnavailableError
 from server.store.records import Model
 from templates.conversation import MediaKind
 from templates.format import ChatFormat, FormatError, FormatSettings, TokenizerInfo
@@ -38,6 +41,8 @@ from templates.registry import open_format
 from workers.contract.hello import Hello
 from workers.contract.messages import Tokenize, Tokenized
 from workers.contract.parts import AdapterRef, Text
+
+logger = logging.getLogger(__name__)
 
 MODEL_TTL_S = 1.0
 WANT_INTERVAL_S = 1.0
@@ -79,6 +84,7 @@ class Catalog:
         self._control_ids: dict[tuple[str, str], tuple[Hello, list[int]]] = {}
         self._wanted: dict[str, float] = {}
         """When the store was last told of each model that starts on demand."""
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def find(self, model_id: str, project_id: str) -> Model:
         """Raises ModelNotFound, or ModelNotLoaded or Unavailable for an adapter of the
@@ -164,11 +170,8 @@ class Catalog:
     async def _started(self, model_id: str) -> EngineConnection:
         """An engine of the model, which a supervisor starts now if it does not run. Raises
         Unavailable when that takes too long."""
-        now = time.monotonic()
-        deadline = now + self._config.limits.max_start_wait_s
-        if now - self._wanted.get(model_id, -WANT_INTERVAL_S) >= WANT_INTERVAL_S:
-            self._wanted[model_id] = now
-            await self._directory.want(model_id)
+        deadline = time.monotonic() + self._config.limits.max_start_wait_s
+        self._note_use(model_id)
         with suppress(Unavailable):
             return await self._pool.ready(model_id)
         while time.monotonic() < deadline:
@@ -178,6 +181,23 @@ class Catalog:
         await self._check_starts(model_id)
         message = f"The model '{model_id}' is being started. Please retry."
         raise Unavailable(message, retry_after_s=_RETRY_AFTER_START_S)
+
+    def _note_use(self, model_id: str) -> None:
+        """Nobody waits for the store: an engine that runs needs no word of it."""
+        now = time.monotonic()
+        if now - self._wanted.get(model_id, -WANT_INTERVAL_S) < WANT_INTERVAL_S:
+            return
+        self._wanted[model_id] = now
+        task = asyncio.create_task(self._tell_wanted(model_id))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _tell_wanted(self, model_id: str) -> None:
+        try:
+            await self._directory.want(model_id)
+        except (StorageFullError, StoreUnavailableError) as error:
+            extra = {"model": model_id, "reason": str(error)}
+            logger.warning("the use of a model could not be noted", extra=extra)
 
     async def control_ids(self, served: Served, text: str) -> list[int]:
         """`text` as control tokens. Asked of an engine once. Raises Unavailable."""

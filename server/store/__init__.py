@@ -6,6 +6,7 @@
 """
 
 from server.store.faults import StoreUnusableError
+from server.store.passing_faults import StoreUnavailableError
 from server.store.store import Store, open_store
 
-__all__ = ["Store", "StoreUnusableError", "open_store"]
+__all__ = ["Store", "StoreUnavailableError", "StoreUnusableError", "open_store"]

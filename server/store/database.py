@@ -9,92 +9,114 @@ claims use `FOR UPDATE SKIP LOCKED`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Select, event, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from server.blobs.storage import StorageFullError
+from server.store.passing_faults import StoreUnavailableError, passing_fault
 from server.store.quick_reads import QuickReads
+from server.store.reserve import Reserve
 
-BUSY_TIMEOUT_S = 30.0
-_POOL_SIZE = 8
+LOCK_WAIT_S = 5.0
+"""How long a write waits for another's lock, and before that for one of this process's connections.
+Well under what clients wait."""
+_NUM_READERS = 8
+_NUM_WRITERS = 4
+"""Connections of their own, so that writes that wait for a lock keep no read waiting."""
 
 
 class Database:
-    """Gives out transactions; `write` ones commit on leaving without an exception."""
+    """Gives out transactions; `write` ones commit on leaving without an exception. All of them
+    raise StoreUnavailableError, and StorageFullError when the database's disk is full."""
 
     def __init__(self, url: str) -> None:
-        self._engine = _create_engine(url)
-        self._writing = self._engine.execution_options(tuneyard_write=True)
-        self._quick_reads = _quick_reads(url)
+        self._reading = _create_engine(url, _NUM_READERS)
+        self._writing = _create_engine(url, _NUM_WRITERS).execution_options(tuneyard_write=True)
+        path = _sqlite_path(url)
+        self._quick_reads = None if path is None else QuickReads(str(path), LOCK_WAIT_S)
+        self.reserve = None if path is None else Reserve(path.with_name("reserve"))
+        """Of another database's disk its own operators take care."""
 
     @property
     def dialect(self) -> str:
-        return self._engine.dialect.name
+        return self._reading.dialect.name
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection]:
         """A consistent view; nothing may be written."""
-        async with self._engine.begin() as connection:
-            yield connection
+        with _faults_named():
+            async with self._reading.begin() as connection:
+                yield connection
 
     async def look_up(self, query: Select[Any], **values: Any) -> Sequence[Any]:
         """The rows of a read that requests wait for. `query` is one of few, made once, of plain
         columns; its parameters are `values`."""
         if self._quick_reads is not None:
-            return await self._quick_reads.fetch(query, values)
+            with _faults_named():
+                return await self._quick_reads.fetch(query, values)
         async with self.read() as connection:
             return (await connection.execute(query, values)).all()
 
     @asynccontextmanager
-    async def write(self) -> AsyncGenerator[AsyncConnection]:
-        """Raises StorageFullError when the database's disk is full."""
-        try:
+    async def write(self, *, makes_room: bool = False) -> AsyncGenerator[AsyncConnection]:
+        """`makes_room`: something is freed by it, or it is little and cannot wait; on a full disk
+        the reserve is given up for it."""
+        if makes_room and self.reserve is not None:
+            self.reserve.give_up_if_needed()
+        with _faults_named():
             async with self._writing.begin() as connection:
                 yield connection
-        except OperationalError as error:
-            if _is_full(error):
-                raise StorageFullError("the database has no room left") from error
-            raise
 
     async def close(self) -> None:
         if self._quick_reads is not None:
             await asyncio.to_thread(self._quick_reads.close)
-        await self._engine.dispose()
+        await self._reading.dispose()
+        await self._writing.dispose()
 
 
-def _quick_reads(url: str) -> QuickReads | None:
+@contextmanager
+def _faults_named() -> Generator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StoreUnavailableError(f"the database cannot be used: {error}") from error
+    except (SQLAlchemyError, OSError) as error:
+        if (fault := passing_fault(error)) is not None:
+            raise fault from error
+        raise
+
+
+def _sqlite_path(url: str) -> Path | None:
     """None for other databases, and for one that each connection has for itself."""
     parsed = make_url(url)
     path = parsed.database
     if parsed.get_backend_name() != "sqlite" or not path or path.startswith((":", "file:")):
         return None
-    return QuickReads(path, BUSY_TIMEOUT_S)
+    return Path(path)
 
 
-def _is_full(error: OperationalError) -> bool:
-    """SQLITE_FULL, or PostgreSQL's disk_full."""
-    original = error.orig
-    return (
-        getattr(original, "sqlite_errorname", None) == "SQLITE_FULL"
-        or getattr(original, "sqlstate", None) == "53100"
-    )
-
-
-def _create_engine(url: str) -> AsyncEngine:
+def _create_engine(url: str, num_connections: int) -> AsyncEngine:
+    size = {"pool_size": num_connections, "max_overflow": 0, "pool_timeout": LOCK_WAIT_S}
     if make_url(url).get_backend_name() != "sqlite":
+        waits = {"lock_timeout": str(int(LOCK_WAIT_S * 1000))}
         return create_async_engine(
-            url, pool_size=_POOL_SIZE, pool_pre_ping=True, hide_parameters=True
+            url,
+            pool_pre_ping=True,
+            connect_args={"server_settings": waits},
+            hide_parameters=True,
+            **size,
         )
     engine = create_async_engine(
         url,
-        pool_size=_POOL_SIZE,
-        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
+        connect_args={"timeout": LOCK_WAIT_S, "isolation_level": None},
         hide_parameters=True,
+        **size,
     )
     event.listen(engine.sync_engine, "connect", _set_pragmas)
     event.listen(engine.sync_engine, "begin", _begin)

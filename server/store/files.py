@@ -73,7 +73,7 @@ class Files:
             .values(deleted_at=int(time.time()))
             .returning(*files.c)
         )
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _file_of(row)
 
@@ -93,7 +93,7 @@ class Files:
 
     async def set_reclaimed(self, file_id: str) -> None:
         """The bytes are gone."""
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             await connection.execute(update(files).where(files.c.id == file_id).values(blob=""))
 
 

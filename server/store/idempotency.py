@@ -23,7 +23,7 @@ class Replays:
             return await find_replay(connection, project_id, route, key)
 
     async def forget_old(self) -> None:
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             await connection.execute(
                 delete(idempotency).where(idempotency.c.created_at < time.time() - KEPT_S)
             )

@@ -91,7 +91,7 @@ class Jobs:
         event: NewEvent,
         **values: int,
     ) -> bool:
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             changed = await transition(
                 connection,
                 action,

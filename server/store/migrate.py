@@ -18,9 +18,13 @@ _LOCK_NUMBER = 7_303_014_221  # any fixed number of ours; names the lock in Post
 
 
 async def migrate(database: Database) -> None:
-    """One writing transaction: on SQLite the write lock, on PostgreSQL an advisory lock keeps
-    other starters waiting. Raises StoreUnusableError for a database of a newer version or of
+    """Nothing is written where there is nothing to do, so that a start needs no write lock. Else
+    one writing transaction: on SQLite the write lock, on PostgreSQL an advisory lock keeps other
+    starters waiting. Raises StoreUnusableError for a database of a newer version or of
     another program."""
+    async with database.read() as connection:
+        if await connection.run_sync(_is_current):
+            return
     async with database.write() as connection:
         if database.dialect == "postgresql":
             await connection.execute(
@@ -29,9 +33,19 @@ async def migrate(database: Database) -> None:
         await connection.run_sync(_upgrade)
 
 
-def _upgrade(connection: Connection) -> None:
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    return config
+
+
+def _is_current(connection: Connection) -> bool:
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    return MigrationContext.configure(connection).get_current_revision() == head
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
     config.attributes["connection"] = connection
     _check_origin(connection, ScriptDirectory.from_config(config))
     command.upgrade(config, "head")

@@ -89,7 +89,7 @@ class Models:
 
     async def forget_path(self, path: str) -> None:
         """The directory is gone."""
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             await connection.execute(
                 update(models)
                 .where(models.c.path == path, models.c.deleted_at.is_not(None))
@@ -130,7 +130,7 @@ class Models:
 
     async def delete(self, model_id: str, project_id: str) -> Model | None:
         """Deletes a project's own fine-tune and returns what it was; None if there is none."""
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             query = (
                 update(models)
                 .where(

@@ -122,7 +122,7 @@ class Progress:
 
     async def release(self, owner: str, job_id: str) -> None:
         """Gives the job up, as it stands: nothing works on it any more."""
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             await connection.execute(
                 update(jobs)
                 .where(jobs.c.id == job_id, jobs.c.owner == owner)
@@ -130,10 +130,17 @@ class Progress:
             )
 
     async def release_all(self, owner: str) -> None:
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             await connection.execute(
                 update(jobs).where(jobs.c.owner == owner).values(owner=None, lease_until=None)
             )
+
+    async def note(self, owner: str, job_id: str, event: NewEvent) -> None:
+        """Tells of the job what its supervisor has to say, whatever its state."""
+        async with self._database.write(makes_room=True) as connection:
+            is_ours = select(jobs.c.num).where(jobs.c.id == job_id, jobs.c.owner == owner)
+            if await connection.scalar(is_ours) is not None:
+                await insert_events(connection, job_id, [event])
 
     async def accept(
         self, owner: str, job_id: str, hyperparameters: JsonObject, events: Sequence[NewEvent]

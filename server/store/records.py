@@ -277,11 +277,13 @@ class NewCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Requests and tokens of one key and model since the last report."""
+    """Requests and tokens of one key and model in a minute, or some of them."""
 
     project_id: str
     key_id: str
     model: str
+    minute: int
+    """The Unix time at which it began."""
     requests: int
     prompt_tokens: int
     completion_tokens: int

@@ -15,6 +15,7 @@ from server.store.jobs import Jobs
 from server.store.keys import Keys
 from server.store.migrate import migrate
 from server.store.models import Models
+from server.store.passing_faults import StoreUnavailableError
 from server.store.progress import Progress
 from server.store.uploads import Uploads
 from server.store.usage import UsageLedger
@@ -40,18 +41,21 @@ class Store:
         await self._database.close()
 
 
+def _driver_error(error: BaseException) -> BaseException:
+    if isinstance(error, StorageFullError | StoreUnavailableError):
+        error = error.__cause__ or error
+    return error.orig or error if isinstance(error, DBAPIError) else error
+
+
 async def open_store(url: str) -> Store:
     """Opens `url` (`sqlite+aiosqlite:///...` or `postgresql+asyncpg://...`), brought to this
     version's schema. Raises StoreUnusableError."""
     database = Database(url)
     try:
         await migrate(database)
-    except DBAPIError as error:
+    except (DBAPIError, OSError, StorageFullError, StoreUnavailableError) as error:
         await database.close()
-        raise StoreUnusableError.of(url, error.orig or error) from error
-    except (OSError, StorageFullError) as error:
-        await database.close()
-        raise StoreUnusableError.of(url, error) from error
+        raise StoreUnusableError.of(url, _driver_error(error)) from error
     except BaseException:
         await database.close()
         raise

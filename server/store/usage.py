@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from sqlalchemy import update
@@ -11,16 +10,13 @@ from server.store.database import Database
 from server.store.records import Usage
 from server.store.tables import usage
 
-_MINUTE_S = 60
-
 
 class UsageLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def add(self, entries: Sequence[Usage]) -> None:
-        """Adds to the current minute, in one transaction."""
-        minute = int(time.time()) // _MINUTE_S * _MINUTE_S
+        """In one transaction."""
         async with self._database.write() as connection:
             for entry in entries:
                 amounts = {
@@ -33,7 +29,7 @@ class UsageLedger:
                     "project_id": entry.project_id,
                     "key_id": entry.key_id,
                     "model": entry.model,
-                    "minute": minute,
+                    "minute": entry.minute,
                 }
                 added = await connection.execute(
                     update(usage)

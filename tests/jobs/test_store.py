@@ -213,7 +213,7 @@ async def test_a_repeated_creation_keeps_the_first_answer_only(store: Store) -> 
 
 
 async def test_usage_adds_up_within_a_minute(store: Store) -> None:
-    entry = Usage("p", "k", "m", 1, 2, 3, 4)
+    entry = Usage("p", "k", "m", 60, 1, 2, 3, 4)
     await store.usage.add([entry, entry])
     await store.usage.add([entry])
     async with store.usage._database.read() as connection:

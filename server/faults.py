@@ -1,0 +1,23 @@
+"""What a caller is told when something below a handler could not do its work."""
+
+from __future__ import annotations
+
+from server.blobs import StorageFullError
+from server.errors import ApiError, InsufficientStorage, InternalError, Unavailable
+from server.store.passing_faults import StoreUnavailableError
+
+_RETRY_AFTER_S = 2.0
+
+
+def answer_to(error: Exception) -> ApiError:
+    """InternalError for a fault of ours."""
+    match error:
+        case ApiError():
+            return error
+        case StorageFullError():
+            return InsufficientStorage()
+        case StoreUnavailableError():
+            message = "The server cannot read or store this at the moment. Please retry."
+            return Unavailable(message, retry_after_s=_RETRY_AFTER_S)
+        case _:
+            return InternalError()

@@ -1,0 +1,42 @@
+"""Faults of a database that pass: told apart by the database's own codes."""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
+
+from server.blobs.storage import StorageFullError
+
+_SQLITE_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
+_SQLITE_PASSING = (
+    "SQLITE_BUSY",
+    "SQLITE_LOCKED",
+    "SQLITE_IOERR",
+    "SQLITE_CANTOPEN",
+    "SQLITE_PROTOCOL",
+)
+_POSTGRES_FULL = "53100"
+_POSTGRES_PASSING = ("08", "53", "55P03", "57P", "58")
+"""Connections, resources, lock_timeout, shutdowns, faults of its system."""
+
+
+class StoreUnavailableError(Exception):
+    """The store cannot be read or written at the moment: another process holds its lock, or it is
+    out of reach. Nothing of the transaction was kept."""
+
+
+def passing_fault(error: Exception) -> StorageFullError | StoreUnavailableError | None:
+    """What to raise in place of a driver's error; None for one that trying again does not mend."""
+    if isinstance(error, NoConnectionError | OSError):
+        return StoreUnavailableError(f"the database cannot be reached: {error}")
+    if not isinstance(error, DBAPIError):
+        return None
+    name = str(getattr(error.orig, "sqlite_errorname", None) or "")
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    if name.startswith(_SQLITE_FULL) or state == _POSTGRES_FULL:
+        return StorageFullError("the database has no room left")
+    if error.connection_invalidated or (name or state).startswith(
+        _SQLITE_PASSING if name else _POSTGRES_PASSING
+    ):
+        return StoreUnavailableError(f"the database cannot be used: {name or state or error.orig}")
+    return None
