@@ -1,7 +1,8 @@
 """Probes and metrics, without a key. `/healthz`: the process answers. `/readyz`: the store answers
 and every configured model has an engine; until then `downloads` says how far models from hubs are,
 and `not_starting` which engines and adapters of which models fail at their start (why is in the
-operator's terminal and logs); `warnings` are for the operator. `/metrics`: Prometheus text."""
+operator's terminal and logs), `hanging` which engines say nothing any more; `warnings` are for the
+operator. `/metrics`: Prometheus text."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ from server.hubs.arrivals import read_arrivals
 from server.metrics import GatewayCollector, render_metrics
 from server.models.chat_formats import template_warning
 
+_STORE_TIMEOUT_S = 2.0
+
 router = APIRouter(tags=["Operations"])
 
 
@@ -30,14 +33,16 @@ async def readyz(request: Request) -> Response:
     services: Any = request.app.services
     missing: list[str] = []
     try:
-        await services.store.engines.list_ready()
+        async with asyncio.timeout(_STORE_TIMEOUT_S):
+            await services.store.engines.list_ready()
     except Exception:
         missing.append("store")
     missing += [
         f"engine of {entry.id}"
         for entry in services.config.models
-        if not services.pool.connections(entry.id)
+        if services.pool.any_usable(entry.id) is None
     ]
+    hanging = [{"model": c.model_id, "engine": c.engine_id} for c in services.pool.hanging]
     failures = await asyncio.to_thread(read_failures, services.config.run_dir)
     not_starting = [msgspec.to_builtins(failure.part) for failure in failures]
     if missing:
@@ -46,6 +51,7 @@ async def readyz(request: Request) -> Response:
             "status": "starting",
             "missing": missing,
             "not_starting": not_starting,
+            "hanging": hanging,
             "downloads": [{**msgspec.to_builtins(a), "state": a.state} for a in downloads],
         }
         return JSONResponse(answer, status_code=503)
@@ -53,7 +59,12 @@ async def readyz(request: Request) -> Response:
     warnings = {f"{h.model}: {h.template_difference}" for h in hellos if h.template_difference}
     lacking = (template_warning(services.config.model(h.model), h) for h in hellos)
     warnings.update(warning for warning in lacking if warning is not None)
-    answer = {"status": "ok", "warnings": sorted(warnings), "not_starting": not_starting}
+    answer = {
+        "status": "ok",
+        "warnings": sorted(warnings),
+        "not_starting": not_starting,
+        "hanging": hanging,
+    }
     return JSONResponse(answer)
 
 

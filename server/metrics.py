@@ -157,6 +157,9 @@ class GatewayCollector(Collector):
         )
         draining.add_metric([], len(pool.draining))
         yield draining
+        hanging = GaugeMetricFamily("tuneyard_engines_hanging", "Engines that say nothing any more")
+        hanging.add_metric([], len(pool.hanging))
+        yield hanging
 
     def _waiting(self) -> Iterator[Metric]:
         for kind, field, text in (

@@ -35,7 +35,6 @@ from workers.contract.parts import AdapterRef, Grammar, Media, Message, PromptPa
 
 logger = logging.getLogger(__name__)
 
-EventSink = Callable[[Event], None]
 
 _ENGINE_LOST = "The engine that served this request stopped. Please retry."
 _CONTINUING = (Token, Admitted, PromptScored)
@@ -43,6 +42,16 @@ _CONTINUING = (Token, Admitted, PromptScored)
 _OF_THE_WORKER = (Stats, Hello, AdapterWanted, Leaving)
 """Events of no request."""
 _IDLE = Stats(running=0, waiting=0, kv_usage=0.0)
+
+
+class Silent(msgspec.Struct, frozen=True):
+    """The worker says nothing any more: the request may be taken elsewhere. If it stays, its last
+    event still comes, whether the worker speaks again or is given up."""
+
+    id: int
+
+
+EventSink = Callable[[Event | Silent], None]
 
 
 class EngineUnreachable(Exception):
@@ -71,7 +80,9 @@ class EngineConnection(asyncio.Protocol):
         """The worker takes no new request and goes when those under way have ended."""
         self.num_adapters_sent = 0
         self.silent_s = 0.0
-        """Since the last report; counted by the pool."""
+        """Since the last report; counted by whoever owns the connection."""
+        self.hangs = False
+        """The worker has been silent for so long that it gets no new request."""
         self._token = token
         self._hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
@@ -137,7 +148,10 @@ class EngineConnection(asyncio.Protocol):
         """Sends `message(id)` and waits for its one reply, which may be `Failed`."""
         reply: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
 
-        def settle(event: Event) -> None:
+        def settle(event: Event | Silent) -> None:
+            if isinstance(event, Silent):
+                self._sinks[event.id] = _ignore
+                event = Failed(event.id, FailureKind.ENGINE_DEAD, _ENGINE_LOST)
             if not reply.done():
                 reply.set_result(event)
 
@@ -157,6 +171,12 @@ class EngineConnection(asyncio.Protocol):
         self._flush()
         if self._transport is not None:
             self._transport.close()
+
+    def report_silence(self) -> None:
+        """To every request under way, once for each time that the worker falls silent."""
+        self.hangs = True
+        for number, sink in list(self._sinks.items()):
+            self._call(sink, Silent(number))
 
     def abandon(self) -> None:
         """Gives up on a worker that does not answer: what is under way there has failed."""
@@ -246,10 +266,14 @@ class EngineConnection(asyncio.Protocol):
         else:
             sink = self._sinks.pop(event.id, None)
         if sink is not None:
-            try:
-                sink(event)
-            except Exception:
-                logger.exception("request handler failed on an engine event")
+            self._call(sink, event)
+
+    @staticmethod
+    def _call(sink: EventSink, event: Event | Silent) -> None:
+        try:
+            sink(event)
+        except Exception:
+            logger.exception("request handler failed on an engine event")
 
     def _hear(self, event: Stats | Hello | AdapterWanted | Leaving) -> None:
         match event:
@@ -274,6 +298,7 @@ class EngineConnection(asyncio.Protocol):
         """A report may have crossed the request that named an adapter; two have not."""
         self.stats = stats
         self.silent_s = 0.0
+        self.hangs = False
         self._num_of_others = max(stats.running + stats.waiting - len(self._sinks), 0)
         if self._asked:
             resident = stats.adapters
@@ -294,5 +319,5 @@ class EngineConnection(asyncio.Protocol):
         self._send(message)
 
 
-def _ignore(_event: Event) -> None:
+def _ignore(_event: Event | Silent) -> None:
     pass

@@ -35,8 +35,11 @@ async def connect_engine(
     except OSError as error:  # ssl's errors are some of them
         raise EngineUnreachable(str(error)) from error
     try:
-        await connection.opened()
+        hello = await connection.opened()
     except BaseException:
         connection.close()
         raise
+    if hello.model != model_id:
+        connection.close()
+        raise EngineUnreachable(f"the worker serves {hello.model!r}")
     return connection

@@ -1,15 +1,18 @@
 """Which engine workers there are, and which of them takes a request.
 
 The store's `engines` table is asked every `REFRESH_INTERVAL_S`, and at once when a model has no
-connection. How a replica is chosen is `server.engines.routing`.
+connection. It brings new workers, and says by a row's end which were ended on purpose; whether one
+lives and answers, its connection says. While the table cannot be read, the pool keeps what it has.
+How a replica is chosen is `server.engines.routing`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Protocol
 from server.engines.client import EngineConnection, EngineUnreachable
 from server.engines.connecting import connect_engine
 from server.engines.routing import choose
+from server.engines.silence import TICK_S, listen
 from server.errors import Unavailable
 from server.store.records import Engine
 from workers.contract.messages import FailureKind
@@ -28,11 +32,8 @@ logger = logging.getLogger(__name__)
 
 REFRESH_INTERVAL_S = 0.5
 CONNECT_TIMEOUT_S = 5.0
-SUSPECT_AFTER_S = 5.0
-"""A worker reports about once a second; one that has been silent for so long gets no new request
-while another can take it."""
-LOST_AFTER_S = 30.0
-"""The connection to a worker that has been silent for so long is given up."""
+MAX_RETRY_INTERVAL_S = 4.0
+"""Between tries to connect to a worker that a row promises and that does not answer."""
 
 
 class EngineDirectory(Protocol):
@@ -51,6 +52,10 @@ class _Replica:
     engine: Engine
     connection: EngineConnection | None = None
     opening: asyncio.Task[None] | None = None
+    num_failures: int = 0
+    """To connect, since it last answered."""
+    retry_at: float = 0.0
+    """By the monotonic clock."""
 
 
 class EnginePool:
@@ -71,7 +76,8 @@ class EnginePool:
         """The replicas' connections, some of which may have closed since."""
         self._suspects: set[EngineConnection] = set()
         self._draining: list[EngineConnection] = []
-        self._refresher: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._can_read = True
         self._closing = asyncio.Event()
         self.num_choices: Counter[tuple[str, str]] = Counter()
         """Requests given to a replica, by model and reason."""
@@ -80,13 +86,15 @@ class EnginePool:
 
     async def start(self) -> None:
         await self.refresh()
-        self._refresher = asyncio.create_task(self._keep_refreshing())
+        self._tasks = [
+            asyncio.create_task(self._repeat(REFRESH_INTERVAL_S, self.refresh)),
+            asyncio.create_task(self._repeat(TICK_S, self._listen)),
+        ]
 
     async def close(self) -> None:
         """A query under way is let finish: its connection belongs to the store."""
         self._closing.set()
-        if self._refresher is not None:
-            await self._refresher
+        await asyncio.gather(*self._tasks)
         tasks = [r.opening for r in self._replicas.values() if r.opening is not None]
         for task in tasks:
             task.cancel()
@@ -100,12 +108,17 @@ class EnginePool:
             return [c for c in self._by_model.get(model_id, ()) if not c.closed]
         return [c for connections in self._by_model.values() for c in connections if not c.closed]
 
-    def any_open(self, model_id: str) -> EngineConnection | None:
-        """Any open connection to an engine of the model."""
+    def any_usable(self, model_id: str) -> EngineConnection | None:
+        """Any connection to an engine of the model that answers."""
         for connection in self._by_model.get(model_id, ()):
-            if not connection.closed:
+            if not (connection.closed or connection.hangs):
                 return connection
         return None
+
+    @property
+    def hanging(self) -> list[EngineConnection]:
+        """To workers that say nothing any more."""
+        return [connection for connection in self.connections() if connection.hangs]
 
     @property
     def draining(self) -> list[EngineConnection]:
@@ -114,8 +127,8 @@ class EnginePool:
         return leaving + [connection for connection in self._draining if not connection.closed]
 
     async def ready(self, model_id: str) -> EngineConnection:
-        """Any open connection to an engine of the model. Raises Unavailable."""
-        if not (connections := self.connections(model_id)):
+        """Any connection to an engine of the model that answers. Raises Unavailable."""
+        if (usable := self.any_usable(model_id)) is None:
             await self.refresh()
             opening = [
                 replica.opening
@@ -124,10 +137,10 @@ class EnginePool:
             ]
             if opening:
                 await asyncio.wait(opening, timeout=CONNECT_TIMEOUT_S)
-            connections = self.connections(model_id)
-        if not connections:
-            raise Unavailable("The model is not ready yet. Please retry.", retry_after_s=2.0)
-        return connections[0]
+            usable = self.any_usable(model_id)
+        if usable is None:
+            raise self._unavailable(model_id, "The model is not ready yet. Please retry.")
+        return usable
 
     def pick(
         self,
@@ -141,13 +154,18 @@ class EnginePool:
         connections = [
             connection
             for connection in self._by_model.get(model_id, ())
-            if not (connection.closed or connection.leaving or connection.engine_id in avoid)
+            if not (
+                connection.closed
+                or connection.leaving
+                or connection.hangs
+                or connection.engine_id in avoid
+            )
         ]
         if len(connections) > 1 and self._suspects:
             sound = [c for c in connections if c not in self._suspects]
             connections = sound or connections
         if not connections:
-            raise Unavailable("No engine is ready for the model. Please retry.", retry_after_s=2.0)
+            raise self._unavailable(model_id, "No engine is ready for the model. Please retry.")
         if len(connections) == 1:
             index, reason = choose(connections)
         else:
@@ -181,9 +199,22 @@ class EnginePool:
         if under_way + requests > self._max_requests:
             raise Unavailable("The engines of this model are overloaded. Please retry later.")
 
+    def _unavailable(self, model_id: str, message: str) -> Unavailable:
+        if any(connection.hangs for connection in self.connections(model_id)):
+            message = "The engine of the model does not answer at the moment. Please retry."
+        return Unavailable(message, retry_after_s=2.0)
+
     async def refresh(self) -> None:
-        """Brings the connections in line with the store's list."""
-        listed = {engine.id: engine for engine in await self._directory.list_ready()}
+        """Brings the connections in line with the store's list, if that can be had."""
+        try:
+            ready = await self._directory.list_ready()
+        except Exception as error:
+            if self._can_read:
+                logger.error("the list of engines cannot be read", extra={"reason": str(error)})
+            self._can_read = False
+            return
+        self._can_read = True
+        listed = {engine.id: engine for engine in ready}
         gone = [e for e, r in self._replicas.items() if not _same_worker(r.engine, listed.get(e))]
         for engine_id in gone:
             self._retire(self._replicas.pop(engine_id))
@@ -191,7 +222,8 @@ class EnginePool:
             replica = self._replicas.setdefault(engine.id, _Replica(engine))
             if replica.connection is not None and replica.connection.closed:
                 replica.connection = None
-            if replica.connection is None and replica.opening is None:
+            is_open = replica.connection is not None or replica.opening is not None
+            if not is_open and time.monotonic() >= replica.retry_at:
                 replica.opening = asyncio.create_task(self._open(replica))
         self._index()
         self._sweep_drained()
@@ -225,39 +257,34 @@ class EnginePool:
                     engine.token,
                     self._ca_files.get(engine.model_id),
                 )
+            replica.num_failures = 0
             self._index()
             logger.info("engine connected", extra={"engine": engine.id, "model": engine.model_id})
             if (difference := replica.connection.hello.template_difference) is not None:
                 logger.warning("%s: %s", engine.model_id, difference)
         except (EngineUnreachable, TimeoutError) as error:
-            logger.warning(
-                "engine not reachable", extra={"engine": engine.id, "reason": str(error)}
-            )
+            self._note_failure(replica, str(error) or "no answer")
         finally:
             replica.opening = None
 
-    async def _keep_refreshing(self) -> None:
+    def _note_failure(self, replica: _Replica, reason: str) -> None:
+        if replica.num_failures == 0:
+            extra = {"engine": replica.engine.id, "reason": reason}
+            logger.warning("engine not reachable", extra=extra)
+        wait_s = min(REFRESH_INTERVAL_S * 2**replica.num_failures, MAX_RETRY_INTERVAL_S)
+        replica.num_failures = min(replica.num_failures + 1, 10)
+        replica.retry_at = time.monotonic() + wait_s
+
+    async def _repeat(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Until the pool is closed."""
         while not self._closing.is_set():
             with suppress(TimeoutError):
-                async with asyncio.timeout(REFRESH_INTERVAL_S):
+                async with asyncio.timeout(interval_s):
                     await self._closing.wait()
-            self._listen()
-            try:
-                await self.refresh()
-            except Exception:
-                logger.exception("the list of engines could not be read")
+            await work()
 
-    def _listen(self) -> None:
-        """Looks for workers that have fallen silent: hung, or cut off without a word. Silence is
-        counted in refreshes, so that a pause of this process is nobody's silence."""
-        self._suspects.clear()
-        for connection in [*self.connections(), *self._draining]:
-            connection.silent_s += REFRESH_INTERVAL_S
-            if connection.silent_s > SUSPECT_AFTER_S:
-                self._suspects.add(connection)
-            if connection.silent_s > LOST_AFTER_S and not connection.closed:
-                logger.error("engine is silent", extra={"engine": connection.engine_id})
-                connection.abandon()
+    async def _listen(self) -> None:
+        self._suspects = listen([*self.connections(), *self._draining])
 
 
 def _same_worker(ours: Engine, listed: Engine | None) -> bool:

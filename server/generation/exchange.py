@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from server.engines.client import EngineConnection, Work
+from server.engines.client import EngineConnection, Silent, Work
 from server.engines.pool import EnginePool
 from server.errors import ApiError, InternalError, InvalidRequest, from_failure
 from server.usage import Tally
@@ -186,7 +186,7 @@ class Exchange:
         for sequence in sequences:
             sequence.abort()
 
-    def receive(self, sequence: _Sequence, event: Event) -> None:
+    def receive(self, sequence: _Sequence, event: Event | Silent) -> None:
         """After a fault of ours in the handling of an event the caller is told at once."""
         try:
             if type(event) is Token and self._begun:
@@ -204,9 +204,11 @@ class Exchange:
             self._fail(InternalError())
             raise
 
-    def _take(self, sequence: _Sequence, event: Event) -> None:
+    def _take(self, sequence: _Sequence, event: Event | Silent) -> None:
         if isinstance(event, Admitted):
             self._admit(sequence, event)
+        elif isinstance(event, Silent):
+            self._move(sequence)
         elif isinstance(event, Failed):
             self._handle_failure(sequence, event)
         elif not self._begun and self._early is not None:
@@ -277,17 +279,22 @@ class Exchange:
         if sequence.continues and failed.kind is FailureKind.CONTEXT_LENGTH_EXCEEDED:
             self._finish_early(sequence, FinishReason.LENGTH)
             return
-        if self._may_retry(sequence, failed) and self._restart(sequence, failed.kind):
+        may_retry = failed.kind in _RETRIABLE and self._may_restart(sequence)
+        if may_retry and self._restart(sequence, failed.kind):
             return
         error = from_failure(failed)
         self._fail(self._name_error(error) if self._name_error is not None else error)
 
-    def _may_retry(self, sequence: _Sequence, failed: Failed) -> bool:
-        return (
-            failed.kind in _RETRIABLE
-            and not (sequence.has_output or sequence.continues)
-            and sequence.attempts < MAX_ATTEMPTS
-        )
+    def _move(self, sequence: _Sequence) -> None:
+        """Away from an engine that has fallen silent, if another takes it; else it waits there."""
+        silent, number = sequence.connection, sequence.number
+        if self.over or sequence.last or not self._may_restart(sequence):
+            return
+        if self._restart(sequence, FailureKind.ENGINE_DEAD) and silent is not None:
+            silent.drop(number)
+
+    def _may_restart(self, sequence: _Sequence) -> bool:
+        return not (sequence.has_output or sequence.continues) and sequence.attempts < MAX_ATTEMPTS
 
     def _restart(self, sequence: _Sequence, kind: FailureKind) -> bool:
         if sequence.connection is not None:

@@ -125,7 +125,7 @@ class Catalog:
             await own_task()
             connection = await self._started(model.id)
         else:
-            connection = self._pool.any_open(model.engine_model)
+            connection = self._pool.any_usable(model.engine_model)
             if connection is None:
                 await own_task()
                 connection = await self._ready(model)
@@ -175,8 +175,8 @@ class Catalog:
         with suppress(Unavailable):
             return await self._pool.ready(model_id)
         while time.monotonic() < deadline:
-            if connections := self._pool.connections(model_id):
-                return connections[0]
+            if (connection := self._pool.any_usable(model_id)) is not None:
+                return connection
             await asyncio.sleep(_START_POLL_S)
         await self._check_starts(model_id)
         message = f"The model '{model_id}' is being started. Please retry."

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import delete, select, update
 
 from server.store.database import Database
 from server.store.records import Engine, EngineState
 from server.store.tables import engines
 
-STALE_AFTER_S = 30.0
-"""An engine whose supervisor has been silent for so long is not offered any more."""
+FORGOTTEN_AFTER_S = 600.0
+"""A supervisor that has been silent for so long will not come back to its engines."""
 
-_READY = (
-    select(engines)
-    .where(engines.c.state == EngineState.READY.value, engines.c.heartbeat_at > bindparam("since"))
-    .order_by(engines.c.id)
-)
+_READY = select(engines).where(engines.c.state == EngineState.READY.value).order_by(engines.c.id)
 
 
 class Engines:
@@ -26,14 +23,10 @@ class Engines:
         self._database = database
 
     async def list_ready(self) -> tuple[Engine, ...]:
-        """All engines that take requests, of all supervisors. A worker may outlive a silent
-        supervisor for some seconds, so a client still treats a refused connection as normal."""
-        rows = await self._database.look_up(_READY, since=time.time() - STALE_AFTER_S)
+        """All engines that take requests, of all supervisors, silent ones too: whether a worker
+        lives shows when it is connected to, and a refused connection is normal."""
+        rows = await self._database.look_up(_READY)
         return tuple(_engine_of(row) for row in rows)
-
-    async def ready_for(self, model_id: str) -> tuple[Engine, ...]:
-        """`model_id` is a `Model.engine_model`."""
-        return tuple(e for e in await self.list_ready() if e.model_id == model_id)
 
     async def list_all(self) -> tuple[Engine, ...]:
         async with self._database.read() as connection:
@@ -51,7 +44,7 @@ class Engines:
             "pid": engine.pid,
             "heartbeat_at": engine.heartbeat_at,
         }
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             known = await connection.execute(
                 update(engines).where(engines.c.id == engine.id).values(**values)
             )
@@ -60,7 +53,7 @@ class Engines:
 
     async def beat(self, supervisor_id: str) -> None:
         """Says that the supervisor and its engines are alive."""
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             await connection.execute(
                 update(engines)
                 .where(engines.c.supervisor_id == supervisor_id)
@@ -68,20 +61,27 @@ class Engines:
             )
 
     async def remove(self, engine_id: str) -> None:
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             await connection.execute(delete(engines).where(engines.c.id == engine_id))
 
-    async def remove_of(self, supervisor_id: str) -> None:
-        """Drops the rows of a supervisor that is known to be gone."""
-        async with self._database.write() as connection:
+    async def take_over(
+        self, predecessor: str, supervisor_id: str, living: Collection[str]
+    ) -> None:
+        """The rows of a supervisor that is known to be gone: those of engines that live on are
+        another's, the others go."""
+        of_it = engines.c.supervisor_id == predecessor
+        async with self._database.write(makes_room=True) as connection:
+            await connection.execute(delete(engines).where(of_it, engines.c.id.not_in(living)))
             await connection.execute(
-                delete(engines).where(engines.c.supervisor_id == supervisor_id)
+                update(engines)
+                .where(of_it)
+                .values(supervisor_id=supervisor_id, heartbeat_at=time.time())
             )
 
     async def remove_silent(self, supervisor_id: str) -> None:
         """Drops the rows that dead supervisors left. The one that asks is alive, though it may have
         been silent: a machine that slept."""
-        silent = engines.c.heartbeat_at < time.time() - STALE_AFTER_S
+        silent = engines.c.heartbeat_at < time.time() - FORGOTTEN_AFTER_S
         async with self._database.write() as connection:
             await connection.execute(
                 delete(engines).where(silent, engines.c.supervisor_id != supervisor_id)

@@ -140,8 +140,6 @@ class RemoteSlot(Slot):
     def _check(self, connection: EngineConnection) -> None:
         """Raises EngineUnreachable."""
         hello = connection.hello
-        if hello.model != self._worker.model_id:
-            raise EngineUnreachable(f"the worker serves {hello.model!r}")
         other = self._other_hello()
         for name in () if other is None or other is hello else _AGREED:
             if getattr(hello, name) != getattr(other, name):

@@ -110,7 +110,9 @@ async def test_adapter_numbers_are_never_given_twice(store: Store) -> None:
     assert sorted(numbers) == list(range(1, 21))
 
 
-async def test_only_live_engines_are_offered(store: Store) -> None:
+async def test_engines_that_take_requests_are_offered_though_their_supervisor_is_silent(
+    store: Store,
+) -> None:
     now = time.time()
     for name, state, seen in (
         ("a", EngineState.READY, now),
@@ -118,11 +120,12 @@ async def test_only_live_engines_are_offered(store: Store) -> None:
         ("c", EngineState.READY, now - 1000),
     ):
         await store.engines.put(Engine(name, "m", f"unix:/{name}", None, state, name, 1, seen))
-    assert [e.id for e in await store.engines.ready_for("m")] == ["a"]
-    await store.engines.beat("c")
     assert [e.id for e in await store.engines.list_ready()] == ["a", "c"]
     await store.engines.remove("a")
     assert [e.id for e in await store.engines.list_all()] == ["b", "c"]
+    await store.engines.take_over("c", "successor", ["c"])
+    await store.engines.take_over("b", "successor", ["c"])
+    assert [(e.id, e.supervisor_id) for e in await store.engines.list_all()] == [("c", "successor")]
 
 
 async def test_a_supervisor_that_slept_keeps_its_engines(store: Store) -> None:
