@@ -39,6 +39,7 @@ from workers.trainer.loop import Loop
 from workers.trainer.models import load_model
 from workers.trainer.optimisation import build_optimisation
 from workers.trainer.preparation import Data, prepare_data
+from workers.trainer.room import Room
 from workers.trainer.state import StateFolder
 from workers.trainer.stopping import StopRequest
 
@@ -102,6 +103,7 @@ def time_ours(spec: TrainSpec, data: Data) -> float:
     model = load_model(spec)
     schedule = data.schedule(spec.training)
     log = EventLog(output_dir / "events.ndjson")
+    room = Room(log, StopRequest())
     loop = _TimedLoop(
         arguments=spec.training,
         schedule=schedule,
@@ -109,8 +111,8 @@ def time_ours(spec: TrainSpec, data: Data) -> float:
         data=data,
         optimisation=build_optimisation(spec.training, model, schedule.total_steps),
         log=log,
-        exports=Exports(output_dir, model, 1),
-        states=StateFolder(output_dir / "state", {}),
+        exports=Exports(output_dir, model, 1, room),
+        states=StateFolder(output_dir / "state", {}, room),
         stop=StopRequest(),
     )
     start = time.process_time()

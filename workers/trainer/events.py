@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -28,8 +28,11 @@ from workers.contract.training import (
     TrainEvent,
     TrainFailed,
 )
+from workers.trainer.failures import is_no_room
+from workers.trainer.stopping import StopRequest
 
 HEARTBEAT_INTERVAL_S = 4.0
+_ROOM_POLL_S = 1.0
 UNSENT: Final = 0
 """`seq` and `at` of an event that the log has yet to number and date."""
 
@@ -63,13 +66,28 @@ class EventHistory:
 
 
 class EventLog:
-    """Numbers, dates and appends events; safe to call from several threads."""
+    """Numbers, dates and appends events; safe to call from several threads. On a full disk events
+    wait in memory, and the file is touched instead: its reader takes that for a sign of life."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stop: StopRequest | None = None) -> None:
         self._lock = threading.Lock()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._stop = stop or StopRequest()
+        self._fd = self._open(path)
         self.history = self._recover(path)
         self._seq = self.history.last_seq
+        self._unwritten = b""
+        """Of events that are numbered."""
+
+    def _open(self, path: Path) -> int:
+        """Raises StopRequested while it waits for room."""
+        while True:
+            try:
+                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                if not is_no_room(error):
+                    raise
+            self._stop.check()
+            time.sleep(_ROOM_POLL_S)
 
     def _recover(self, path: Path) -> EventHistory:
         """Cuts off a line that a killed process left unfinished: no reader has taken it."""
@@ -82,16 +100,34 @@ class EventLog:
             history.add(_decoder.decode(line))
         return history
 
-    def emit(self, event: TrainEvent) -> None:
+    def emit(self, event: TrainEvent, *, waits: bool = True) -> None:
+        """Returns once it is written, unless it `waits` for no room. Raises StopRequested while it
+        does."""
         with self._lock:
             self._seq += 1
             stamped = msgspec.structs.replace(event, seq=self._seq, at=time.time())
-            line = msgspec.json.encode(stamped) + b"\n"
-            while line:
-                line = line[os.write(self._fd, line) :]
+            self._unwritten += msgspec.json.encode(stamped) + b"\n"
             self.history.add(stamped)
-            if isinstance(event, _DURABLE):
-                os.fsync(self._fd)
+        is_durable = isinstance(event, _DURABLE)
+        while not self._write(is_durable) and waits:
+            self._stop.check()
+            time.sleep(_ROOM_POLL_S)
+
+    def _write(self, is_durable: bool = False) -> bool:
+        """Whether all is written by now."""
+        with self._lock:
+            try:
+                while self._unwritten:
+                    self._unwritten = self._unwritten[os.write(self._fd, self._unwritten) :]
+                if is_durable:
+                    os.fsync(self._fd)
+            except OSError as error:
+                if not is_no_room(error):
+                    raise
+                with suppress(OSError):
+                    os.utime(self._fd)
+                return False
+        return True
 
     @contextmanager
     def heartbeat(self, interval_s: float = HEARTBEAT_INTERVAL_S) -> Generator[None]:
@@ -100,7 +136,8 @@ class EventLog:
 
         def beat() -> None:
             while not done.wait(interval_s):
-                self.emit(Heartbeat(seq=UNSENT, at=UNSENT))
+                if self._write():  # else it is touched, and one more line would only wait too
+                    self.emit(Heartbeat(seq=UNSENT, at=UNSENT), waits=False)
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from workers.trainer.models import TrainedModel
-from workers.trainer.placing import placed, remove_partials
+from workers.trainer.placing import remove_partials
+from workers.trainer.room import Room
 
 _COPIED_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _WRITTEN_FILES = {"config.json"}
@@ -22,12 +24,13 @@ _WRITTEN_FILES = {"config.json"}
 class Exports:
     """`checkpoints/step-N/` and `model/` of a run's directory."""
 
-    def __init__(self, output_dir: Path, model: TrainedModel, num_kept: int) -> None:
+    def __init__(self, output_dir: Path, model: TrainedModel, num_kept: int, room: Room) -> None:
         self._output_dir = output_dir
         self._checkpoints = output_dir / "checkpoints"
         self._model = model
         self._num_kept = num_kept
-        self._checkpoints.mkdir(parents=True, exist_ok=True)
+        self._room = room
+        room.insist(output_dir, lambda: self._checkpoints.mkdir(parents=True, exist_ok=True))
         remove_partials(self._checkpoints)
         remove_partials(output_dir)
 
@@ -35,8 +38,7 @@ class Exports:
         """Nothing to do for one that an earlier process placed: it holds the same weights."""
         target = self._checkpoints / f"step-{step}"
         if not target.exists():
-            with placed(target) as partial:
-                _write(self._model, partial)
+            self._room.place(target, partial(_write, self._model))
         self._drop_oldest()
         return target
 
@@ -45,11 +47,11 @@ class Exports:
         target = self._output_dir / "model"
         checkpoint = self._checkpoints / f"step-{step}"
         if not target.exists():
-            with placed(target) as partial:
-                if checkpoint.exists():
-                    shutil.copytree(checkpoint, partial, copy_function=_link_or_copy)
-                else:
-                    _write(self._model, partial)
+            if checkpoint.exists():
+                write = partial(shutil.copytree, checkpoint, copy_function=_link_or_copy)
+            else:
+                write = partial(_write, self._model)
+            self._room.place(target, write)
         return target
 
     def _drop_oldest(self) -> None:
@@ -78,8 +80,10 @@ def _write_adapter(model: TrainedModel, folder: Path) -> None:
     for names in ("target_modules", "target_parameters"):
         if isinstance(getattr(config, names), set):
             setattr(config, names, sorted(getattr(config, names)) or None)
-    config.save_pretrained(str(folder))
-    config.inference_mode = trained_in
+    try:
+        config.save_pretrained(str(folder))
+    finally:
+        config.inference_mode = trained_in
 
 
 def _write_model(model: TrainedModel, folder: Path) -> None:

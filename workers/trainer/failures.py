@@ -49,9 +49,17 @@ def as_trainer_error(error: Exception) -> TrainerError:
         return OutOfMemory(
             "The training device ran out of memory. Try a smaller batch size or shorter examples."
         )
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if is_no_room(error):
         return TrainerError("There is no space left for the run's checkpoints.")
     return TrainerError(f"The trainer failed unexpectedly ({type(error).__name__}).")
+
+
+def is_no_room(error: BaseException) -> bool:
+    """safetensors passes the system's error on in its text alone."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return error.errno in numbers
+    return any(f"(os error {number})" in str(error) for number in numbers)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ def placed(target: Path) -> Generator[Path]:
     """A path to write a file or directory at, moved to `target` when the block ends well."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}{_PARTIAL_SUFFIX}")
-    _remove(partial)
+    remove(partial)
     yield partial
     _flush(partial)
     os.replace(partial, target)
@@ -29,10 +29,16 @@ def placed(target: Path) -> Generator[Path]:
 
 def remove_partials(folder: Path) -> None:
     for partial in folder.glob(f".*{_PARTIAL_SUFFIX}"):
-        _remove(partial)
+        remove(partial)
 
 
-def _remove(path: Path) -> None:
+def size_of(path: Path) -> int:
+    """Of a file, or of all files in a directory; 0 for what is not there."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,10 @@ def run(spec: TrainSpec, stop: StopRequest) -> bool:
     TrainFailed, but for a kill."""
     output_dir = Path(spec.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    log = EventLog(output_dir / "events.ndjson")
+    try:
+        log = EventLog(output_dir / "events.ndjson", stop)
+    except StopRequested:
+        return True
     if log.history.completed:
         return True
     last: Completed | Stopped | TrainFailed
@@ -38,7 +42,8 @@ def run(spec: TrainSpec, stop: StopRequest) -> bool:
         last = TrainFailed(
             seq=UNSENT, at=UNSENT, code=failure.code, message=failure.message, param=failure.param
         )
-    log.emit(last)
+    with suppress(StopRequested):  # the disk is full, and the run goes on from what it has saved
+        log.emit(last)
     log.close()
     return not isinstance(last, TrainFailed)
 
@@ -52,6 +57,7 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     from workers.trainer.models import load_model
     from workers.trainer.optimisation import build_optimisation
     from workers.trainer.preparation import prepare_data
+    from workers.trainer.room import Room
     from workers.trainer.state import StateFolder
 
     output_dir = Path(spec.output_dir)
@@ -62,6 +68,7 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
         for message in [*model.notes, *warnings]:
             log.emit(Warned(seq=UNSENT, at=UNSENT, message=message))
     schedule = data.schedule(spec.training)
+    room = Room(log, stop)
     loop = Loop(
         arguments=spec.training,
         schedule=schedule,
@@ -69,8 +76,8 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
         data=data,
         optimisation=build_optimisation(spec.training, model, schedule.total_steps),
         log=log,
-        exports=Exports(output_dir, model, spec.training.save_total_limit),
-        states=StateFolder(output_dir / "state", fingerprint(spec)),
+        exports=Exports(output_dir, model, spec.training.save_total_limit, room),
+        states=StateFolder(output_dir / "state", fingerprint(spec), room),
         stop=stop,
     )
     progress = loop.run()

@@ -18,7 +18,8 @@ import torch
 from workers.trainer.failures import TrainerError
 from workers.trainer.models import TrainedModel
 from workers.trainer.optimisation import Optimisation
-from workers.trainer.placing import placed, remove_partials
+from workers.trainer.placing import remove_partials
+from workers.trainer.room import Room
 from workers.trainer.scoring import Tally
 
 _log = logging.getLogger(__name__)
@@ -39,10 +40,11 @@ class Progress:
 class StateFolder:
     """`fingerprint` names what must be the same for a state to be taken up."""
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, fingerprint: Mapping[str, str], room: Room) -> None:
         self._folder = folder
         self._fingerprint = dict(fingerprint)
-        folder.mkdir(parents=True, exist_ok=True)
+        self._room = room
+        room.insist(folder.parent, lambda: folder.mkdir(parents=True, exist_ok=True))
         remove_partials(folder)
 
     def save(self, progress: Progress, model: TrainedModel, optimisation: Optimisation) -> None:
@@ -56,8 +58,7 @@ class StateFolder:
             "cuda_rng": torch.cuda.get_rng_state_all() if model.device.type == "cuda" else [],
         }
         target = self._folder / f"step-{progress.step}.pt"
-        with placed(target) as partial:
-            torch.save(content, partial)
+        self._room.place(target, lambda partial: torch.save(content, partial))
         for older in self._folder.glob("step-*.pt"):
             if older != target:
                 older.unlink()
