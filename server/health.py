@@ -7,6 +7,8 @@ operator. `/metrics`: Prometheus text."""
 from __future__ import annotations
 
 import asyncio
+import shutil
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +21,7 @@ from server.metrics import GatewayCollector, render_metrics
 from server.models.chat_formats import template_warning
 
 _STORE_TIMEOUT_S = 2.0
+_LOW_BYTES = 1024 * 1024
 
 router = APIRouter(tags=["Operations"])
 
@@ -59,6 +62,8 @@ async def readyz(request: Request) -> Response:
     warnings = {f"{h.model}: {h.template_difference}" for h in hellos if h.template_difference}
     lacking = (template_warning(services.config.model(h.model), h) for h in hellos)
     warnings.update(warning for warning in lacking if warning is not None)
+    if await asyncio.to_thread(_is_full, services.config.data):
+        warnings.add("The disk of the data directory is full.")
     answer = {
         "status": "ok",
         "warnings": sorted(warnings),
@@ -66,6 +71,10 @@ async def readyz(request: Request) -> Response:
         "hanging": hanging,
     }
     return JSONResponse(answer)
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < _LOW_BYTES
 
 
 @router.get("/metrics", include_in_schema=False)

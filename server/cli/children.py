@@ -39,6 +39,7 @@ class ChildSpec:
     grace_s: float = GRACE_S
     inherited: tuple[int, ...] = ()
     """Descriptors the child keeps."""
+    stop_signal: signal.Signals = signal.SIGTERM
 
 
 class Child:
@@ -53,14 +54,17 @@ class Child:
         backoff_s = FIRST_BACKOFF_S
         while not self._leaving:
             started = time.monotonic()
-            status = await self._run_once()
+            try:
+                outcome: dict[str, object] = {"status": await self._run_once()}
+            except OSError as error:  # no room for its log, no more processes: that passes
+                outcome = {"reason": str(error)}
             if self._leaving:
                 return
             if time.monotonic() - started > STEADY_AFTER_S:
                 backoff_s = FIRST_BACKOFF_S
             logger.error(
                 "child process ended",
-                extra={"child": self.spec.name, "status": status, "restart_in_s": backoff_s},
+                extra={"child": self.spec.name, "restart_in_s": backoff_s, **outcome},
             )
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
@@ -71,7 +75,7 @@ class Child:
         process = self._process
         if process is None:
             return
-        _signal_group(process.pid, signal.SIGTERM)
+        _signal_group(process.pid, self.spec.stop_signal)
         try:
             async with asyncio.timeout(self.spec.grace_s):
                 await process.wait()

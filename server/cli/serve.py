@@ -1,5 +1,6 @@
 """`tuneyard serve`: the root process. It opens the port, makes the first key, starts the gateway
-and the supervisor, says how to use the service, and ends everything it started."""
+and the supervisor, says how to use the service, and ends everything it started. Engine workers live
+as long as it does, by a pipe whose other end it holds: no fault of the supervisor ends them."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from server.first_key import FirstKey, ensure_first_key
 from server.logs import configure_logging
 from server.models.chat_formats import check_chat_formats
 from server.store import StoreUnusableError, open_store
+from server.supervisor.left_workers import end_left_workers
 from server.supervisor.remote_slot import read_token
 from templates.format import FormatError
 
@@ -57,9 +59,11 @@ async def serve(config: Config, console: Console) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    end_left_workers(config.run_dir)
     try:
         await _run(config, key, listening, stop, console)
     finally:
+        end_left_workers(config.run_dir)
         listening.close()
         os.close(lock)
     return 0
@@ -100,7 +104,8 @@ def _check_tokens(config: Config) -> None:
 async def _run(
     config: Config, key: FirstKey, listening: socket.socket, stop: asyncio.Event, console: Console
 ) -> None:
-    children = [Child(spec) for spec in _child_specs(config, listening)]
+    life, lives_on = os.pipe()
+    children = [Child(spec) for spec in _child_specs(config, listening, life)]
     running = [asyncio.create_task(child.run()) for child in children]
     _introduce(config, key, console)
     announcing = [
@@ -115,10 +120,12 @@ async def _run(
     for task in running:
         task.cancel()
     await asyncio.gather(*announcing, *running, return_exceptions=True)
+    os.close(life)
+    os.close(lives_on)
     console.print("Stopped.")
 
 
-def _child_specs(config: Config, listening: socket.socket) -> list[ChildSpec]:
+def _child_specs(config: Config, listening: socket.socket, life: int) -> list[ChildSpec]:
     resolved = config.run_dir / "config.json"
     resolved.touch(mode=0o600)  # it may hold the keys of attached engines
     resolved.write_text(config.model_dump_json(exclude={"api_key"}))
@@ -134,12 +141,18 @@ def _child_specs(config: Config, listening: socket.socket) -> list[ChildSpec]:
     def supervisor(parent_fd: int) -> list[str]:
         return [
             *(sys.executable, "-m", "server.supervisor"),
-            *("--config", str(resolved), "--parent-fd", str(parent_fd)),
+            *("--config", str(resolved), "--parent-fd", str(parent_fd), "--engines-fd", str(life)),
         ]
 
     return [
         ChildSpec("gateway", gateway, logs / "gateway.log", inherited=(listen_fd,)),
-        ChildSpec("supervisor", supervisor, logs / "supervisor.log"),
+        ChildSpec(
+            "supervisor",
+            supervisor,
+            logs / "supervisor.log",
+            inherited=(life,),
+            stop_signal=signal.SIGINT,
+        ),
     ]
 
 

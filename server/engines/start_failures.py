@@ -4,10 +4,13 @@ by the supervisor to the gateway and the operator's terminal, through a file for
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 
 import msgspec
+
+logger = logging.getLogger(__name__)
 
 FOLDER_NAME = "not-starting"
 
@@ -39,11 +42,15 @@ class StartFailure(msgspec.Struct, frozen=True):
 
 
 def note_failure(run_dir: Path, failure: StartFailure) -> None:
+    """On a full disk it is in the supervisor's log alone."""
     path = _path(run_dir, failure.part)
-    path.parent.mkdir(exist_ok=True)
     beside = path.with_suffix(".new")
-    beside.write_bytes(msgspec.json.encode(failure))
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        beside.write_bytes(msgspec.json.encode(failure))
+        os.replace(beside, path)
+    except OSError as error:
+        logger.warning("a failure could not be noted", extra={"reason": str(error)})
 
 
 def forget_failure(run_dir: Path, part: Part) -> None:

@@ -22,6 +22,13 @@ class ProcessSpec:
     """Added to this process's environment."""
     stdin: int | None = None
     """A descriptor of the caller's for the process's standard input; None is nothing."""
+    life: int | None = None
+    """The read end of the pipe that tells of the end of the process this one is to live as long as;
+    None: as long as the caller."""
+
+
+UNKNOWN_STATUS = 255
+"""Of a process that another one started: only that one is told its status."""
 
 
 class LockHeldError(Exception):
@@ -44,4 +51,8 @@ class Process(Protocol):
 class Launcher(Protocol):
     async def start(self, spec: ProcessSpec) -> Process:
         """Raises LockHeldError, OSError."""
+        ...
+
+    def adopt(self, pid_file: Path) -> Process | None:
+        """The living process that holds the pid file, whoever started it."""
         ...

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,9 @@ class Database:
     @asynccontextmanager
     async def write(self, *, makes_room: bool = False) -> AsyncGenerator[AsyncConnection]:
         """`makes_room`: something is freed by it, or it is little and cannot wait; on a full disk
-        the reserve is given up for it."""
-        if makes_room and self.reserve is not None:
-            self.reserve.give_up_if_needed()
-        with _faults_named():
+        it takes from the reserve."""
+        lent = self.reserve.lent() if makes_room and self.reserve is not None else nullcontext()
+        with lent, _faults_named():
             async with self._writing.begin() as connection:
                 yield connection
 

@@ -125,7 +125,7 @@ class Keys:
     async def revoke(self, key_id: str, project_id: str | None = None) -> bool:
         """Ends a key, of this project or of any. False when there is no such live key."""
         mine = [] if project_id is None else [api_keys.c.project_id == project_id]
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             result = await connection.execute(
                 update(api_keys)
                 .where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None), *mine)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from sqlalchemy.exc import DBAPIError
 
 from server.blobs.storage import StorageFullError
@@ -36,6 +38,11 @@ class Store:
         self.progress = Progress(database)
         self.replays = Replays(database)
         self.usage = UsageLedger(database)
+
+    async def keep_reserve(self) -> None:
+        """Sees to the room that deletes on a full disk need."""
+        if self._database.reserve is not None:
+            await asyncio.to_thread(self._database.reserve.keep)
 
     async def close(self) -> None:
         await self._database.close()

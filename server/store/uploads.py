@@ -88,7 +88,7 @@ class Uploads:
 
     async def cancel(self, upload_id: str) -> bool:
         """False if it is not pending."""
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             return await _end(connection, upload_id, {"status": UploadStatus.CANCELLED.value})
 
     async def list_reclaimable_parts(self, limit: int = 100) -> Sequence[str]:
@@ -102,7 +102,7 @@ class Uploads:
 
     async def forget_parts(self, part_ids: Sequence[str]) -> None:
         """Their bytes are gone."""
-        async with self._database.write() as connection:
+        async with self._database.write(makes_room=True) as connection:
             await connection.execute(delete(upload_parts).where(upload_parts.c.id.in_(part_ids)))
 
 

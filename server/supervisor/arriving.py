@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
@@ -104,5 +105,6 @@ class Arriving:
     def _write(self) -> None:
         arrivals = list(self._arrivals.values())
         if arrivals != self._written:
-            write_arrivals(self._run_dir, arrivals)
-            self._written = arrivals
+            with suppress(OSError):  # a full disk: the next report tells it
+                write_arrivals(self._run_dir, arrivals)
+                self._written = arrivals

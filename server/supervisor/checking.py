@@ -10,6 +10,7 @@ from server.config import Config
 from server.fine_tuning.hyperparameters import SupervisedHyperparameters, settle
 from server.store import Store
 from server.store.records import EventLevel, Job, JobError, NewEvent
+from server.supervisor.patience import passes
 from server.supervisor.validation import (
     InvalidFileError,
     ValidFile,
@@ -21,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 async def check_job(job: Job, owner: str, config: Config, store: Store, blobs: Blobs) -> None:
-    """All its events are written with the outcome, so that a check begun twice is told once."""
+    """All its events are written with the outcome, so that a check begun twice is told once.
+    Raises what passes, and then nothing is written."""
     plan = job.plan
     files = f"training file: {plan.training_file}"
     if plan.validation_file is not None:
@@ -32,7 +34,9 @@ async def check_job(job: Job, owner: str, config: Config, store: Store, blobs: B
     except InvalidFileError as invalid:
         await _fail(job, owner, store, blobs, invalid.error, events)
         return
-    except Exception:
+    except Exception as fault:
+        if passes(fault):
+            raise
         logger.exception("validation failed", extra={"job": job.id})
         error = JobError("internal_error", "The files could not be read.")
         await _fail(job, owner, store, blobs, error, events)

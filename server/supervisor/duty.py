@@ -25,10 +25,15 @@ class Duty:
         self._lock = lock
 
     def begin(self, supervisor_id: str) -> str | None:
-        """Names the holder; returns the one before it, if there was any."""
+        """Names the holder; returns the one before it, if there was any. Written over the name
+        before, which a full disk has room for; without a name, leases tell when to go on."""
         before = os.pread(self._lock, _MAX_NAME_BYTES, 0).decode().strip()
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, supervisor_id.encode(), 0)
+        name = supervisor_id.encode()
+        try:
+            os.pwrite(self._lock, name, 0)
+            os.ftruncate(self._lock, len(name))
+        except OSError as error:
+            logger.warning("this supervisor could not be named", extra={"reason": str(error)})
         return before or None
 
     def end(self) -> None:

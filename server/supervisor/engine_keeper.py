@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +14,10 @@ from server.config import Config, ModelEntry
 from server.engines.client import EngineConnection
 from server.store.records import Model
 from server.supervisor.arriving import Arriving
-from server.supervisor.engine_slot import EngineSlot, Workplace
+from server.supervisor.engine_slot import STOP_GRACE_S, EngineSlot
 from server.supervisor.engine_spec import ServedModel
 from server.supervisor.remote_slot import RemoteSlot, RemoteWorker
+from server.supervisor.workplace import Workplace
 from workers.contract.hello import Hello
 from workers.contract.messages import Done, Failed, FailureKind, LoadAdapter, UnloadAdapter
 from workers.contract.parts import AdapterRef
@@ -47,38 +48,55 @@ class Slot(Protocol):
 
 class EngineKeeper:
     def __init__(self, config: Config, workplace: Workplace, arriving: Arriving) -> None:
+        self.registered = asyncio.Event()
+        """The configured models are in the store."""
         self._config = config
         self._arriving = arriving
         self._workplace = workplace
         self._slots: dict[str, list[tuple[Slot, asyncio.Task[None]]]] = {}
+        self._coming: dict[str, asyncio.Task[None]] = {}
+        """Models on their way from a hub."""
         self._expected: set[str] = set()
         """Full fine-tunes that are about to be registered."""
 
     async def run(self) -> None:
-        """Until cancelled; all workers are gone then."""
-        coming: list[asyncio.Task[None]] = []
+        """Until cancelled; all workers are gone then, unless they are left to another."""
         try:
             for entry in self._config.models:
                 self._open_remote(entry)
                 if entry.hub is None:
                     self._open_replicas(entry, entry.path)
                 else:
-                    coming.append(asyncio.create_task(self._open_when_here(entry)))
-            while True:
-                await self._follow_fine_tunes()
-                await self._follow_deletions()
-                await asyncio.sleep(REFRESH_INTERVAL_S)
+                    self._coming[entry.id] = asyncio.create_task(self._open_when_here(entry))
+            await self._workplace.patience.repeat(self._follow, REFRESH_INTERVAL_S)
         finally:
-            for task in coming:
+            for task in self._coming.values():
                 task.cancel()
+            self._workplace.departure.is_leaving = True
             await asyncio.shield(self._close(list(self._slots)))
+
+    async def _follow(self) -> None:
+        await self._follow_fine_tunes()
+        await self._follow_deletions()
+        await self._workplace.rows.settle()
+        await asyncio.sleep(0)  # whoever was opened takes its worker now
+        coming = [model for model, task in self._coming.items() if not task.done()]
+        await self._end_others(coming)
+
+    async def _end_others(self, but: Collection[str]) -> None:
+        """Workers of an earlier supervisor that serve nothing that is wanted."""
+        for worker in self._workplace.left.take_others(but):
+            logger.warning("ending a worker", extra={"engine": worker.files.engine_id})
+            await self._workplace.rows.remove(worker.files.engine_id)
+            await worker.process.terminate(STOP_GRACE_S)
+            worker.files.remove()
 
     async def _open_when_here(self, entry: ModelEntry) -> None:
         """Jobs train on the directory that is registered, so on the files that are served."""
         path = str(await self._arriving.directory(entry))
-        await self._workplace.store.models.put_base(
-            entry.id, path, entry.owned_by, int(time.time())
-        )
+        await self.registered.wait()
+        put = self._workplace.store.models.put_base
+        await self._workplace.patience.insist(put, entry.id, path, entry.owned_by, int(time.time()))
         self._open_replicas(entry, path)
 
     def _open_replicas(self, entry: ModelEntry, path: str) -> None:
@@ -119,9 +137,7 @@ class EngineKeeper:
             assert entry.token_file is not None, "the entry has checked it"
             slot = RemoteSlot(
                 RemoteWorker(entry.id, address, Path(entry.token_file), entry.ca_file, number),
-                self._workplace.supervisor_id,
-                self._workplace.store,
-                self._workplace.run_dir,
+                self._workplace,
                 partial(self._hello, entry.id),
             )
             self._keep(entry.id, slot)

@@ -1,4 +1,4 @@
-"""One engine worker, kept running: started, connected to, watched, and started again.
+"""One engine worker, kept running: started or taken over, connected to, watched, started again.
 
 The row in the store says `ready` only while the worker answers on its socket. Every start gets a
 socket of its own, so a worker that is slow to leave is never mistaken for its successor.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from server.engines.client import EngineConnection, EngineUnreachable
 from server.engines.connecting import connect_engine
 from server.engines.start_failures import Part, StartFailure, forget_failure, note_failure
 from server.environments.locate import EnvironmentMissingError, engine_python
-from server.launchers import Launcher, Process, ProcessSpec
-from server.store import Store
+from server.launchers import Process, ProcessSpec
 from server.store.identifiers import random_id
 from server.store.records import Engine, EngineState
 from server.supervisor.engine_spec import ServedModel, engine_spec, write_spec
+from server.supervisor.left_workers import EngineFiles
 from server.supervisor.slot import Slot
 from server.supervisor.worker_log import last_error
+from server.supervisor.workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +38,19 @@ LAST_BACKOFF_S = 30.0
 STEADY_AFTER_S = 60.0
 """A worker that ran so long starts the next series of failures anew."""
 _CONNECT_INTERVAL_S = 0.05
+_CONNECT_TIMEOUT_S = 5.0
 _WATCH_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
-    """What all slots of a supervisor share."""
+class _Worker:
+    files: EngineFiles
+    process: Process
+    start_limit_s: float
 
-    supervisor_id: str
-    store: Store
-    launcher: Launcher
-    run_dir: Path
-    logs_dir: Path
+    @property
+    def address(self) -> str:
+        return f"unix:{self.files.socket}"
 
 
 class EngineSlot(Slot):
@@ -62,7 +64,8 @@ class EngineSlot(Slot):
         """Of the newest worker, if one could be started."""
 
     async def run(self) -> None:
-        """Until cancelled; the worker is gone then, and its row."""
+        """Until cancelled. The worker is gone then, and its row, unless both are left to another
+        supervisor."""
         try:
             await self._keep_running()
         finally:
@@ -76,6 +79,8 @@ class EngineSlot(Slot):
                 await self._run_once()
             except (OSError, EngineUnreachable, EnvironmentMissingError) as error:
                 self._note_failure(error)
+            except Exception:
+                logger.exception("engine not kept running", extra={"model": self.served.model_id})
             if time.monotonic() - started > STEADY_AFTER_S:
                 backoff_s = FIRST_BACKOFF_S
             await asyncio.sleep(backoff_s)
@@ -90,105 +95,117 @@ class EngineSlot(Slot):
 
     async def _run_once(self) -> None:
         self._log_path = None
-        engine_id = random_id("engine-", 12)
-        spec_path = self._workplace.run_dir / f"{engine_id}.json"
-        socket_path = self._workplace.run_dir / f"{engine_id}.sock"
-        process = await self._start(engine_id, spec_path, socket_path)
-        self._log("engine started", pid=process.pid, engine=engine_id)
+        worker = self._take_over() or await self._start()
         try:
-            engine = await self._announce(engine_id, socket_path, process)
-            connection = await self._connect(engine, process)
+            connection = await self._connect(worker)
             self._connection = connection
-            await self._workplace.store.engines.put(
-                replace(engine, state=EngineState.READY, heartbeat_at=time.time())
-            )
-            self.ready.set()
-            forget_failure(self._workplace.run_dir, self._part)
-            self._log("engine ready", pid=process.pid, engine=engine_id)
-            await self._watch(connection, process, engine)
+            await self._watch(connection, worker)
         finally:
             self.ready.clear()
-            await asyncio.shield(self._end(engine_id, process, spec_path, socket_path))
+            if not self._workplace.departure.leaves_engines:
+                await asyncio.shield(self._end(worker))
+            elif self._connection is not None:
+                self._connection.close()
 
-    async def _start(self, engine_id: str, spec_path: Path, socket_path: Path) -> Process:
-        entry = self.served.entry
+    def _take_over(self) -> _Worker | None:
+        found = self._workplace.left.take(engine_spec(self.served, "", None))
+        if found is None:
+            return None
+        engine_id = found.files.engine_id
+        self._log_path = self._workplace.logs_dir / f"{engine_id}.log"
+        self._log("engine taken over", pid=found.process.pid, engine=engine_id)
+        was_ready = found.files.socket.exists()
+        limit_s = SILENCE_LIMIT_S if was_ready else START_TIMEOUT_S
+        return _Worker(found.files, found.process, limit_s)
+
+    async def _start(self) -> _Worker:
+        entry, workplace = self.served.entry, self._workplace
         python = engine_python(entry.engine.value, entry.python)
+        engine_id = random_id("engine-", 12)
+        files = EngineFiles(workplace.run_dir, engine_id)
 
         def command(parent_fd: int) -> list[str]:
-            write_spec(spec_path, engine_spec(self.served, f"unix:{socket_path}", parent_fd))
-            return [python, "-m", "workers.engine", "--spec", str(spec_path)]
+            spec = engine_spec(self.served, f"unix:{files.socket}", parent_fd)
+            write_spec(files.spec, {**spec, "pid_file": str(files.pid)})
+            return [python, "-m", "workers.engine", "--spec", str(files.spec)]
 
-        self._log_path = log = self._workplace.logs_dir / f"{engine_id}.log"
-        return await self._workplace.launcher.start(ProcessSpec(command, log))
+        self._log_path = log = workplace.logs_dir / f"{engine_id}.log"
+        spec = ProcessSpec(command, log, life=workplace.departure.life)
+        try:
+            process = await workplace.launcher.start(spec)
+        except OSError:
+            files.remove()
+            raise
+        self._log("engine started", pid=process.pid, engine=engine_id)
+        return _Worker(files, process, START_TIMEOUT_S)
 
-    async def _announce(self, engine_id: str, socket_path: Path, process: Process) -> Engine:
-        engine = Engine(
-            id=engine_id,
+    def _row(self, worker: _Worker) -> Engine:
+        return Engine(
+            id=worker.files.engine_id,
             model_id=self.served.model_id,
-            address=f"unix:{socket_path}",
+            address=worker.address,
             token=None,
             state=EngineState.STARTING,
-            supervisor_id=self._workplace.supervisor_id,
-            pid=process.pid,
+            supervisor_id=self._workplace.rows.supervisor_id,
+            pid=worker.process.pid,
             heartbeat_at=time.time(),
         )
-        await self._workplace.store.engines.put(engine)
-        return engine
 
-    async def _connect(self, engine: Engine, process: Process) -> EngineConnection:
+    async def _connect(self, worker: _Worker) -> EngineConnection:
         """Ready is when the worker says hello. Raises EngineUnreachable."""
-        ended = asyncio.ensure_future(process.wait())
-        deadline = time.monotonic() + START_TIMEOUT_S
+        ended = asyncio.ensure_future(worker.process.wait())
+        deadline = time.monotonic() + worker.start_limit_s
+        engine_id, model_id = worker.files.engine_id, self.served.model_id
         try:
             while time.monotonic() < deadline:
                 if ended.done():
                     raise EngineUnreachable(f"the worker ended with status {ended.result()}")
                 try:
-                    return await connect_engine(
-                        engine.id, engine.model_id, engine.address, engine.token
-                    )
-                except EngineUnreachable:
+                    async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                        return await connect_engine(engine_id, model_id, worker.address, None)
+                except (EngineUnreachable, TimeoutError):
                     await asyncio.wait([ended], timeout=_CONNECT_INTERVAL_S)
         finally:
             ended.cancel()
-        raise EngineUnreachable(f"the worker was not ready within {START_TIMEOUT_S:.0f} s")
+        raise EngineUnreachable(f"the worker was not ready within {worker.start_limit_s:.0f} s")
 
-    async def _watch(self, connection: EngineConnection, process: Process, engine: Engine) -> None:
+    async def _watch(self, connection: EngineConnection, worker: _Worker) -> None:
         """Returns when the worker is gone or hangs. One that was told to leave by somebody else
-        gets no new requests meanwhile."""
-        is_draining = False
-        ended = asyncio.ensure_future(process.wait())
-        last_stats, last_change = connection.stats, time.monotonic()
+        gets no new requests meanwhile. Silence is counted in rounds, so that a pause of this
+        process is nobody's silence."""
+        ended = asyncio.ensure_future(worker.process.wait())
+        row = self._row(worker)
         try:
             while not connection.closed:
+                state = EngineState.DRAINING if connection.leaving else EngineState.READY
+                if await self._workplace.rows.put(row, state):
+                    self._note_ready(row)
                 done, _ = await asyncio.wait([ended], timeout=_WATCH_INTERVAL_S)
                 if done:
                     break
-                if connection.leaving and not is_draining:
-                    is_draining = True
-                    await self._workplace.store.engines.put(
-                        replace(engine, state=EngineState.DRAINING, heartbeat_at=time.time())
-                    )
-                if connection.stats is not last_stats:
-                    last_stats, last_change = connection.stats, time.monotonic()
-                elif time.monotonic() - last_change > SILENCE_LIMIT_S:
+                connection.silent_s += _WATCH_INTERVAL_S
+                if connection.silent_s > SILENCE_LIMIT_S:
                     self._log("engine hangs", logging.ERROR, engine=connection.engine_id)
                     break
         finally:
             ended.cancel()
 
-    async def _end(
-        self, engine_id: str, process: Process, spec_path: Path, socket_path: Path
-    ) -> None:
+    def _note_ready(self, row: Engine) -> None:
+        if not self.ready.is_set():
+            self.ready.set()
+            forget_failure(self._workplace.run_dir, self._part)
+            self._log("engine ready", pid=row.pid, engine=row.id)
+
+    async def _end(self, worker: _Worker) -> None:
         """The row goes first, so that no new request is sent to a worker that leaves."""
-        await self._workplace.store.engines.remove(engine_id)
+        await self._workplace.rows.remove(worker.files.engine_id)
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        status = await process.terminate(STOP_GRACE_S)
+        status = await worker.process.terminate(STOP_GRACE_S)
+        engine_id = worker.files.engine_id
         self._log("engine ended", logging.WARNING, engine=engine_id, status=status)
-        for path in (spec_path, socket_path):
-            path.unlink(missing_ok=True)
+        worker.files.remove()
 
     def _log(self, message: str, level: int = logging.INFO, **details: Any) -> None:
         logger.log(level, message, extra={"model": self.served.model_id, **details})

@@ -18,6 +18,7 @@ from server.store import Store
 from server.store.configured_adapters import AdapterVersion
 from server.store.records import Model
 from server.supervisor.engine_keeper import EngineKeeper, EngineRefusalError
+from server.supervisor.patience import Patience
 from server.supervisor.trained_models import install_copy
 from workers.contract.adapter_layout import adapter_files, foreign_layout, missing_file
 from workers.contract.parts import AdapterRef
@@ -34,10 +35,13 @@ _LOAD_TIMEOUT_S = 600.0
 
 
 class EntryAdapters:
-    def __init__(self, config: Config, store: Store, engines: EngineKeeper) -> None:
+    def __init__(
+        self, config: Config, store: Store, engines: EngineKeeper, patience: Patience
+    ) -> None:
         self._config = config
         self._store = store
         self._engines = engines
+        self._patience = patience
 
     async def run(self) -> None:
         """Until each is either served or noted."""
@@ -46,7 +50,7 @@ class EntryAdapters:
 
     async def _serve(self, entry: ModelEntry, adapter: AdapterEntry) -> None:
         try:
-            model = await self._register(entry, adapter)
+            model = await self._patience.insist(self._register, entry, adapter)
             await self._try(model)
         except (OSError, _NoAdapterError, EngineRefusalError) as error:
             await self._give_up(entry, adapter, str(error))
@@ -75,7 +79,7 @@ class EntryAdapters:
             return
 
     async def _give_up(self, entry: ModelEntry, adapter: AdapterEntry, reason: str) -> None:
-        await self._store.configured_adapters.retire(adapter.id)
+        await self._patience.insist(self._store.configured_adapters.retire, adapter.id)
         logger.error(
             "adapter not served",
             extra={"model": entry.id, "adapter": adapter.id, "reason": reason},

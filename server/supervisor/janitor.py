@@ -4,39 +4,46 @@ of dead supervisors, old idempotency keys."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 from pathlib import Path
 
 from server.blobs import Blobs
 from server.config import Config
 from server.store import Store
-
-logger = logging.getLogger(__name__)
+from server.supervisor.patience import Patience
 
 INTERVAL_S = 30.0
 ABANDONED_AFTER_S = 24 * 3600.0
 
 
 class Janitor:
-    def __init__(self, supervisor_id: str, config: Config, store: Store, blobs: Blobs) -> None:
+    def __init__(
+        self,
+        supervisor_id: str,
+        config: Config,
+        store: Store,
+        blobs: Blobs,
+        patience: Patience,
+    ) -> None:
         self._supervisor_id = supervisor_id
         self._config = config
         self._store = store
         self._blobs = blobs
+        self._patience = patience
 
     async def run(self) -> None:
-        """Until cancelled. A round that fails is tried again."""
+        """Until cancelled. What fails is tried again in the next round."""
         while True:
+            await self._store.keep_reserve()
             await asyncio.sleep(INTERVAL_S)
-            try:
-                await self.tidy()
-            except Exception:
-                logger.exception("tidying failed")
+            await self.tidy()
 
     async def tidy(self) -> None:
-        await self._store.engines.remove_silent(self._supervisor_id)
-        await self._store.replays.forget_old()
+        """What frees most comes first, and whatever becomes of one part, the others follow."""
+        for part in (self._remove_files, self._remove_models, self._forget_rows):
+            await self._patience.attempt(part)
+
+    async def _remove_files(self) -> None:
         for file in await self._store.files.list_reclaimable():
             await self._blobs.delete(file.blob)
             await self._store.files.set_reclaimed(file.id)
@@ -45,9 +52,15 @@ class Janitor:
             await self._blobs.delete(part_id)
         await self._store.uploads.forget_parts(parts)
         await self._blobs.remove_abandoned(ABANDONED_AFTER_S)
+
+    async def _remove_models(self) -> None:
         in_use = await self._store.progress.list_open_paths()
         for path in await self._store.models.list_removable_paths() - in_use:
             await self._remove_weights(Path(path))
+
+    async def _forget_rows(self) -> None:
+        await self._store.engines.remove_silent(self._supervisor_id)
+        await self._store.replays.forget_old()
 
     async def _remove_weights(self, path: Path) -> None:
         """Only what is ours to remove: a directory right under the adapters'."""

@@ -9,16 +9,16 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from server.engines.client import EngineConnection, EngineUnreachable
 from server.engines.connecting import connect_engine
 from server.engines.start_failures import Part, StartFailure, forget_failure, note_failure
-from server.store import Store
 from server.store.records import Engine, EngineState
 from server.supervisor.slot import Slot
+from server.supervisor.workplace import Workplace
 from workers.contract.hello import Hello
 
 logger = logging.getLogger(__name__)
@@ -62,24 +62,22 @@ class RemoteSlot(Slot):
     def __init__(
         self,
         worker: RemoteWorker,
-        supervisor_id: str,
-        store: Store,
-        run_dir: Path,
+        workplace: Workplace,
         other_hello: Callable[[], Hello | None],
     ) -> None:
         """`other_hello` gives what another replica says of itself, to be compared with."""
         super().__init__()
         self._worker = worker
         self._part = Part(worker.model_id, engine=f"address {worker.number}")
-        self._run_dir = run_dir
-        self._supervisor_id = supervisor_id
-        self._store = store
+        self._run_dir = workplace.run_dir
+        self._rows = workplace.rows
+        self._departure = workplace.departure
         self._other_hello = other_hello
         self._trouble: str | None = None
         """What was logged last, as the same is not said again."""
 
     async def run(self) -> None:
-        """Until cancelled; the row is gone then."""
+        """Until cancelled; the row is gone then, unless it is left to another supervisor."""
         backoff_s = FIRST_BACKOFF_S
         while True:
             try:
@@ -87,6 +85,9 @@ class RemoteSlot(Slot):
                 backoff_s = FIRST_BACKOFF_S
             except (OSError, EngineUnreachable, TimeoutError, ValueError) as error:
                 self._report(str(error) or "no answer")
+                backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+            except Exception:
+                logger.exception("engine not watched", extra={"address": self._worker.address})
                 backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
             await asyncio.sleep(backoff_s)
 
@@ -104,38 +105,35 @@ class RemoteSlot(Slot):
             address=worker.address,
             token=token,
             state=EngineState.READY,
-            supervisor_id=self._supervisor_id,
+            supervisor_id=self._rows.supervisor_id,
             pid=None,
             heartbeat_at=time.time(),
         )
         try:
             self._check(connection)
-            await self._store.engines.put(engine)
             self._connection, self._trouble = connection, None
-            self.ready.set()
-            forget_failure(self._run_dir, self._part)
-            self._log("engine ready")
             await self._watch(connection, engine)
         finally:
             self.ready.clear()
             self._connection = None
             connection.close()
-            await asyncio.shield(self._store.engines.remove(worker.engine_id))
+            if not self._departure.leaves_engines:
+                await asyncio.shield(self._rows.remove(worker.engine_id))
         self._log("engine lost", logging.WARNING)
 
     async def _watch(self, connection: EngineConnection, engine: Engine) -> None:
-        is_draining = False
         while not connection.closed:
+            state = EngineState.DRAINING if connection.leaving else EngineState.READY
+            if await self._rows.put(engine, state) and not self.ready.is_set():
+                self.ready.set()
+                forget_failure(self._run_dir, self._part)
+                self._log("engine ready")
             await asyncio.sleep(_WATCH_INTERVAL_S)
             self._check(connection)
             connection.silent_s += _WATCH_INTERVAL_S
             if connection.silent_s > SILENCE_LIMIT_S:
                 connection.abandon()
                 raise EngineUnreachable("the worker is silent")
-            if connection.leaving and not is_draining:
-                is_draining = True
-                draining = replace(engine, state=EngineState.DRAINING, heartbeat_at=time.time())
-                await self._store.engines.put(draining)
 
     def _check(self, connection: EngineConnection) -> None:
         """Raises EngineUnreachable."""

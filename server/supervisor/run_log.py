@@ -69,6 +69,12 @@ class RunLogReader:
         events = (_decode(line) for line in lines if line)
         return [event for event in events if event is not None]
 
+    def changed_at(self) -> float:
+        try:
+            return self._path.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
 
 class RunFold:
     """Collects events until they are recorded. The numbers of a whole pass over the validation

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -41,21 +42,26 @@ class TrainerProcess:
         self._python = python or sys.executable
         self._output_dir = output_dir
 
-    async def run(self, spec: TrainSpec, take: Take) -> int:
-        """Starts a trainer and returns its exit status; all its events have been taken by then.
-        Cancelled, it has the trainer save its state and leave first."""
+    async def start(self, spec: TrainSpec) -> Process:
+        """To be followed. Raises OSError, and then nothing was started."""
         spec_path = self._output_dir / "spec.json"
         spec_path.write_bytes(msgspec.json.encode(spec))
         process = await self._start(spec_path)
-        (self._output_dir / "pid").write_text(f"{process.pid} {psutil_started(process.pid)}")
+        with suppress(OSError):  # a full disk; the note serves to end a stray
+            (self._output_dir / "pid").write_text(f"{process.pid} {psutil_started(process.pid)}")
         logger.info("trainer started", extra={"job": spec.job_id, "pid": process.pid})
+        return process
+
+    async def follow(self, process: Process, take: Take) -> int:
+        """Its exit status; all its events have been taken by then. Cancelled, it has the trainer
+        save its state and leave first."""
         reader = RunLogReader(self._output_dir / "events.ndjson")
         try:
             status = await self._follow(process, reader, take)
         except BaseException:
             await asyncio.shield(process.terminate(SHUTDOWN_LIMIT_S))
             raise
-        logger.info("trainer ended", extra={"job": spec.job_id, "status": status})
+        logger.info("trainer ended", extra={"pid": process.pid, "status": status})
         return status
 
     async def _start(self, spec_path: Path) -> Process:
@@ -96,14 +102,16 @@ class TrainerProcess:
 
     async def _follow(self, process: Process, reader: RunLogReader, take: Take) -> int:
         ended = asyncio.ensure_future(process.wait())
-        last_event = time.monotonic()
+        last_event, last_change = time.monotonic(), 0.0
         leaving: asyncio.Task[int] | None = None
         try:
             while True:
                 done, _ = await asyncio.wait([ended], timeout=READ_INTERVAL_S)
                 events = await asyncio.to_thread(reader.read)
-                if events:
-                    last_event = time.monotonic()
+                # One that waits for room on its disk can only touch the file.
+                change = await asyncio.to_thread(reader.changed_at)
+                if events or change != last_change:
+                    last_event, last_change = time.monotonic(), change
                 stay = await take(events, bool(done))
                 if done:
                     return ended.result()

@@ -26,6 +26,8 @@ from server.store.records import (
 )
 from server.supervisor.engine_keeper import EngineKeeper, EngineRefusalError
 from server.supervisor.job_files import JobFiles
+from server.supervisor.job_waiting import JobGone, JobWaiting
+from server.supervisor.patience import Patience
 from server.supervisor.run_log import (
     RunFold,
     RunLogReader,
@@ -59,6 +61,7 @@ class Workshop:
     launcher: Launcher
     engines: EngineKeeper
     warm_trainer: WarmTrainer
+    patience: Patience
 
 
 class JobFailedError(Exception):
@@ -81,11 +84,19 @@ class Training:
         self._recorded_seq = job.train_seq
         self._last_step: Step | None = None
         self._owned_by = ""
+        self._waiting = JobWaiting(
+            job.id, workshop.supervisor_id, workshop.store, workshop.patience, self._is_gone
+        )
+
+    def _is_gone(self) -> bool:
+        return self.status not in (JobStatus.RUNNING, JobStatus.PAUSED)
 
     async def run(self) -> None:
         """Until the job has ended, was paused or cancelled, or is another supervisor's."""
         try:
             await self._carry_out()
+        except JobGone:
+            logger.info("job gone", extra={"job": self.job.id})
         except JobFailedError as failure:
             await self._fail(failure.error)
         except Exception:
@@ -100,15 +111,19 @@ class Training:
             return
         completed = self._fold.completed
         assert completed is not None
-        path = await asyncio.to_thread(
-            install, Path(completed.path), self._workshop.config.adapters_dir
-        )
+        path = await self._install(completed.path)
         await self._publish(path, completed.trained_tokens)
 
     async def _prepare(self) -> None:
-        owner = await self._workshop.store.keys.project(self.job.project_id)
+        owner = await self._waiting.persist(self._workshop.store.keys.project, self.job.project_id)
         self._owned_by = owner.slug
-        await self._files.fetch()
+        await self._waiting.persist(self._files.fetch)
+
+    async def _install(self, path: str) -> Path:
+        """Raises FileNotFoundError."""
+        return await self._waiting.persist(
+            asyncio.to_thread, install, Path(path), self._workshop.config.adapters_dir
+        )
 
     async def _train(self) -> bool:
         """True once training is complete; False when it was stopped by its user or owner."""
@@ -126,7 +141,8 @@ class Training:
         while self.status is JobStatus.RUNNING:
             if self._has_ended():
                 return True
-            status = await trainer.run(spec, self._take)
+            process = await self._waiting.persist(trainer.start, spec)
+            status = await trainer.follow(process, self._take)
             if self.status is not JobStatus.RUNNING:
                 return False
             if self._has_ended():
@@ -149,8 +165,8 @@ class Training:
         return self._fold.completed is not None
 
     async def _count_death(self, status: int) -> None:
-        deaths = await self._workshop.store.progress.count_death(
-            self._workshop.supervisor_id, self.job.id
+        deaths = await self._waiting.persist(
+            self._workshop.store.progress.count_death, self._workshop.supervisor_id, self.job.id
         )
         limit = self._workshop.config.training.max_restarts
         logger.warning(
@@ -178,8 +194,12 @@ class Training:
             estimated_finish=estimated_finish(events),
             num_checkpoints_kept=self.job.hyperparameters["save_total_limit"],
         )
-        recorded = await self._workshop.store.progress.record(
-            self._workshop.supervisor_id, self.job.id, self._recorded_seq, report
+        recorded = await self._waiting.persist(
+            self._workshop.store.progress.record,
+            self._workshop.supervisor_id,
+            self.job.id,
+            self._recorded_seq,
+            report,
         )
         if recorded:
             self._recorded_seq = last_seq
@@ -189,7 +209,9 @@ class Training:
 
     async def _look(self) -> None:
         """The job has changed under us: how?"""
-        statuses = await self._workshop.store.progress.statuses(self._workshop.supervisor_id)
+        statuses = await self._workshop.patience.insist(
+            self._workshop.store.progress.statuses, self._workshop.supervisor_id
+        )
         self.status = statuses.get(self.job.id)
 
     async def _checkpoints(
@@ -206,9 +228,7 @@ class Training:
     async def _checkpoint(self, event: CheckpointSaved) -> tuple[NewCheckpoint, Model] | None:
         """None if the trainer has dropped it again by now, for newer ones."""
         try:
-            path = await asyncio.to_thread(
-                install, Path(event.path), self._workshop.config.adapters_dir
-            )
+            path = await self._install(event.path)
         except FileNotFoundError:
             return None
         name = f"{self.job.plan.reserved_model}:ckpt-step-{event.step}"
@@ -220,7 +240,7 @@ class Training:
     async def _model(self, name: str, kind: ModelKind, path: Path) -> Model:
         uid = None
         if makes_adapter(self.job):
-            uid = await self._workshop.store.models.next_adapter_uid()
+            uid = await self._waiting.persist(self._workshop.store.models.next_adapter_uid)
         return resulting_model(self.job, name, kind, path, self._owned_by, uid)
 
     async def _publish(self, path: Path, trained_tokens: int) -> None:
@@ -257,7 +277,7 @@ class Training:
             raise JobFailedError(JobError("internal_error", message)) from refusal
 
     async def _succeed(self, model: Model, trained_tokens: int) -> None:
-        result_file = await self._files.write_result()
+        result_file = await self._waiting.persist(self._files.write_result)
         outcome = Outcome(
             model=model,
             result_file=result_file,
@@ -267,8 +287,11 @@ class Training:
                 NewEvent("The job has successfully completed"),
             ),
         )
-        succeeded = await self._workshop.store.progress.succeed(
-            self._workshop.supervisor_id, self.job.id, outcome
+        succeeded = await self._workshop.patience.insist(
+            self._workshop.store.progress.succeed,
+            self._workshop.supervisor_id,
+            self.job.id,
+            outcome,
         )
         if not succeeded:
             await self._workshop.blobs.delete(result_file.blob)
@@ -279,8 +302,12 @@ class Training:
 
     async def _fail(self, error: JobError) -> None:
         event = NewEvent(error.message, EventLevel.ERROR)
-        failed = await self._workshop.store.progress.fail(
-            self._workshop.supervisor_id, self.job.id, error, [event]
+        failed = await self._workshop.patience.insist(
+            self._workshop.store.progress.fail,
+            self._workshop.supervisor_id,
+            self.job.id,
+            error,
+            [event],
         )
         if failed:
             self.status = JobStatus.FAILED

@@ -49,7 +49,7 @@ def test_silence_is_noticed_within_ten_seconds() -> None:
 
 
 def test_a_hanging_engine_is_told_of_and_refuses_until_it_goes_on(tmp_path: Path) -> None:
-    settings = {"models": [scripted(REPLIES)]}
+    settings: dict[str, object] = {"models": [scripted(REPLIES)]}
     with (
         running_gateway(tmp_path, settings) as gateway,
         running_supervisor(tmp_path) as supervisor,
@@ -78,7 +78,7 @@ def test_a_hanging_engine_is_told_of_and_refuses_until_it_goes_on(tmp_path: Path
 
 def test_requests_of_a_hanging_engine_go_to_another(tmp_path: Path) -> None:
     """New ones, and those whose caller has seen nothing yet."""
-    settings = {"models": [scripted(REPLIES, replicas=2)]}
+    settings: dict[str, object] = {"models": [scripted(REPLIES, replicas=2)]}
     with (
         running_gateway(tmp_path, settings) as gateway,
         running_supervisor(tmp_path) as supervisor,

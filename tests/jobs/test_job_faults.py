@@ -6,15 +6,21 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import openai
 import psutil
 import pytest
 from openai import OpenAI
 
+from server.supervisor import job_waiting
+from server.supervisor.supervisor import LEASE_S
+from tests.faults.disks import small_disk
+from tests.faults.test_locked_store import write_lock
 from tests.jobs.conftest import settings_for
 from tests.jobs.live import (
     Gateway,
@@ -25,7 +31,8 @@ from tests.jobs.live import (
     trainers_in,
     wait_until,
 )
-from tests.jobs.stories import create, messages, say, upload, wait_for
+from tests.jobs.stories import create, lines, messages, rows, say, upload, wait_for
+from workers.trainer import room
 
 KNOBS = {"n_epochs": 4, "batch_size": 1}
 NUM_STEPS = 48
@@ -255,3 +262,49 @@ def test_of_two_supervisors_one_works_and_the_other_takes_over(stack: Stack, tab
     kill(working)
     check_success(stack.client, job_id, table)
     assert len(engines_of(standing_by)) == 1
+
+
+def test_a_store_that_is_locked_for_longer_than_a_lease_costs_a_job_nothing(
+    stack: Stack, table: str
+) -> None:
+    supervisor = stack.start_supervisor()
+    job_id = start(stack.client)
+    wait_for_steps(stack.client, job_id, 3)
+    with write_lock(stack.data / "tuneyard.db"):
+        time.sleep(LEASE_S + 2)
+    check_success(stack.client, job_id, table)
+    assert INTERRUPTED not in messages(stack.client, job_id)
+    assert psutil.pid_exists(supervisor)
+
+
+def test_on_a_full_disk_chat_and_deletes_go_on_and_a_job_waits(
+    tmp_path: Path, tiny_model: Path, table: str
+) -> None:
+    """The whole data directory, logs and all, is on a disk of its own."""
+    with small_disk(tmp_path / "disk", 48 * 1024 * 1024) as disk, ExitStack() as exits:
+        stack = Stack(disk.folder, tiny_model, exits)
+        supervisor = stack.start_supervisor()
+        client = stack.client
+        wait_until(lambda: engines_of(supervisor))
+        engines = engines_of(supervisor)
+        spare = upload(client)
+        job_id = start(client)
+        wait_for_steps(client, job_id, 3)
+        disk.fill()
+        with pytest.raises(openai.InternalServerError) as refused:
+            upload(client, lines(rows(200)))
+        assert refused.value.status_code == 507
+        assert say(client, "tiny") == "I am base."
+        assert client.files.delete(spare).deleted
+        waits = (job_waiting.WAITS, room.WAITS)
+        wait_until(lambda: any(message in waits for message in messages(client, job_id)))
+        assert client.fine_tuning.jobs.retrieve(job_id).status == "running"
+        for _ in range(20):
+            assert say(client, "tiny") == "I am base."
+        assert engines_of(supervisor) == engines
+        ready = httpx.get(f"{stack.gateway.url}/readyz").json()
+        assert ready["warnings"] == ["The disk of the data directory is full."]
+        disk.make_room()
+        check_success(client, job_id, table)
+        upload(client)
+        assert not list(disk.folder.rglob("*.partial"))

@@ -13,6 +13,7 @@ from server.store import Store
 from server.store.models import insert_model
 from server.store.records import ModelKind
 from server.supervisor.janitor import Janitor
+from server.supervisor.patience import Patience
 from server.supervisor.trained_models import install
 from tests.jobs.factories import (
     INTERRUPTED,
@@ -80,7 +81,7 @@ async def test_what_nobody_can_reach_is_removed_and_nothing_else(
     for path in (abandoned, recent):
         path.write_bytes(b"x")
     os.utime(abandoned, (0, time.time() - 2 * 24 * 3600))
-    janitor = Janitor("me", config, store, blobs)
+    janitor = Janitor("me", config, store, blobs, Patience())
     for _ in range(2):
         await janitor.tidy()
     assert sorted(p.name for p in config.adapters_dir.iterdir()) == ["shared", "started_from"]

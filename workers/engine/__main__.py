@@ -9,14 +9,16 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 from setproctitle import setproctitle
 
+from workers.contract.pid_files import hold
 from workers.engine.preflight import look
 from workers.engine.process import serve
-from workers.engine.spec import BackendName, SpecError, read_spec
+from workers.engine.spec import BackendName, EngineSpec, SpecError, read_spec
 
 _BAD_SPEC_STATUS = 2
 _PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -54,6 +56,8 @@ def main() -> int:
             found = look(spec, dict(arguments.adapter or ()))
             sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
             return 0
+        if not _is_wanted(spec, arguments.spec):
+            return 0
         setproctitle(f"tuneyard engine {spec.model_id}")
         status = asyncio.run(serve(spec))
     except SpecError as error:
@@ -62,6 +66,14 @@ def main() -> int:
     if spec.backend is BackendName.HF:
         _exit_at_once(status)
     return status
+
+
+def _is_wanted(spec: EngineSpec, spec_path: str) -> bool:
+    """Whoever takes the spec back looks for the pid file after that: one of both sees the other."""
+    if spec.pid_file is None:
+        return True
+    hold(Path(spec.pid_file))
+    return Path(spec_path).exists()
 
 
 def _exit_at_once(status: int) -> NoReturn:

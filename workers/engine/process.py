@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import signal
 import ssl
+import threading
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,9 @@ from workers.engine.template_check import template_difference
 log = logging.getLogger(__name__)
 
 ORPHAN_TIMEOUT_S = 3.0
+ORPHAN_LIMIT_S = 20.0
+"""A worker whose parent is gone and that has not left by then, because it hangs, is ended with all
+it started."""
 _STATS_INTERVAL_S = 1.0
 _DRAIN_POLL_S = 0.02
 
@@ -93,6 +99,7 @@ class _Orders:
         if parent_fd is not None:
             os.set_blocking(parent_fd, False)
             self._loop.add_reader(parent_fd, self._look, parent_fd)
+            threading.Thread(target=_end_orphan, args=(parent_fd,), daemon=True).start()
 
     def _told(self) -> None:
         (self.hurry if self.leave.is_set() else self.leave).set()
@@ -106,6 +113,17 @@ class _Orders:
         self._loop.remove_reader(parent_fd)
         self.is_orphan = True
         self.leave.set()
+
+
+def _end_orphan(parent_fd: int) -> None:
+    """In a thread of its own, as the event loop may be what hangs."""
+    looked_at = select.poll()
+    looked_at.register(parent_fd, 0)
+    looked_at.poll()
+    time.sleep(ORPHAN_LIMIT_S)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 async def _unless(stop: asyncio.Event, start: Coroutine[Any, Any, None]) -> bool:

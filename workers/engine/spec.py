@@ -68,6 +68,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """After SIGTERM, what requests under way have to end in."""
     parent_fd: int | None = None
     """Read end of a pipe whose other end the parent holds: end-of-file means the parent is gone."""
+    pid_file: str | None = None
+    """What the worker holds while it lives (`workers.contract.pid_files`). A spec that is removed
+    before that takes its word back: the worker leaves."""
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_lora_rank"):
