@@ -176,7 +176,10 @@ class EngineConnection(asyncio.Protocol):
         """To every request under way, once for each time that the worker falls silent."""
         self.hangs = True
         for number, sink in list(self._sinks.items()):
-            self._call(sink, Silent(number))
+            try:
+                sink(Silent(number))
+            except Exception:
+                logger.exception("request handler failed on an engine's silence")
 
     def abandon(self) -> None:
         """Gives up on a worker that does not answer: what is under way there has failed."""
@@ -266,14 +269,10 @@ class EngineConnection(asyncio.Protocol):
         else:
             sink = self._sinks.pop(event.id, None)
         if sink is not None:
-            self._call(sink, event)
-
-    @staticmethod
-    def _call(sink: EventSink, event: Event | Silent) -> None:
-        try:
-            sink(event)
-        except Exception:
-            logger.exception("request handler failed on an engine event")
+            try:
+                sink(event)
+            except Exception:
+                logger.exception("request handler failed on an engine event")
 
     def _hear(self, event: Stats | Hello | AdapterWanted | Leaving) -> None:
         match event:

@@ -162,6 +162,8 @@ class Supervisor:
         logger.info("job claimed", extra={"job": training.job.id})
         try:
             await training.run()
+        except Exception:
+            logger.exception("job left by a fault", extra={"job": training.job.id})
         finally:
             self._trainings.pop(training.job.id, None)
         await self._patience.insist(self._store.progress.release, self.id, training.job.id)
