@@ -72,6 +72,7 @@ class Accountant:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._totals: dict[_Place, _Total] = {}
+        self._being_written: dict[_Place, _Total] = {}
         self.served = {"prompt": 0, "cached": 0, "completion": 0}
         """Tokens since the start, by kind."""
         self.dropped: Counter[str] = Counter(requests=0, tokens=0)
@@ -82,7 +83,8 @@ class Accountant:
     @property
     def num_unwritten(self) -> int:
         """Requests that the store has not taken yet."""
-        return sum(total.requests for total in self._totals.values())
+        kept = [*self._totals.values(), *self._being_written.values()]
+        return sum(total.requests for total in kept)
 
     def record(self, principal: Principal, model: str, tally: Tally) -> None:
         minute = int(time.time()) // _MINUTE_S * _MINUTE_S
@@ -128,17 +130,20 @@ class Accountant:
     async def _write_some(self) -> bool:
         """False if the store does not take it; it is kept for the next time."""
         taken = dict(islice(self._totals.items(), _MAX_WRITTEN_AT_ONCE))
+        self._being_written = taken
         for place in taken:
             del self._totals[place]
         try:
             await self._ledger.add([_entry(place, total) for place, total in taken.items()])
         except Exception as error:
+            self._being_written = {}
             for place, total in taken.items():
                 self._keep(place, total)
             if not self._is_failing:
                 logger.error("usage cannot be written and is kept", extra={"reason": str(error)})
             self._is_failing = True
             return False
+        self._being_written = {}
         if self._is_failing:
             logger.info("usage is written again")
         self._is_failing = False
