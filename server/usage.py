@@ -69,8 +69,9 @@ class _Total:
 class Accountant:
     """Collects in memory; `close` writes what is left."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, max_kept: int = MAX_KEPT) -> None:
         self._ledger = ledger
+        self._max_kept = max_kept
         self._totals: dict[_Place, _Total] = {}
         self._being_written: dict[_Place, _Total] = {}
         self.served = {"prompt": 0, "cached": 0, "completion": 0}
@@ -108,7 +109,7 @@ class Accountant:
         total = self._totals.get(place)
         if total is not None:
             total.add(amount)
-        elif len(self._totals) < MAX_KEPT:
+        elif len(self._totals) < self._max_kept:
             self._totals[place] = amount
         else:
             self.dropped["requests"] += amount.requests
