@@ -16,7 +16,7 @@ from server.cli.options import ConfigPath, load, refuse
 from server.config import Config
 from server.data_directory import DataUnusableError, check_database, prepare_data
 from server.first_key import DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME, new_key
-from server.store import Store, StoreUnusableError, open_store
+from server.store import Store, StoreUnusableError, open_store, told_to_operator
 from server.store.records import ApiKey
 
 app = typer.Typer(
@@ -96,12 +96,13 @@ async def _store(config: Config) -> AsyncGenerator[Store]:
         prepare_data(config)
         check_database(config)
         store = await open_store(config.database_url)
+        try:
+            with told_to_operator(config.database_url):
+                yield store
+        finally:
+            await store.close()
     except (DataUnusableError, StoreUnusableError) as error:
         refuse(str(error), _STATUS)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 def _table(keys: Sequence[ApiKey], with_ends: bool) -> Table:

@@ -24,7 +24,7 @@ from server.environments.locate import EnvironmentMissingError, engine_python
 from server.first_key import FirstKey, ensure_first_key
 from server.logs import configure_logging
 from server.models.chat_formats import check_chat_formats
-from server.store import StoreUnusableError, open_store
+from server.store import StoreUnusableError, open_store, told_to_operator
 from server.supervisor.left_workers import end_left_workers
 from server.supervisor.remote_slot import read_token
 from templates.format import FormatError
@@ -185,7 +185,8 @@ def _listen(config: Config) -> socket.socket:
 async def _first_key(config: Config) -> FirstKey:
     store = await open_store(config.database_url)
     try:
-        return await ensure_first_key(store, config.data, config.api_key)
+        with told_to_operator(config.database_url):
+            return await ensure_first_key(store, config.data, config.api_key)
     finally:
         await store.close()
 

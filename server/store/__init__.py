@@ -7,6 +7,6 @@
 
 from server.store.faults import StoreUnusableError
 from server.store.passing_faults import StoreUnavailableError
-from server.store.store import Store, open_store
+from server.store.store import Store, open_store, told_to_operator
 
-__all__ = ["Store", "StoreUnavailableError", "StoreUnusableError", "open_store"]
+__all__ = ["Store", "StoreUnavailableError", "StoreUnusableError", "open_store", "told_to_operator"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError
 
@@ -54,15 +56,22 @@ def _driver_error(error: BaseException) -> BaseException:
     return error.orig or error if isinstance(error, DBAPIError) else error
 
 
+@contextmanager
+def told_to_operator(url: str) -> Generator[None]:
+    """Raises StoreUnusableError in place of any fault of the database at `url`."""
+    try:
+        yield
+    except (DBAPIError, OSError, StorageFullError, StoreUnavailableError) as error:
+        raise StoreUnusableError.of(url, _driver_error(error)) from error
+
+
 async def open_store(url: str) -> Store:
     """Opens `url` (`sqlite+aiosqlite:///...` or `postgresql+asyncpg://...`), brought to this
     version's schema. Raises StoreUnusableError."""
     database = Database(url)
     try:
-        await migrate(database)
-    except (DBAPIError, OSError, StorageFullError, StoreUnavailableError) as error:
-        await database.close()
-        raise StoreUnusableError.of(url, _driver_error(error)) from error
+        with told_to_operator(url):
+            await migrate(database)
     except BaseException:
         await database.close()
         raise

@@ -89,9 +89,12 @@ def test_a_locked_database_is_said_to_be_locked(tmp_path: Path) -> None:
     database = _served_before(tmp_path / "data")
     with closing(sqlite3.connect(database, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
-        done = tuneyard(tmp_path, "keys", "list")
+        listed = tuneyard(tmp_path, "keys", "list")
+        done = tuneyard(tmp_path, "keys", "create", "another")
+    assert listed.returncode == 0, "reading waits for no lock"
     assert done.returncode == 1
     assert "is locked by another process" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_read_only_data_directory_is_said_to_be_so(tmp_path: Path) -> None:
