@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,22 +10,16 @@ from typing import Any, cast
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import Unigram
 
-_ORDINARY_ADDED_TOKEN = re.compile(
-    r"[\s\u2581]*|</?(?:table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|ul|ol|li|em"
-    r"|strong|b|i|u|s|p|br|a|code|pre|sub|sup|span|div)>"
-)
+from templates.control_words import acts_as_control
 
 
 def control_tokens(tokenizer: Tokenizer) -> dict[int, AddedToken]:
-    """Every added token, special or not, but for those that are part of ordinary writing: runs of
-    white space (GPT-NeoX, Phi, Gemma), the HTML tags that Gemma's vocabulary lists, and the token
-    for what the vocabulary lacks."""
+    """By id, as `templates.control_words` tells them."""
     unknown = _unknown_token(tokenizer)
     return {
         token_id: token
         for token_id, token in tokenizer.get_added_tokens_decoder().items()
-        if token.content != unknown
-        and (token.special or not _ORDINARY_ADDED_TOKEN.fullmatch(token.content))
+        if acts_as_control(token.content, token.special, unknown)
     }
 
 

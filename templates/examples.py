@@ -1,16 +1,16 @@
 """Rows of training files: one JSON object a line, as OpenAI's fine-tuning takes them.
 
 Three kinds: chat (`messages`, `tools`), prompt and completion, and plain text for pretraining.
-Reading a row checks its form and turns OpenAI's message shapes into a `Conversation`; counts,
-limits and duplicate rows are the caller's to check. Messages of `ExampleError` follow OpenAI's
-wording and never quote the row's text.
+Reading a row checks all that can be told without the model, and turns OpenAI's message shapes into
+a `Conversation`; what its chat format cannot write is told by `templates.training`. Counts, limits
+and duplicate rows are the caller's to check. Messages of `ExampleError` follow OpenAI's wording and
+never quote the row's text.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import NoReturn, cast
+from dataclasses import dataclass, field
+from typing import cast
 
 from templates.conversation import (
     ChatMessage,
@@ -24,12 +24,23 @@ from templates.conversation import (
 from templates.example_fields import (
     ExampleError,
     JsonObject,
+    RowNotes,
     check_encodable,
     object_of,
     only_fields,
     optional_text,
+    parse_json,
     read_at,
     text_of,
+    unknown_fields,
+)
+from templates.example_order import check_order
+from templates.example_shapes import (
+    UNEXPECTED_FORMAT,
+    check_shape,
+    message_advice,
+    part_advice,
+    shape_of,
 )
 from templates.example_tools import read_tool_calls, read_tools
 
@@ -37,24 +48,24 @@ from templates.example_tools import read_tool_calls, read_tools
 @dataclass(frozen=True, slots=True)
 class ChatExample:
     conversation: Conversation
+    notes: RowNotes = field(default_factory=RowNotes)
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionExample:
     prompt: str
     completion: str
+    notes: RowNotes = field(default_factory=RowNotes)
 
 
 @dataclass(frozen=True, slots=True)
 class TextExample:
     text: str
+    notes: RowNotes = field(default_factory=RowNotes)
 
 
 Example = ChatExample | CompletionExample | TextExample
 
-_UNEXPECTED_FORMAT = (
-    "Unexpected file format, expected either prompt/completion pairs or chat messages."
-)
 _CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls", "functions"})
 _MESSAGE_KEYS = frozenset({"role", "content", "name"})
 _ASSISTANT_KEYS = _MESSAGE_KEYS | {
@@ -63,46 +74,44 @@ _ASSISTANT_KEYS = _MESSAGE_KEYS | {
     "function_call",
     "refusal",
     "reasoning_content",
+    "reasoning",
 }
 _TOOL_KEYS = _MESSAGE_KEYS | {"tool_call_id"}
 
 
-def read_example(line: str | bytes) -> Example:
-    """Raises ExampleError."""
+def read_example(line: str | bytes, *, pretraining: bool = False) -> Example:
+    """A row of supervised training, or one of plain text. Raises ExampleError."""
     try:
-        row: object = json.loads(line, parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise ExampleError("line is not valid UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ExampleError(f"line contains invalid json: {error}") from error
-    except RecursionError as error:
-        raise ExampleError("line contains invalid json: nested too deeply") from error
-    if not isinstance(row, dict):
-        raise ExampleError(_UNEXPECTED_FORMAT)
-    row = cast(JsonObject, row)
+        value = parse_json(line)
+    except ExampleError as error:
+        raise ExampleError(f"line contains {error}") from error
+    row = shape_of(value)
+    if pretraining:
+        return _text_example(row)
+    check_shape(row)
+    notes = RowNotes()
     if "messages" in row:
-        return ChatExample(_conversation(row))
+        notes.ignored_columns = unknown_fields(row, _CHAT_KEYS)
+        return ChatExample(_conversation(row, notes), notes)
     if "prompt" in row or "completion" in row:
-        only_fields(row, frozenset({"prompt", "completion"}), "")
+        notes.ignored_columns = unknown_fields(row, frozenset({"prompt", "completion"}))
         completion = text_of(row, "completion")
         if not completion:
             raise ExampleError("'completion' is empty")
-        return CompletionExample(text_of(row, "prompt"), completion)
-    if "text" in row:
-        only_fields(row, frozenset({"text"}), "")
-        text = text_of(row, "text")
-        if not text:
-            raise ExampleError("'text' is empty")
-        return TextExample(text)
-    raise ExampleError(_UNEXPECTED_FORMAT)
+        return CompletionExample(text_of(row, "prompt"), completion, notes)
+    raise ExampleError(UNEXPECTED_FORMAT)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ExampleError(f"line contains invalid json: {name} is not a JSON value")
+def _text_example(row: JsonObject) -> TextExample:
+    if "text" not in row:
+        raise ExampleError("pretraining takes rows of the form {'text': ...}")
+    text = text_of(row, "text")
+    if not text:
+        raise ExampleError("'text' is empty")
+    return TextExample(text, RowNotes(unknown_fields(row, frozenset({"text"}))))
 
 
-def _conversation(row: JsonObject) -> Conversation:
-    only_fields(row, _CHAT_KEYS, "")
+def _conversation(row: JsonObject, notes: RowNotes) -> Conversation:
     if not isinstance(row.get("parallel_tool_calls"), bool | None):
         raise ExampleError("'parallel_tool_calls' must be a boolean")
     tools = read_tools(row)
@@ -110,7 +119,7 @@ def _conversation(row: JsonObject) -> Conversation:
     if not isinstance(raw, list) or not raw:
         raise ExampleError("'messages' must be a non-empty array")
     messages = tuple(
-        read_at(f"message {number}", _message, item)
+        read_at(f"message {number}", lambda value: _message(value, notes), item)
         for number, item in enumerate(cast(list[object], raw), 1)
     )
     declared = {tool.name for tool in tools}
@@ -120,16 +129,18 @@ def _conversation(row: JsonObject) -> Conversation:
                 raise ExampleError(f"message {number} calls a tool that 'tools' does not declare")
     if not any(message.role is Role.ASSISTANT and message.weight != 0 for message in messages):
         raise ExampleError("there must be at least one assistant message with weight 1")
+    check_order(messages)
     return Conversation(messages, tools)
 
 
-def _message(value: object) -> ChatMessage:
+def _message(value: object, notes: RowNotes) -> ChatMessage:
     message = object_of(value, "a message")
     if "role" not in message:
-        raise ExampleError("Discriminator 'role' is missing in value")
+        advice = message_advice(message)
+        raise ExampleError(f"Discriminator 'role' is missing in value{advice}")
     match message["role"]:
         case "assistant":
-            return _assistant(message)
+            return _assistant(message, notes)
         case "tool":
             only_fields(message, _TOOL_KEYS, "")
             call_id = text_of(message, "tool_call_id")
@@ -138,7 +149,8 @@ def _message(value: object) -> ChatMessage:
             return ChatMessage(Role.TOOL, parts, tool_call_id=call_id, name=name)
         case "function":
             only_fields(message, _MESSAGE_KEYS, "")
-            return ChatMessage(Role.TOOL, _content(message), name=text_of(message, "name"))
+            parts = () if message.get("content") is None else _content(message)
+            return ChatMessage(Role.TOOL, parts, name=text_of(message, "name"))
         case "system" | "developer" | "user" as role:
             only_fields(message, _MESSAGE_KEYS, "")
             parts = _content(message, allow_images=role == "user")
@@ -149,27 +161,39 @@ def _message(value: object) -> ChatMessage:
             )
 
 
-def _assistant(message: JsonObject) -> ChatMessage:
+def _assistant(message: JsonObject, notes: RowNotes) -> ChatMessage:
     only_fields(message, _ASSISTANT_KEYS, "")
     weight = message.get("weight")
-    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+    if weight is not None and (type(weight) is not int or weight not in (0, 1)):
         raise ExampleError("'weight' must be 0 or 1")
-    calls = read_tool_calls(message)
+    calls = read_tool_calls(message, notes)
+    refusal = optional_text(message, "refusal")
     parts: tuple[Part, ...] = ()
     if message.get("content") is not None:
+        if refusal:
+            raise ExampleError("has both 'content' and 'refusal'")
         parts = _content(message)
-    elif (refusal := optional_text(message, "refusal")) is not None:
+    elif refusal is not None:
         parts = (TextPart(refusal),)
     elif not calls:
         raise ExampleError("an assistant message needs 'content' or 'tool_calls'")
     return ChatMessage(
         Role.ASSISTANT,
         parts,
-        reasoning=optional_text(message, "reasoning_content"),
+        reasoning=_reasoning(message),
         tool_calls=calls,
         name=optional_text(message, "name"),
-        weight=None if weight is None else int(weight),
+        weight=weight,
     )
+
+
+def _reasoning(message: JsonObject) -> str | None:
+    """By either name that answers of servers have it under."""
+    given = optional_text(message, "reasoning_content")
+    other = optional_text(message, "reasoning")
+    if given is not None and other is not None and given != other:
+        raise ExampleError("'reasoning' and 'reasoning_content' differ")
+    return other if given is None else given
 
 
 def _content(message: JsonObject, *, allow_images: bool = False) -> tuple[Part, ...]:
@@ -189,6 +213,8 @@ def _part(value: object, allow_images: bool) -> Part:
     part = object_of(value, "a content part")
     match part.get("type"):
         case "text":
+            if not isinstance(part.get("text"), str):
+                raise ExampleError(f"'text' must be a string{part_advice(part)}")
             only_fields(part, frozenset({"type", "text"}), "")
             return TextPart(text_of(part, "text"))
         case "image_url" if allow_images:

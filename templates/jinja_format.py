@@ -43,6 +43,9 @@ CHANNEL_EFFORTS = ("low", "medium", "high")
 """What models with a reasoning channel (gpt-oss) know; a template writes any word it is given."""
 
 
+_THOUGHT = "twice two makes four"
+
+
 class JinjaFormat:
     def __init__(
         self,
@@ -134,6 +137,12 @@ class JinjaFormat:
         conversation = self._with_system(conversation)
         if media_parts(conversation.messages):
             raise FormatError("A model's own chat template is trained on text only.", "messages")
+        if any(m.reasoning for m in conversation.messages) and not self._writes_reasoning:
+            raise FormatError(
+                "The model's chat template writes no 'reasoning_content'; leave it out, or write "
+                "it into 'content'.",
+                "messages",
+            )
         if self._renderer.template(conversation).marks_generation and not last_turn_only:
             return turns_by_marks(
                 conversation, self._renderer.text, self._renderer.guard(conversation)
@@ -141,6 +150,17 @@ class JinjaFormat:
         return turns_by_prefixes(
             conversation, self._renderer.text, self._renderer.guard(conversation), last_turn_only
         )
+
+    @cached_property
+    def _writes_reasoning(self) -> bool:
+        """Whether the thought of a last answer is in its rendering."""
+        asked = ChatMessage(Role.USER, (TextPart("2 + 2"),))
+        answered = ChatMessage(Role.ASSISTANT, (TextPart("4"),), reasoning=_THOUGHT)
+        try:
+            text = self._renderer.text(self._with_system(Conversation((asked, answered))), False)
+        except FormatError:
+            return True
+        return _THOUGHT in text
 
     def thinking_budget(self, conversation: Conversation) -> ThinkingBudget | None:
         variables = self._renderer.template(conversation).variables

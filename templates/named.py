@@ -103,6 +103,13 @@ class NamedFormat:
     ) -> tuple[TrainingTurn, ...]:
         options = self._checked(conversation.options)
         thoughts = thinks(self._family, options)
+        thinking = self._family.thinking is not None or self._reader.reads_reasoning
+        if not thinking and any(m.reasoning for m in conversation.messages):
+            raise FormatError(
+                f"The chat format {self.name} writes no 'reasoning_content'; leave it out, or "
+                "write it into 'content'.",
+                "messages",
+            )
         dialogue = read_dialogue(conversation.messages)
         turns: list[TrainingTurn] = []
         last = len(dialogue.exchanges) - 1

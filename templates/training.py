@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from templates.conversation import Conversation, Role
+from templates.conversation import Conversation, MediaPart, Role
 from templates.format import ChatFormat, FormatError, TrainingTurn
 from templates.tokenization import Encoder
 
@@ -70,6 +70,15 @@ def encode_training_many(
         ]
         for examples in rendered
     ]
+
+
+def check_trainable(
+    chat_format: ChatFormat, conversation: Conversation, options: MaskOptions = MaskOptions()
+) -> None:
+    """Raises FormatError for what could not be encoded, whatever the tokenizer."""
+    if any(isinstance(part, MediaPart) for m in conversation.messages for part in m.parts):
+        raise FormatError("images are not supported by this model", "messages")
+    _render(chat_format, conversation, options)
 
 
 def _render(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ class FileService:
             return
         check = LineCheck()
         async for chunk in self._blobs.read(file.blob):
-            check.feed(chunk)
-        check.finish()
+            await asyncio.to_thread(check.feed, chunk)
+        await asyncio.to_thread(check.finish)
 
     async def find(self, project_id: str, file_id: str) -> File:
         """Raises NotFound."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 from server.blobs import Blobs
 from server.config import Config
@@ -12,11 +13,16 @@ from server.store import Store
 from server.store.records import EventLevel, Job, JobError, NewEvent
 from server.supervisor.patience import passes
 from server.supervisor.validation import (
+    ChatRows,
     InvalidFileError,
     ValidFile,
     validate_training_file,
     validate_validation_file,
 )
+from templates.format import AS_IT_IS, ChatFormat, FormatSettings
+from templates.own_templates import read_own_tokenizer
+from templates.registry import open_format
+from templates.training import MaskOptions
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +47,13 @@ async def check_job(job: Job, owner: str, config: Config, store: Store, blobs: B
         error = JobError("internal_error", "The files could not be read.")
         await _fail(job, owner, store, blobs, error, events)
         return
-    shared = 0 if validation is None else len(training.digests & validation.digests)
-    if shared:
-        message = f"{shared} example(s) of the validation file also appear in the training file"
-        events.append(NewEvent(message, EventLevel.WARN))
+    warnings = [*training.warnings, *(() if validation is None else validation.warnings)]
+    if training.num_shared:
+        warnings.append(
+            f"{training.num_shared} example(s) of the validation file also appear in the training "
+            "file"
+        )
+    events += [NewEvent(message, EventLevel.WARN) for message in warnings]
     given = SupervisedHyperparameters.model_validate(job.hyperparameters)
     settled = settle(given, training.num_examples).model_dump(mode="json")
     events.append(NewEvent("Files validated, moving job to queued state"))
@@ -64,13 +73,32 @@ async def _fail(
 
 
 async def _validate(job: Job, config: Config, blobs: Blobs) -> tuple[ValidFile, ValidFile | None]:
-    """Raises InvalidFileError."""
+    """The validation file first, since only its rows are remembered. Raises InvalidFileError."""
     folder = config.jobs_dir / job.id
+    chats = _chat_rows(job, config)
+    held_out: ValidFile | None = None
+    if job.plan.validation_blob is not None:
+        validation = folder / "validation.jsonl"
+        await blobs.fetch(job.plan.validation_blob, validation)
+        held_out = await asyncio.to_thread(validate_validation_file, validation, chats)
     training = folder / "training.jsonl"
     await blobs.fetch(job.plan.training_blob, training)
-    valid = await asyncio.to_thread(validate_training_file, training)
-    if job.plan.validation_blob is None:
-        return valid, None
-    validation = folder / "validation.jsonl"
-    await blobs.fetch(job.plan.validation_blob, validation)
-    return valid, await asyncio.to_thread(validate_validation_file, validation)
+    digests = frozenset[bytes]() if held_out is None else held_out.digests
+    valid = await asyncio.to_thread(validate_training_file, training, chats, digests)
+    return valid, held_out
+
+
+def _chat_rows(job: Job, config: Config) -> ChatRows:
+    entry = config.model(job.plan.base)
+    wanted = SupervisedHyperparameters.model_validate(job.hyperparameters)
+
+    def open_chats() -> ChatFormat:
+        return open_format(
+            None if entry is None else entry.template,
+            read_own_tokenizer(Path(job.plan.weights_path)),
+            config.templates,
+            AS_IT_IS if entry is None else FormatSettings(entry.default_system, entry.tool_format),
+        )
+
+    masks = MaskOptions(train_on_prompt=wanted.train_on_prompt, mask_history=wanted.mask_history)
+    return ChatRows(open_chats, masks)

@@ -1,29 +1,41 @@
 """Whether a job's files can be trained on, and every reason why not.
 
-Messages and codes are OpenAI's, but all bad lines are told, not the first alone.
+Messages and codes are OpenAI's, but all bad lines are told, not the first alone. Rows are read by
+the trainer's own reader and written in the base's own chat format, so what passes here encodes
+there.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.store.records import JobError
-from templates.example_fields import ExampleError
-from templates.examples import ChatExample, TextExample, read_example
+from templates.conversation import Conversation
+from templates.example_faults import Faults, Lines
+from templates.example_fields import ExampleError, RowNotes, shown_name
+from templates.example_lines import ExampleFileError, read_lines
+from templates.examples import ChatExample, Example, read_example
+from templates.format import ChatFormat, FormatError
+from templates.training import MaskOptions, check_trainable
 
 MIN_EXAMPLES = 10
-NUM_LISTED_LINES = 20
-_FAILED = "The job failed due to an invalid {kind} file. "
+MAX_DIGESTS = 500_000
+"""Of a validation file's rows, to find those that are trained on too; about 50 MB."""
+NUM_LISTED_COLUMNS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class ValidFile:
     num_examples: int
-    digests: frozenset[bytes]
-    """Of the lines, to find examples that two files share."""
+    warnings: tuple[str, ...] = ()
+    """What its author should know."""
+    digests: frozenset[bytes] = frozenset()
+    """Of a validation file's rows."""
+    num_shared: int = 0
+    """The validation file's rows that a training file has, too."""
 
 
 class InvalidFileError(Exception):
@@ -32,9 +44,31 @@ class InvalidFileError(Exception):
         self.error = error
 
 
-def validate_training_file(path: Path) -> ValidFile:
-    """Raises InvalidFileError."""
-    valid = _validate(path, "training")
+class ChatRows:
+    """Chats as the trainer writes them: in the format that the base is served in."""
+
+    def __init__(self, open_format: Callable[[], ChatFormat], masks: MaskOptions) -> None:
+        """`open_format` may raise FormatError; it is asked at the first chat."""
+        self._open = open_format
+        self._masks = masks
+        self._format: ChatFormat | None = None
+
+    def check(self, conversation: Conversation) -> None:
+        """Raises ExampleError."""
+        try:
+            if self._format is None:
+                self._format = self._open()
+            check_trainable(self._format, conversation, self._masks)
+        except FormatError as error:
+            raise ExampleError(str(error)) from error
+
+
+def validate_training_file(
+    path: Path, chats: ChatRows, held_out: Set[bytes] = frozenset()
+) -> ValidFile:
+    """`held_out`: digests of the validation file's rows. Raises InvalidFileError."""
+    check = _Check("training", chats, held_out)
+    valid = check.run(path)
     if valid.num_examples < MIN_EXAMPLES:
         raise InvalidFileError(
             JobError(
@@ -47,78 +81,92 @@ def validate_training_file(path: Path) -> ValidFile:
     return valid
 
 
-def validate_validation_file(path: Path) -> ValidFile:
+def validate_validation_file(path: Path, chats: ChatRows) -> ValidFile:
     """Raises InvalidFileError."""
-    return _validate(path, "validation")
+    return _Check("validation", chats, keeps_digests=True).run(path)
 
 
-def _validate(path: Path, kind: str) -> ValidFile:
-    problems: list[tuple[int, str]] = []
-    kinds: set[type] = set()
-    digests: set[bytes] = set()
-    num_examples = 0
-    for number, line in _lines(path):
-        num_examples += 1
+@dataclass(slots=True)
+class _Check:
+    """One pass over a file; what it keeps is bounded, however long the file is."""
+
+    kind: str
+    chats: ChatRows
+    held_out: Set[bytes] = frozenset()
+    keeps_digests: bool = False
+    faults: Faults = field(default_factory=Faults)
+    kinds: set[type] = field(default_factory=set[type])
+    digests: set[bytes] = field(default_factory=set[bytes])
+    columns: dict[str, None] = field(default_factory=dict[str, None])
+    with_columns: Lines = field(default_factory=Lines)
+    unwrapped: Lines = field(default_factory=Lines)
+
+    def run(self, path: Path) -> ValidFile:
+        num_examples = 0
+        shared: set[bytes] = set()
+        for number, line in self._lines(path):
+            num_examples += 1
+            example = self._read(number, line)
+            if example is None:
+                continue
+            self.kinds.add(type(example))
+            self._note(number, example.notes)
+            if self.held_out or self.keeps_digests:
+                digest = hashlib.blake2b(line.strip(), digest_size=16).digest()
+                if digest in self.held_out:
+                    shared.add(digest)
+                if self.keeps_digests and len(self.digests) < MAX_DIGESTS:
+                    self.digests.add(digest)
+        if self.faults:
+            raise self._invalid(self.faults.describe())
+        if num_examples == 0:
+            raise self._invalid("The file has no examples.")
+        if len(self.kinds) > 1:
+            raise self._invalid(
+                "Invalid file format. It mixes chat examples with prompt/completion pairs."
+            )
+        warnings = tuple(self._warnings())
+        return ValidFile(num_examples, warnings, frozenset(self.digests), len(shared))
+
+    def _lines(self, path: Path) -> Iterator[tuple[int, bytes]]:
+        try:
+            yield from read_lines(path)
+        except ExampleFileError as error:
+            raise self._invalid(f"Invalid file format. {error}") from error
+
+    def _read(self, number: int, line: bytes) -> Example | None:
         try:
             example = read_example(line)
+            if isinstance(example, ChatExample):
+                self.chats.check(example.conversation)
         except ExampleError as error:
-            problems.append((number, str(error)))
-            continue
-        if isinstance(example, TextExample):
-            problems.append((number, _UNEXPECTED))
-            continue
-        if isinstance(example, ChatExample):
-            media = example.conversation.messages
-            if any(part for message in media for part in message.parts if _is_media(part)):
-                problems.append((number, "images are not supported by this model"))
-        kinds.add(type(example))
-        digests.add(hashlib.blake2b(line.strip(), digest_size=16).digest())
-    if problems:
-        raise _invalid(kind, _describe(problems))
-    if num_examples == 0:
-        raise _invalid(kind, "The file has no examples.")
-    if len(kinds) > 1:
-        raise _invalid(
-            kind, "Invalid file format. It mixes chat examples with prompt/completion pairs."
-        )
-    return ValidFile(num_examples, frozenset(digests))
+            self.faults.add(number, str(error))
+            return None
+        return example
 
+    def _note(self, number: int, notes: RowNotes) -> None:
+        if notes.ignored_columns:
+            self.with_columns.add(number)
+            for name in notes.ignored_columns:
+                if len(self.columns) <= NUM_LISTED_COLUMNS:
+                    self.columns.setdefault(shown_name(name))
+        if notes.unwrapped_arguments:
+            self.unwrapped.add(number)
 
-_UNEXPECTED = "Unexpected file format, expected either prompt/completion pairs or chat messages."
+    def _warnings(self) -> Iterator[str]:
+        if self.columns:
+            names = ", ".join([f"'{name}'" for name in self.columns][:NUM_LISTED_COLUMNS])
+            more = " and others" if len(self.columns) > NUM_LISTED_COLUMNS else ""
+            yield (
+                f"Columns that are not trained on were ignored in {self.with_columns.count} "
+                f"{self.kind} example(s): {names}{more}"
+            )
+        if self.unwrapped.count:
+            yield (
+                f"The arguments of tool calls were JSON encoded twice in {self.unwrapped.count} "
+                f"{self.kind} example(s) and were unwrapped: {self.unwrapped}"
+            )
 
-
-def _is_media(part: object) -> bool:
-    return not hasattr(part, "text")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line
-
-
-def _describe(problems: Sequence[tuple[int, str]]) -> str:
-    if all(text == _UNEXPECTED for _, text in problems):
-        numbers = ", ".join(str(number) for number, _ in problems[:NUM_LISTED_LINES])
-        return f"{_UNEXPECTED} Lines: {numbers}{_more(problems)}"
-    shown = "; ".join(_describe_one(number, text) for number, text in problems[:NUM_LISTED_LINES])
-    return f"Invalid file format. {shown}{_more(problems)}"
-
-
-def _describe_one(number: int, text: str) -> str:
-    if text.startswith("line "):
-        return f"Example {number} cannot be parsed. Error: {text} (line {number})"
-    return f"Example {number}, {text}"
-
-
-def _more(problems: Sequence[tuple[int, str]]) -> str:
-    """The whole count, so that a caller knows how much is to be done."""
-    hidden = len(problems) - NUM_LISTED_LINES
-    more = f"; and {hidden} more" if hidden > 0 else ""
-    return f"{more} ({len(problems)} bad line{'s' if len(problems) > 1 else ''} in all)"
-
-
-def _invalid(kind: str, reason: str) -> InvalidFileError:
-    message = _FAILED.format(kind=kind) + reason
-    return InvalidFileError(JobError(f"invalid_{kind}_file", message, f"{kind}_file"))
+    def _invalid(self, reason: str) -> InvalidFileError:
+        message = f"The job failed due to an invalid {self.kind} file. {reason}"
+        return InvalidFileError(JobError(f"invalid_{self.kind}_file", message, f"{self.kind}_file"))

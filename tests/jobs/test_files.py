@@ -216,7 +216,9 @@ BAD_LINES = {
     "nan": b'{"a": NaN}\n',
     "latin-1": b'{"a": "\xe9"}\n',
     "utf-16": '{"a": 1}\n'.encode("utf-16"),
-    "bom": b"\xef\xbb\xbf" + LINE,
+    "bom within": LINE + b"\xef\xbb\xbf" + LINE,
+    "utf-16 without a mark": '{"a": 1}\n'.encode("utf-16-le"),
+    "utf-32": '{"a": 1}\n'.encode("utf-32"),
     "nul bytes": b"\0\0\0",
     "csv": b"prompt,completion\na,b\n",
     "two on a line": b'{"a": 1}{"b": 2}\n',
@@ -246,6 +248,29 @@ def test_the_bad_line_is_named(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="Line 2 is not a dictionary") as error:
         client.files.create(file=("a.jsonl", LINE + b"oops, text\n"), purpose="fine-tune")
     assert "line starts with" in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"a": 1}\n'.encode("utf-16"), "looks like UTF-16. Save it as UTF-8"),
+        ('{"a": 1}\n'.encode("utf-16-be"), "looks like UTF-16"),
+        ('{"a": 1}\n'.encode("utf-32"), "looks like UTF-32"),
+        (LINE + b'{"a": "caf\xe9"}\n', "Line 2: .* looks like Windows-1252 or Latin-1"),
+        (json.dumps([{"a": 1}]).encode(), "looks like one JSON array"),
+        (json.dumps({"a": [1]}, indent=2).encode(), "looks like objects over several lines"),
+        (LINE + BAD_LINES["very deep"], "Line 2 is nested too deeply"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(client: OpenAI, content: bytes, said: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=said):
+        client.files.create(file=("a.jsonl", content), purpose="fine-tune")
+
+
+def test_a_mark_ahead_of_utf8_is_accepted(client: OpenAI) -> None:
+    content = b"\xef\xbb\xbf" + LINE
+    file = client.files.create(file=("a.jsonl", content), purpose="fine-tune")
+    assert client.files.content(file.id).content == content
 
 
 @pytest.mark.parametrize(

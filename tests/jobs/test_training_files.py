@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,23 @@ from server.fine_tuning.hyperparameters import (
     split_batch,
 )
 from server.supervisor.validation import (
+    ChatRows,
     InvalidFileError,
     validate_training_file,
     validate_validation_file,
 )
+from templates.format import TokenizerInfo
+from templates.registry import open_format
+from templates.training import MaskOptions
 from tests.jobs.stories import lines, rows
 
 USER = {"role": "user", "content": "hi"}
 ANSWER = {"role": "assistant", "content": "hello"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+CHATS = ChatRows(lambda: open_format("chatml", TokenizerInfo()), MaskOptions())
+MANY_DIGITS = '{"messages": [{"role": "user", "content": %s}]}' % ("9" * 5000)
 
 
 def chat(*messages: object, **fields: object) -> dict[str, object]:
@@ -59,7 +67,34 @@ BAD_EXAMPLES: dict[str, object] = {
     "weight on user": chat({**USER, "weight": 1}, ANSWER),
     "assistant says nothing": chat(USER, {"role": "assistant"}),
     "unknown message key": chat({**USER, "mood": "good"}, ANSWER),
-    "unknown key": chat(USER, ANSWER, temperature=1),
+    "user speaks last": chat(USER, ANSWER, USER),
+    "orphan tool answer": chat(
+        USER, {"role": "tool", "tool_call_id": "c1", "content": "1"}, ANSWER
+    ),
+    "wrong tool_call_id": chat(
+        USER,
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c2", "content": "1"},
+        ANSWER,
+        tools=[TOOL],
+    ),
+    "call left open": chat(
+        USER, {"role": "assistant", "tool_calls": [CALL]}, USER, ANSWER, tools=[TOOL]
+    ),
+    "tools with functions": chat(USER, ANSWER, tools=[TOOL], functions=[TOOL["function"]]),
+    "function_call with tool_calls": chat(
+        USER,
+        {
+            "role": "assistant",
+            "tool_calls": [CALL],
+            "function_call": {"name": "f", "arguments": "{}"},
+        },
+        tools=[TOOL],
+    ),
+    "thought in a format without": chat(USER, {**ANSWER, "reasoning_content": "hm"}),
+    "assistant speaks first": chat(ANSWER),
+    "pictures column": chat(USER, ANSWER, images=["a.png"]),
+    "system column": chat(USER, ANSWER, system="Be kind."),
     "tool not declared": chat(USER, {"role": "assistant", "tool_calls": [CALL]}),
     "tool arguments no json": chat(
         USER,
@@ -90,7 +125,7 @@ def write(folder: Path, content: bytes) -> Path:
 def test_a_bad_example_is_found_and_named(tmp_path: Path, kind: str) -> None:
     content = lines([*rows(11), BAD_EXAMPLES[kind], *rows(3)])
     with pytest.raises(InvalidFileError) as invalid:
-        validate_training_file(write(tmp_path, content))
+        validate_training_file(write(tmp_path, content), CHATS)
     error = invalid.value.error
     assert (error.code, error.param) == ("invalid_training_file", "training_file")
     assert error.message.startswith("The job failed due to an invalid training file. ")
@@ -98,20 +133,145 @@ def test_a_bad_example_is_found_and_named(tmp_path: Path, kind: str) -> None:
     assert "(1 bad line in all)" in error.message
 
 
-def test_all_bad_lines_are_counted_and_the_first_twenty_told(tmp_path: Path) -> None:
-    bad = chat({"content": "hi"}, ANSWER)
+def refused(folder: Path, content: bytes) -> str:
     with pytest.raises(InvalidFileError) as invalid:
-        validate_training_file(write(tmp_path, lines([*rows(10), *[bad] * 30])))
-    message = invalid.value.error.message
-    assert "Example 11, message 1 Discriminator 'role' is missing in value" in message
+        validate_training_file(write(folder, content), CHATS)
+    assert invalid.value.error.code == "invalid_training_file"
+    return invalid.value.error.message.removeprefix(
+        "The job failed due to an invalid training file. "
+    )
+
+
+def test_equal_faults_are_told_once_with_the_first_twenty_lines(tmp_path: Path) -> None:
+    bad = chat({"content": "hi"}, ANSWER)
+    message = refused(tmp_path, lines([*rows(10), *[bad] * 30, chat(USER)]))
+    numbers = ", ".join(map(str, range(11, 31)))
+    assert message == (
+        f"Invalid file format. Examples {numbers} and 10 more, message 1 Discriminator 'role' is "
+        "missing in value; Example 41, there must be at least one assistant message with weight 1 "
+        "(31 bad lines in all)"
+    )
+
+
+def test_faults_of_many_kinds_are_told_up_to_twenty(tmp_path: Path) -> None:
+    bad = [chat(*[USER] * number, {"content": "hi"}, ANSWER) for number in range(30)]
+    message = refused(tmp_path, lines(bad))
     assert message.count("Example ") == 20
     assert message.endswith("; and 10 more (30 bad lines in all)")
+
+
+OTHER_SHAPES: dict[str, tuple[dict[str, object], str]] = {
+    "alpaca": ({"instruction": "a", "input": "", "output": "b"}, "an alpaca row"),
+    "sharegpt": ({"conversations": [{"from": "human", "value": "a"}]}, "a sharegpt row"),
+    "ranked": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "a row of preferences"),
+    "ranked sharegpt": (
+        {"conversations": [], "chosen": {"from": "gpt", "value": "b"}, "rejected": {}},
+        "a row of preferences",
+    ),
+    "preferences": (
+        {"input": {"messages": [USER]}, "preferred_output": [ANSWER]},
+        "a row of preferences",
+    ),
+    "kto": (chat(USER, ANSWER, label=True), "a row of the KTO method"),
+    "text": ({"text": "plain"}, "plain text for pretraining"),
+    "pair": ({"question": "a", "answer": "b"}, "a pair of 'question' and 'answer'"),
+    "messages in a pair": ({"prompt": [USER], "completion": [ANSWER]}, "lists of messages"),
+    "batch": ({"custom_id": "1", "method": "POST", "url": "/", "body": {}}, "line of a batch"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_SHAPES)
+def test_rows_of_other_trainers_are_named(tmp_path: Path, kind: str) -> None:
+    row, named = OTHER_SHAPES[kind]
+    message = refused(tmp_path, lines([row] * 12))
+    assert message.startswith(
+        "Unexpected file format, expected either prompt/completion pairs or chat messages. It seems"
+    )
+    assert named in message
+    assert message.endswith("(lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12) (12 bad lines in all)")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (MANY_DIGITS.encode(), "invalid json: an integer has too many digits"),
+        (b'{"a":' * 65 + b"1" + b"}" * 65, "invalid json: nested too deeply (more than 64 levels)"),
+        (b'{"a":' * 5000 + b"1" + b"}" * 5000, "invalid json: nested too deeply"),
+        (b'{"a": "caf\xe9"}', "not valid UTF-8 (this looks like Windows-1252 or Latin-1)"),
+    ],
+    ids=["digits", "deep", "deeper", "latin-1"],
+)
+def test_json_that_cannot_be_read_is_told_by_line(tmp_path: Path, line: bytes, said: str) -> None:
+    message = refused(tmp_path, lines(rows(10)) + line + b"\n")
+    assert message.startswith("Invalid file format. Example 11 cannot be parsed. Error: line ")
+    assert said in message
+    assert "(line 11) (1 bad line in all)" in message
+
+
+def test_a_marked_file_is_read_and_utf16_is_named(tmp_path: Path) -> None:
+    content = lines(rows(10))
+    marked = write(tmp_path, b"\xef\xbb\xbf" + content)
+    assert validate_training_file(marked, CHATS).num_examples == 10
+    message = refused(tmp_path, content.decode().encode("utf-16"))
+    assert message == (
+        "Invalid file format. The file is not UTF-8: this looks like UTF-16. Save it as UTF-8."
+    )
+
+
+def test_columns_that_are_not_trained_on_are_one_warning(tmp_path: Path) -> None:
+    odd = [{**row, "id": n, "source": "x", "my notes": 1} for n, row in enumerate(rows(12))]
+    assert validate_training_file(write(tmp_path, lines(odd)), CHATS).warnings == (
+        "Columns that are not trained on were ignored in 12 training example(s): 'id', 'source', "
+        "'(unnamed)'",
+    )
+    pairs = [{"prompt": "a", "completion": "b", "id": 1}] * 10
+    warnings = validate_training_file(write(tmp_path, lines(pairs)), CHATS).warnings
+    assert warnings == (
+        "Columns that are not trained on were ignored in 10 training example(s): 'id'",
+    )
+
+
+def test_arguments_encoded_twice_are_unwrapped_with_a_warning(tmp_path: Path) -> None:
+    arguments = json.dumps(json.dumps({"altitude": 100}))
+    called = {**CALL, "function": {"name": "f", "arguments": arguments}}
+    twice = chat(USER, {"role": "assistant", "tool_calls": [called]}, tools=[TOOL])
+    path = write(tmp_path, lines([*rows(10), twice, twice]))
+    assert validate_training_file(path, CHATS).warnings == (
+        "The arguments of tool calls were JSON encoded twice in 2 training example(s) and were "
+        "unwrapped: lines 11, 12",
+    )
+
+
+def test_a_chat_needs_a_chat_format_and_a_pair_does_not(tmp_path: Path) -> None:
+    def none() -> ChatRows:
+        return ChatRows(lambda: open_format(None, TokenizerInfo()), MaskOptions())
+
+    with pytest.raises(InvalidFileError, match="ships no chat template"):
+        validate_training_file(write(tmp_path, lines(rows(10))), none())
+    pairs = lines([{"prompt": "a", "completion": "b"}] * 10)
+    assert validate_training_file(write(tmp_path, pairs), none()).num_examples == 10
+
+
+def test_what_a_check_keeps_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        odd = {**chat(USER, ANSWER), "note": "x" * 500}
+        bad = [chat(USER, {**ANSWER, "weight": 2}), {"messages": [], "note": "x" * 500}]
+        path = write(tmp_path, lines([odd, *bad]) * count)
+        tracemalloc.start()
+        with pytest.raises(InvalidFileError):
+            validate_training_file(path, CHATS)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    few, many = peak(100), peak(5000)
+    assert many < few + 100_000
 
 
 def test_a_line_that_is_not_json_is_told_as_openai_does(tmp_path: Path) -> None:
     content = lines(rows(10)) + b'{"messages": [}\n'
     with pytest.raises(InvalidFileError) as invalid:
-        validate_training_file(write(tmp_path, content))
+        validate_training_file(write(tmp_path, content), CHATS)
     assert "Example 11 cannot be parsed. Error: line contains invalid json: " in str(invalid.value)
     assert "(line 11)" in str(invalid.value)
 
@@ -119,23 +279,23 @@ def test_a_line_that_is_not_json_is_told_as_openai_does(tmp_path: Path) -> None:
 def test_users_text_is_not_quoted(tmp_path: Path) -> None:
     secret = chat({"role": "user", "content": "my secret", "my secret key": 1}, ANSWER)
     with pytest.raises(InvalidFileError) as invalid:
-        validate_training_file(write(tmp_path, lines([*rows(10), secret])))
+        validate_training_file(write(tmp_path, lines([*rows(10), secret])), CHATS)
     assert "secret" not in str(invalid.value)
 
 
 def test_ten_examples_are_needed_for_training_only(tmp_path: Path) -> None:
     path = write(tmp_path, lines(rows(9)))
     with pytest.raises(InvalidFileError) as invalid:
-        validate_training_file(path)
+        validate_training_file(path, CHATS)
     error = invalid.value.error
     assert (error.code, error.param) == ("invalid_n_examples", "training_file")
     assert error.message == "Training file has 9 example(s), but must have at least 10 examples"
-    assert validate_validation_file(path).num_examples == 9
+    assert validate_validation_file(path, CHATS).num_examples == 9
 
 
 def test_a_bad_validation_file_has_its_own_code(tmp_path: Path) -> None:
     with pytest.raises(InvalidFileError) as invalid:
-        validate_validation_file(write(tmp_path, lines([{}])))
+        validate_validation_file(write(tmp_path, lines([{}])), CHATS)
     error = invalid.value.error
     assert (error.code, error.param) == ("invalid_validation_file", "validation_file")
 
@@ -143,7 +303,7 @@ def test_a_bad_validation_file_has_its_own_code(tmp_path: Path) -> None:
 def test_kinds_of_examples_are_not_mixed(tmp_path: Path) -> None:
     mixed = [*rows(10), {"prompt": "a", "completion": "b"}]
     with pytest.raises(InvalidFileError, match="mixes"):
-        validate_training_file(write(tmp_path, lines(mixed)))
+        validate_training_file(write(tmp_path, lines(mixed)), CHATS)
 
 
 def test_good_examples_of_many_shapes_are_taken(tmp_path: Path) -> None:
@@ -161,9 +321,9 @@ def test_good_examples_of_many_shapes_are_taken(tmp_path: Path) -> None:
         ),
     ]
     content = lines(good).replace(b"\n", b"\r\n") + b"\n"
-    assert validate_training_file(write(tmp_path, content)).num_examples == 12
+    assert validate_training_file(write(tmp_path, content), CHATS).num_examples == 12
     pairs = [{"prompt": f"{n}", "completion": "x"} for n in range(10)]
-    assert validate_training_file(write(tmp_path, lines(pairs))).num_examples == 10
+    assert validate_training_file(write(tmp_path, lines(pairs)), CHATS).num_examples == 10
 
 
 @pytest.mark.parametrize(

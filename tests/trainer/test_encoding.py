@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from transformers import AutoTokenizer
 
 from templates.conversation import Conversation
@@ -13,7 +12,8 @@ from templates.example_fields import ExampleError
 from templates.examples import ChatExample, read_example
 from templates.registry import open_format
 from templates.tokenization import Encoder, describe_tokenizer
-from tests.trainer.conftest import Workspace, chat
+from tests.trainer.conftest import Workspace, chat, train
+from workers.contract.training import TrainFailed
 from workers.trainer.dataset import IGNORED, EncodedExample
 from workers.trainer.encoding import RowEncoder, load_row_encoder
 
@@ -126,16 +126,18 @@ def test_long_examples_are_cut_at_the_end(workspace: Workspace) -> None:
 
 def test_long_text_is_split_and_nothing_is_lost(workspace: Workspace) -> None:
     spec = workspace.spec(finetuning={"stage": "pt"})
-    (pieces,) = load_row_encoder(spec, 16)([read_example('{"text": "%s"}' % ("abc" * 20))])
+    (pieces,) = load_row_encoder(spec, 16)(
+        [read_example('{"text": "%s"}' % ("abc" * 20), pretraining=True)]
+    )
     assert not isinstance(pieces, ExampleError)
     assert [len(piece.ids) for piece in pieces] == [16, 16, 16, 13]
     ids = [token for piece in pieces for token in piece.ids]
     assert AutoTokenizer.from_pretrained(workspace.base).decode(ids) == "abc" * 20 + "<|im_end|>"
 
 
-@pytest.mark.parametrize("stage", ["sft", "pt"])
-def test_rows_of_another_stage_are_refused(workspace: Workspace, stage: str) -> None:
-    row = '{"text": "abc"}' if stage == "sft" else '{"prompt": "a", "completion": "b"}'
-    spec = workspace.spec(finetuning={"stage": stage})
-    (encoded,) = load_row_encoder(spec, 16)([read_example(row)])
-    assert isinstance(encoded, ExampleError)
+def test_rows_of_another_stage_are_refused(workspace: Workspace) -> None:
+    for stage, row in (("sft", {"text": "abc"}), ("pt", {"prompt": "a", "completion": "b"})):
+        failed = train(workspace.spec([row] * 3, finetuning={"stage": stage}))[-1]
+        assert isinstance(failed, TrainFailed)
+        assert failed.code == "invalid_training_file"
+        assert "pretraining" in failed.message

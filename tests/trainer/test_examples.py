@@ -26,6 +26,16 @@ def answering(**answer: Any) -> dict[str, Any]:
     return {"messages": [USER, {**ANSWER, **answer}]}
 
 
+RESULT = {"role": "tool", "tool_call_id": "1", "content": "42"}
+OLD_RESULT = {"role": "function", "name": "f", "content": "42"}
+
+
+def resulting(*results: dict[str, Any]) -> dict[str, Any]:
+    """A call, what is said to it, and an answer."""
+    row = calling()
+    return {**row, "messages": [*row["messages"], *results, ANSWER]}
+
+
 def test_a_chat_with_tools_is_read() -> None:
     row = {
         "messages": [
@@ -76,9 +86,25 @@ def test_pictures_are_read_from_users_only() -> None:
         read_example(json.dumps(answering(content=[part])))
 
 
+def test_arguments_encoded_twice_are_unwrapped() -> None:
+    example = read_example(
+        json.dumps(calling(function={"name": "f", "arguments": '"{\\"a\\": 1}"'}))
+    )
+    assert isinstance(example, ChatExample)
+    assert example.conversation.messages[1].tool_calls == (ToolCall("f", '{"a": 1}', "1"),)
+    assert example.notes.unwrapped_arguments
+
+
+def test_reasoning_is_read_under_both_of_its_names() -> None:
+    for field in ("reasoning", "reasoning_content"):
+        example = read_example(json.dumps(answering(**{field: "hm"})))
+        assert isinstance(example, ChatExample)
+        assert example.conversation.messages[1].reasoning == "hm"
+
+
 def test_completions_and_text_are_read() -> None:
     assert read_example('{"prompt": "", "completion": "b"}') == CompletionExample("", "b")
-    assert read_example('{"text": "a"}') == TextExample("a")
+    assert read_example('{"text": "a"}', pretraining=True) == TextExample("a")
 
 
 @pytest.mark.parametrize(
@@ -90,9 +116,9 @@ def test_completions_and_text_are_read() -> None:
         ("[" * 100_000, "nested too deeply"),
         ("[]", "Unexpected file format"),
         ({"question": "a"}, "Unexpected file format"),
-        ({"text": ""}, "'text' is empty"),
-        ('{"text": "\\ud800"}', "unpaired surrogate"),
-        ({"text": "a", "label": 1}, "unknown field 'label'"),
+        ('{"prompt": "\\ud800", "completion": "a"}', "unpaired surrogate"),
+        ({"text": "a"}, "plain text for pretraining"),
+        ('{"a": %s}' % ("9" * 5000), "an integer has too many digits"),
         ({"prompt": "a"}, "'completion' must be a string"),
         ({"prompt": "a", "completion": ""}, "'completion' is empty"),
         ({"messages": "hi"}, "'messages' must be a non-empty array"),
@@ -104,6 +130,28 @@ def test_completions_and_text_are_read() -> None:
         (answering(weight=0), "at least one assistant message with weight 1"),
         (answering(weight=0.5), "message 2 'weight' must be 0 or 1"),
         (answering(weight=True), "message 2 'weight' must be 0 or 1"),
+        (answering(weight=1.0), "message 2 'weight' must be 0 or 1"),
+        (answering(refusal="no"), "message 2 has both 'content' and 'refusal'"),
+        (answering(reasoning="a", reasoning_content="b"), "'reasoning_content' differ"),
+        (answering(content=[{"type": "text", "value": "a"}]), "rename it to 'text'"),
+        ({"messages": [{"from": "human", "value": "a"}]}, "sharegpt's messages have 'from'"),
+        ({"messages": [USER, ANSWER, USER]}, "the last message must be from the assistant"),
+        ({"messages": [USER, RESULT, ANSWER]}, "message 2 with role 'tool' must be a response"),
+        (resulting(RESULT | {"tool_call_id": "2"}), "message 3 'tool_call_id' is no call"),
+        (resulting(RESULT, RESULT), "message 4 'tool_call_id' is no call"),
+        (resulting(), "message 2 is an assistant message with 'tool_calls', which must be"),
+        (resulting(OLD_RESULT), "message 3 with role 'function' must be a response"),
+        ({"messages": [USER, OLD_RESULT, ANSWER]}, "message 2 with role 'function' must be"),
+        ({**answering(), "tools": [TOOL], "functions": [{"name": "g"}]}, "exclude each other"),
+        (
+            {"messages": [USER, {**ANSWER, "tool_calls": [CALL], "function_call": {}}]},
+            "message 2 has both 'function_call' and 'tool_calls'",
+        ),
+        ({**answering(), "tools": [TOOL, TOOL]}, "declares two tools of one name"),
+        (
+            {**answering(), "tools": [{"type": "function", "function": {"name": "a.b"}}]},
+            "must be 1 to 64 letters, digits",
+        ),
         (answering(content=None), "message 2 an assistant message needs 'content'"),
         (answering(content=7), "message 2 'content' must be a string"),
         (answering(content=[]), "message 2 'content' must be a string"),
@@ -117,6 +165,10 @@ def test_completions_and_text_are_read() -> None:
         ({**calling(), "tools": []}, "message 2 calls a tool that 'tools' does not declare"),
         (calling(function={"name": "f", "arguments": "{"}), "text of a JSON object"),
         (calling(function={"name": "f", "arguments": "[]"}), "text of a JSON object"),
+        (calling(function={"name": "f", "arguments": '"[]"'}), "text of a JSON object"),
+        (calling(function={"name": "f", "arguments": '"a"'}), "text of a JSON object"),
+        (calling(function={"name": "f", "arguments": '{"a": %s}' % ("9" * 5000)}), "many digits"),
+        (calling(function={"name": "f", "arguments": '{"a": "\\ud800"}'}), "text of a JSON object"),
         (calling(function={"name": "f", "arguments": {}}), "'arguments' must be a string"),
         (calling(type="custom"), "message 2 tool call 1 'type' must be 'function'"),
         (calling(id=None), "message 2 tool call 1 'id' must be a string"),

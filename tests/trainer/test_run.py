@@ -222,7 +222,9 @@ def test_cut_and_empty_examples_are_warned_of_by_line(workspace: Workspace) -> N
     rows = [*CHATS[:3], chat("x" * 200, "y"), chat("Hi", "z" * 200)]
     events = train(workspace.spec(rows, data={"cutoff_len": 100}))
     cut, dropped = (event.message for event in events if isinstance(event, Warned))
-    assert cut.endswith("longer than 100 tokens and were cut: lines 4, 5.")
+    assert cut.endswith(
+        "longer than 100 tokens (cutoff_len; the model's context is 512) and were cut: lines 4, 5."
+    )
     assert dropped.endswith("were left out: line 4.")
     assert next(e for e in events if isinstance(e, Started)).num_examples == 4
 
@@ -232,12 +234,25 @@ def test_all_bad_lines_are_reported(workspace: Workspace) -> None:
     secret = {"messages": [{"role": "user", "content": "a secret"}]}
     failed = failure(train(workspace.spec([*CHATS, *bad, *[secret] * 20])))
     assert (failed.code, failed.param) == ("invalid_training_file", "training_file")
-    assert "Example 21: line contains invalid json" in failed.message
-    assert "Example 23: message 1 Discriminator 'role' is missing in value" in failed.message
-    assert "Example 40" in failed.message
-    assert "Example 41" not in failed.message
-    assert "3 more bad lines" in failed.message
+    assert "Example 21 cannot be parsed. Error: line contains invalid json" in failed.message
+    assert "Example 23, message 1 Discriminator 'role' is missing in value" in failed.message
+    assert "Examples 24, 25, " in failed.message
+    assert failed.message.endswith("(23 bad lines in all)")
     assert "secret" not in failed.message
+
+
+def test_nothing_to_learn_says_which_limit_cut_how_many(workspace: Workspace) -> None:
+    long = chat("x" * 600, "y")
+    failed = failure(train(workspace.spec([long] * 12)))
+    assert failed.code == "invalid_training_file"
+    assert failed.message.startswith(
+        "The job failed due to an invalid training file. No example has anything to learn from: "
+        "12 of 12 are longer than 512 tokens (cutoff_len; the model's context is 512)"
+    )
+    unlearned = chat("x", "y", weight=1)
+    unlearned["messages"] += [*chat("x", "y", weight=0)["messages"]]
+    failed = failure(train(workspace.spec([unlearned] * 12, data={"mask_history": True})))
+    assert "12 have no answer that counts" in failed.message
 
 
 def test_a_bad_validation_file_is_named_as_such(workspace: Workspace) -> None:

@@ -50,7 +50,10 @@ class DataArguments(_Strict, frozen=True):
     train_file: str
     validation_file: str | None = None
     cutoff_len: int = 2048
+    """Longer examples are cut; the model's context is the limit where it is shorter."""
     packing: bool = False
+    packing_len: int | None = None
+    """Tokens of a packed row, or those of the longest example; None: `cutoff_len`."""
     train_on_prompt: bool = False
     mask_history: bool = False
 
@@ -177,7 +180,7 @@ class Completed(TrainEventBase, tag="completed", frozen=True):
 
 class TrainFailed(TrainEventBase, tag="failed", frozen=True):
     """`code` as in contract §8.6: invalid_training_file, invalid_validation_file, out_of_memory,
-    invalid_hyperparameters, internal_error."""
+    invalid_hyperparameters, training_diverged, internal_error."""
 
     code: str
     message: str

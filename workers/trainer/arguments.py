@@ -51,6 +51,7 @@ def _check_ranges(spec: TrainSpec) -> None:
     training, finetuning = spec.training, spec.finetuning
     at_least: tuple[tuple[str, float, float], ...] = (
         ("cutoff_len", spec.data.cutoff_len, 2),
+        ("packing_len", spec.data.packing_len or 2, 2),
         ("lora_rank", finetuning.lora_rank, 1),
         ("lora_alpha", finetuning.lora_alpha or 1, 1),
         ("per_device_train_batch_size", training.per_device_train_batch_size, 1),

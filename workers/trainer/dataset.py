@@ -1,6 +1,6 @@
 """A training file as token ids and the tokens to learn, held in flat arrays.
 
-Every bad line is found before anything is trained: the error tells the first twenty and a count.
+Every bad line is found before anything is trained.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from templates.example_faults import Faults, Lines
 from templates.example_fields import ExampleError
+from templates.example_lines import ExampleFileError, read_lines
 from templates.examples import Example, read_example
 from workers.trainer.failures import InvalidTrainingFile, InvalidValidationFile
 
-NUM_LISTED_LINES = 20
 _LINES_AT_ONCE = 256
 
 
@@ -67,9 +68,9 @@ class EncodedExamples:
 @dataclass(frozen=True, slots=True)
 class LoadedFile:
     examples: EncodedExamples
-    truncated_lines: tuple[int, ...]
+    truncated: Lines
     """Lines whose example was cut to the cutoff."""
-    dropped_lines: tuple[int, ...]
+    dropped: Lines
     """Lines with nothing left to learn from."""
 
 
@@ -79,16 +80,18 @@ class _Gathering:
     def __init__(self) -> None:
         self._ids: list[npt.NDArray[np.int32]] = []
         self._labels: list[npt.NDArray[np.int32]] = []
-        self.truncated: list[int] = []
-        self.dropped: list[int] = []
-        self.problems: list[tuple[int, str]] = []
+        self.truncated = Lines()
+        self.dropped = Lines()
+        self.num_dropped_by_cut = 0
+        self.faults = Faults()
 
     def add(self, line: int, row: EncodedRow) -> None:
         if isinstance(row, ExampleError):
-            self.problems.append((line, str(row)))
+            self.faults.add(line, str(row))
             return
-        if any(example.is_truncated for example in row):
-            self.truncated.append(line)
+        was_cut = any(example.is_truncated for example in row)
+        if was_cut:
+            self.truncated.add(line)
         num_before = len(self._ids)
         for example in row:
             labels = np.asarray(example.labels, dtype=np.int32)
@@ -97,7 +100,8 @@ class _Gathering:
                 self._ids.append(np.asarray(example.ids, dtype=np.int32))
                 self._labels.append(labels)
         if len(self._ids) == num_before:
-            self.dropped.append(line)
+            self.dropped.add(line)
+            self.num_dropped_by_cut += was_cut
 
     def examples(self) -> EncodedExamples:
         empty = np.zeros(0, dtype=np.int32)
@@ -108,68 +112,85 @@ class _Gathering:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How long examples may be, and why."""
+
+    cutoff_len: int
+    context_len: int | None
+    """The model's own, where its config tells."""
+
+    def __str__(self) -> str:
+        context = "" if self.context_len is None else f"; the model's context is {self.context_len}"
+        return f"{self.cutoff_len} tokens (cutoff_len{context})"
+
+
 def load_file(
-    path: Path, encode: Encode, *, is_validation: bool, between_lines: Callable[[], None]
+    path: Path,
+    encode: Encode,
+    window: Window,
+    *,
+    is_validation: bool,
+    pretraining: bool,
+    between_lines: Callable[[], None],
 ) -> LoadedFile:
     """Reads and encodes every row.
 
     Raises InvalidTrainingFile or InvalidValidationFile, and whatever `between_lines` raises.
     """
     gathering = _Gathering()
-    for number, row in _encoded_lines(path, encode, is_validation):
-        between_lines()
-        gathering.add(number, row)
-    if gathering.problems:
-        _refuse(_problem_text(gathering.problems), is_validation)
+    try:
+        for number, row in _encoded_lines(path, encode, pretraining):
+            between_lines()
+            gathering.add(number, row)
+    except ExampleFileError as error:
+        _refuse(str(error), is_validation)
+    except OSError as error:
+        _refuse(f"The file cannot be read ({type(error).__name__}).", is_validation)
+    if gathering.faults:
+        _refuse(gathering.faults.describe(), is_validation)
     examples = gathering.examples()
     if not len(examples):
-        _refuse("No example has anything to learn from.", is_validation)
-    return LoadedFile(examples, tuple(gathering.truncated), tuple(gathering.dropped))
+        _refuse(_nothing_to_learn(gathering, window), is_validation)
+    return LoadedFile(examples, gathering.truncated, gathering.dropped)
 
 
-def listed(lines: Sequence[int]) -> str:
-    """`lines 3, 8, 9 and 214 more`"""
-    text = ", ".join(map(str, lines[:NUM_LISTED_LINES]))
-    more = len(lines) - NUM_LISTED_LINES
-    return f"line{'s' if len(lines) > 1 else ''} {text}" + (f" and {more} more" if more > 0 else "")
+def _nothing_to_learn(gathering: _Gathering, window: Window) -> str:
+    reasons: list[str] = []
+    cut = gathering.num_dropped_by_cut
+    if cut:
+        reasons.append(
+            f"{cut} of {gathering.dropped.count} are longer than {window}, and were cut before "
+            "their first answer: raise cutoff_len where the context allows, or shorten what stands "
+            "before the answers"
+        )
+    if gathering.dropped.count > cut:
+        reasons.append(
+            f"{gathering.dropped.count - cut} have no answer that counts: see 'weight' and "
+            "mask_history"
+        )
+    return f"No example has anything to learn from: {'; '.join(reasons) or 'there is none'}."
 
 
 def _encoded_lines(
-    path: Path, encode: Encode, is_validation: bool
+    path: Path, encode: Encode, pretraining: bool
 ) -> Iterator[tuple[int, EncodedRow]]:
-    lines = _lines(path, is_validation)
+    lines = read_lines(path)
     while chunk := list(itertools.islice(lines, _LINES_AT_ONCE)):
-        read = [_read(line) for _, line in chunk]
+        read = [_read(line, pretraining) for _, line in chunk]
         encoded = iter(encode([row for row in read if not isinstance(row, ExampleError)]))
         for (number, _), row in zip(chunk, read, strict=True):
             yield number, row if isinstance(row, ExampleError) else next(encoded)
 
 
-def _read(line: bytes) -> Example | ExampleError:
+def _read(line: bytes, pretraining: bool) -> Example | ExampleError:
     try:
-        return read_example(line)
+        return read_example(line, pretraining=pretraining)
     except ExampleError as error:
         return error
 
 
-def _lines(path: Path, is_validation: bool) -> Iterator[tuple[int, bytes]]:
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except OSError as error:
-        _refuse(f"The file cannot be read ({type(error).__name__}).", is_validation)
-
-
-def _problem_text(problems: Sequence[tuple[int, str]]) -> str:
-    shown = [f"Example {number}: {text}" for number, text in problems[:NUM_LISTED_LINES]]
-    more = len(problems) - NUM_LISTED_LINES
-    text = "Invalid file format. " + "; ".join(shown)
-    return f"{text}; and {more} more bad lines." if more > 0 else f"{text}."
-
-
-def _refuse(message: str, is_validation: bool) -> NoReturn:
-    if is_validation:
-        raise InvalidValidationFile(message, "validation_file")
-    raise InvalidTrainingFile(message, "training_file")
+def _refuse(reason: str, is_validation: bool) -> NoReturn:
+    kind = "validation" if is_validation else "training"
+    raised = InvalidValidationFile if is_validation else InvalidTrainingFile
+    raise raised(f"The job failed due to an invalid {kind} file. {reason}", f"{kind}_file")

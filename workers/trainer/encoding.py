@@ -58,35 +58,19 @@ class RowEncoder:
         self._cutoff_len = cutoff_len
 
     def __call__(self, rows: Sequence[Example]) -> list[EncodedRow]:
+        """Rows are of the stage: the reader has refused others."""
         if self._stage is Stage.PT:
-            return self._texts(rows)
+            return self._texts([row.text for row in rows if isinstance(row, TextExample)])
         chats = iter(self._chats([row for row in rows if isinstance(row, ChatExample)]))
-        encoded: list[EncodedRow] = []
-        for row in rows:
-            match row:
-                case ChatExample():
-                    encoded.append(next(chats))
-                case CompletionExample():
-                    encoded.append([self._completion(row)])
-                case TextExample():
-                    encoded.append(
-                        ExampleError(
-                            "Unexpected file format, expected either prompt/completion pairs or "
-                            "chat messages."
-                        )
-                    )
-        return encoded
+        return [
+            [self._completion(row)] if isinstance(row, CompletionExample) else next(chats)
+            for row in rows
+        ]
 
     # --- text -------------------------------------------------------------------------------------
 
-    def _texts(self, rows: Sequence[Example]) -> list[EncodedRow]:
-        ids = iter(self._encode_plain([row.text for row in rows if isinstance(row, TextExample)]))
-        return [
-            self._pieces(next(ids))
-            if isinstance(row, TextExample)
-            else ExampleError("pretraining takes rows of the form {'text': ...}")
-            for row in rows
-        ]
+    def _texts(self, texts: Sequence[str]) -> list[EncodedRow]:
+        return [self._pieces(ids) for ids in self._encode_plain(texts)]
 
     def _pieces(self, text: list[int]) -> list[EncodedExample]:
         ids = [*self._opening, *text, *self._closing]

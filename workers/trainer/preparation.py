@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.contract.training import TrainingArguments, TrainSpec
+from workers.contract.training import Stage, TrainingArguments, TrainSpec
 from workers.trainer.batches import Batch, BatchPlan, Row, collate, pack_rows, single_rows
-from workers.trainer.dataset import EncodedExamples, LoadedFile, listed, load_file
+from workers.trainer.dataset import EncodedExamples, LoadedFile, Window, load_file
 from workers.trainer.encoding import load_row_encoder
 from workers.trainer.schedule import Schedule
 from workers.trainer.stopping import StopRequest
+
+MAX_TOKENS_AT_ONCE = 32_768
+"""In one pass through the model, padding included: activations and logits grow with them. A batch
+of more takes several passes, with the same result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +33,25 @@ def prepare_data(
 ) -> tuple[Data, list[str]]:
     """The run's data, and what its user should know of it. Raises TrainerError, StopRequested."""
     cutoff_len = min(spec.data.cutoff_len, context_len or spec.data.cutoff_len)
+    window = Window(cutoff_len, context_len)
     encoder = load_row_encoder(spec, cutoff_len)
-    training = load_file(
-        Path(spec.data.train_file), encoder, is_validation=False, between_lines=stop.check
-    )
-    warnings = _warnings(training, cutoff_len, "training")
+
+    def load(path: str, *, is_validation: bool) -> LoadedFile:
+        return load_file(
+            Path(path),
+            encoder,
+            window,
+            is_validation=is_validation,
+            pretraining=spec.finetuning.stage is Stage.PT,
+            between_lines=stop.check,
+        )
+
+    training = load(spec.data.train_file, is_validation=False)
+    warnings = _warnings(training, window, "training")
     validation: list[Batch] = []
     if spec.data.validation_file is not None:
-        held_out = load_file(
-            Path(spec.data.validation_file), encoder, is_validation=True, between_lines=stop.check
-        )
-        warnings += _warnings(held_out, cutoff_len, "validation")
+        held_out = load(spec.data.validation_file, is_validation=True)
+        warnings += _warnings(held_out, window, "validation")
         validation = _validation_batches(spec, held_out.examples)
     plan = BatchPlan(
         _rows(spec, training.examples, cutoff_len),
@@ -51,27 +64,47 @@ def prepare_data(
 
 
 def _rows(spec: TrainSpec, examples: EncodedExamples, cutoff_len: int) -> list[Row]:
-    if spec.data.packing:
-        return pack_rows(examples.lengths, cutoff_len)
-    return single_rows(len(examples))
+    if not spec.data.packing:
+        return single_rows(len(examples))
+    capacity = cutoff_len
+    if spec.data.packing_len is not None:
+        capacity = min(cutoff_len, max(spec.data.packing_len, *examples.lengths))
+    return pack_rows(examples.lengths, capacity)
 
 
 def _validation_batches(spec: TrainSpec, examples: EncodedExamples) -> list[Batch]:
     size = spec.training.per_device_train_batch_size
     rows = single_rows(len(examples))
-    return [collate(examples, rows[at : at + size]) for at in range(0, len(rows), size)]
+    return [
+        collate(examples, part)
+        for at in range(0, len(rows), size)
+        for part in fitting(rows[at : at + size], examples.lengths)
+    ]
 
 
-def _warnings(loaded: LoadedFile, cutoff_len: int, kind: str) -> list[str]:
+def fitting(rows: Sequence[Row], lengths: Sequence[int]) -> Iterator[Sequence[Row]]:
+    """The rows of a batch in parts that fit into memory at once, the order kept: a row alone, or
+    several whose padded length is at most `MAX_TOKENS_AT_ONCE`."""
+    start, width = 0, 0
+    for number, row in enumerate(rows):
+        wider = max(width, sum(lengths[index] for index in row))
+        if number > start and wider * (number + 1 - start) > MAX_TOKENS_AT_ONCE:
+            yield rows[start:number]
+            start, wider = number, sum(lengths[index] for index in row)
+        width = wider
+    yield rows[start:]
+
+
+def _warnings(loaded: LoadedFile, window: Window, kind: str) -> list[str]:
     warnings: list[str] = []
-    if loaded.truncated_lines:
+    if loaded.truncated.count:
         warnings.append(
-            f"{len(loaded.truncated_lines)} {kind} example(s) were longer than {cutoff_len} tokens "
-            f"and were cut: {listed(loaded.truncated_lines)}."
+            f"{loaded.truncated.count} {kind} example(s) were longer than {window} and were cut: "
+            f"{loaded.truncated}."
         )
-    if loaded.dropped_lines:
+    if loaded.dropped.count:
         warnings.append(
-            f"{len(loaded.dropped_lines)} {kind} example(s) have nothing to learn from within "
-            f"{cutoff_len} tokens and were left out: {listed(loaded.dropped_lines)}."
+            f"{loaded.dropped.count} {kind} example(s) have nothing to learn from within {window} "
+            f"and were left out: {loaded.dropped}."
         )
     return warnings
