@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from server.supervisor.validation import ChatRows
@@ -83,6 +83,9 @@ ROWS = st.fixed_dictionaries(
 )
 
 
+PLAIN = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+
+
 class Both:
     """Validation and the trainer's encoder over one model directory."""
 
@@ -126,16 +129,18 @@ def test_a_row_is_accepted_exactly_if_it_encodes(
         max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
     )
     @given(row=ROWS)
+    @example(row={"messages": PLAIN})
+    @example(row={"messages": [PLAIN[1], *PLAIN]})
+    @example(row={"messages": [PLAIN[0], {**PLAIN[1], "reasoning_content": "hm"}]})
     def check(row: dict[str, Any]) -> None:
         try:
-            example = read_example(json.dumps(row))
+            read = read_example(json.dumps(row))
         except ExampleError:
             return
-        assert isinstance(example, ChatExample)
-        accepted = both.accepts(example)
-        assert accepted == both.encodes(example)
+        assert isinstance(read, ChatExample)
+        accepted = both.accepts(read)
+        assert accepted == both.encodes(read)
         seen[accepted] += 1
 
     check()
-    assert seen[True]
-    assert seen[False] or name in ("qwen3", "gpt_oss")
+    assert seen[True], "or nothing was compared"

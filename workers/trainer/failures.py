@@ -37,6 +37,27 @@ class OutOfMemory(TrainerError):
     code = "out_of_memory"
 
 
+class TrainingDiverged(TrainerError):
+    """Numbers left their range; a retry would do the same."""
+
+    code = "training_diverged"
+
+    @classmethod
+    def at_first_step(cls, what: str) -> TrainingDiverged:
+        return cls(
+            f"Training cannot begin: {what} is not finite at the first step, before any weight has "
+            "changed. The base model, or its compute_dtype, does not compute these examples."
+        )
+
+    @classmethod
+    def at(cls, step: int, what: str, learning_rate: float) -> TrainingDiverged:
+        return cls(
+            f"Training diverged: {what} is not finite at step {step}, at a learning rate of "
+            f"{learning_rate:.3g}. Checkpoints of earlier steps stay. Try a tenth of the "
+            "learning_rate_multiplier, some warmup_ratio, or a smaller max_grad_norm."
+        )
+
+
 class StopRequested(Exception):
     """Raised between units of work once the run has been asked to leave."""
 

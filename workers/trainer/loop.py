@@ -23,10 +23,10 @@ from workers.contract.training import (
 from workers.trainer.batches import Row, collate
 from workers.trainer.events import UNSENT, EventLog
 from workers.trainer.exports import Exports
-from workers.trainer.failures import StopRequested
+from workers.trainer.failures import StopRequested, TrainingDiverged
 from workers.trainer.models import TrainedModel
 from workers.trainer.optimisation import Optimisation
-from workers.trainer.preparation import Data
+from workers.trainer.preparation import Data, fitting
 from workers.trainer.schedule import Schedule
 from workers.trainer.scoring import Scorer, Tally
 from workers.trainer.state import Progress, StateFolder
@@ -101,13 +101,19 @@ class Loop:
             if time.monotonic() - saved_at > STATE_INTERVAL_S:
                 self._save_state(progress)
                 saved_at = time.monotonic()
+        self._check_weights(progress.step)
         return progress
 
     # --- a step -----------------------------------------------------------------------------------
 
     def _train_step(self, step: int) -> _StepScore:
         """One update from the mean over all target tokens of the step's batches."""
-        batches = [collate(self._data.training, rows) for rows in self._rows_of(step)]
+        examples = self._data.training
+        batches = [
+            collate(examples, part)
+            for rows in self._rows_of(step)
+            for part in fitting(rows, examples.lengths)
+        ]
         num_targets = sum(batch.num_targets for batch in batches)
         loss = torch.zeros((), device=self._model.device)
         correct = torch.zeros((), device=self._model.device, dtype=torch.long)
@@ -118,7 +124,12 @@ class Loop:
             correct += score.correct
         limit = self._arguments.max_grad_norm or math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
-        learning_rate = float(self._optimisation.schedule.get_last_lr()[0])
+        learning_rate = self._learning_rate()
+        for what, value in (("the loss", loss), ("the gradient", grad_norm)):
+            if not math.isfinite(value):
+                if step == 0:
+                    raise TrainingDiverged.at_first_step(what)
+                raise TrainingDiverged.at(step + 1, what, learning_rate)
         self._optimisation.optimiser.step()
         self._optimisation.schedule.step()
         self._optimisation.optimiser.zero_grad(set_to_none=True)
@@ -184,11 +195,25 @@ class Loop:
             raise
         progress.rounded_off = True
         if self.schedule.saves_after(step):
+            self._check_weights(step)
             self._checkpoint(step, full_valid)
             self._save_state(progress)
 
+    def _check_weights(self, step: int) -> None:
+        """Nothing is written that could not be served: as it would be stored, too. Raises
+        TrainingDiverged."""
+        stored = torch.float32 if self._model.is_adapter else self._model.export_dtype
+        if not all(bool(weight.to(stored).isfinite().all()) for weight in self._weights):
+            raise TrainingDiverged.at(step, "a weight", self._learning_rate())
+
+    def _learning_rate(self) -> float:
+        return float(self._optimisation.schedule.get_last_lr()[0])
+
     def _evaluate(self, step: int) -> Tally:
         tally = self._scorer.measure(self._data.validation, self._stop.check)
+        if not math.isfinite(tally.loss):
+            what = "the loss on the validation file"
+            raise TrainingDiverged.at(step, what, self._learning_rate())
         if step > self._log.history.last_evaluated_step:
             self._log.emit(
                 Evaluated(
