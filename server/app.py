@@ -195,7 +195,7 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         runner=Runner(pool, accountant, config.limits, open_lines(config.models)),
         keep_alive=keep_alive,
         media=media,
-        jobs=JobService(store, JobFactory(store, blobs, config)),
+        jobs=JobService(store, JobFactory(store, blobs, config, pool.hello)),
         decoder=BodyDecoder(config.limits.max_body_bytes),
         cors=CorsPolicy(config.cors, config.host),
     )

@@ -14,6 +14,7 @@ from server.config.generation import GenerationDefaults
 from server.config.section import Section
 from server.hubs.names import Hub
 from templates.dialects import DIALECTS
+from workers.contract.lora_ranks import VLLM_RANKS, vllm_rank
 
 
 class EngineKind(StrEnum):
@@ -161,7 +162,13 @@ class ModelEntry(Section):
             raise ValueError("adapters need max_loras of at least 1")
         if self.adapters and self.engine is EngineKind.ATTACHED and not self.allow_adapters:
             raise ValueError("adapters of an attached engine need allow_adapters: true")
+        if self.engine is EngineKind.VLLM and self.max_loras and not vllm_rank(self.max_lora_rank):
+            raise ValueError(f"max_lora_rank must be at most {VLLM_RANKS[-1]} with vllm")
         return self
+
+    @property
+    def num_engines(self) -> int:
+        return self.replicas + len(self.addresses)
 
     @property
     def merges_adapters(self) -> bool:

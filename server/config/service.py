@@ -20,6 +20,10 @@ class Training(Section):
     python: str | None = None
     device: str = "auto"
     compute_dtype: str = "float32"
+    max_cutoff_len: int = Field(default=16_384, ge=2)
+    """Tokens of an example: of jobs that set no `cutoff_len`, and the most that one may set. The
+    model's context is the limit where it is shorter. Memory grows with it, and attention's time
+    with its square."""
     max_restarts: int = Field(default=3, ge=0)
     """How often a trainer that died is started again before its job fails."""
     warm_trainers: int = Field(default=1, ge=0, le=1)

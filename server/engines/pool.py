@@ -25,6 +25,7 @@ from server.engines.routing import choose
 from server.engines.silence import TICK_S, listen
 from server.errors import Unavailable
 from server.store.records import Engine
+from workers.contract.hello import Hello
 from workers.contract.messages import FailureKind
 from workers.contract.parts import AdapterRef
 
@@ -114,6 +115,11 @@ class EnginePool:
             if not (connection.closed or connection.hangs):
                 return connection
         return None
+
+    def hello(self, model_id: str) -> Hello | None:
+        """What an engine of the model says of itself; None while no connection is open."""
+        connection = self.any_open(model_id)
+        return None if connection is None else connection.hello
 
     @property
     def hanging(self) -> list[EngineConnection]:

@@ -3,6 +3,7 @@ All that can be refused without reading the files is refused here."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import secrets
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 from server.blobs import Blobs
-from server.config import Config, EngineKind, ModelEntry
+from server.config import Config, ModelEntry
 from server.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -19,23 +20,38 @@ from server.errors import (
     unsupported_parameter,
     unsupported_value,
 )
-from server.fine_tuning.hyperparameters import FinetuningKind, SupervisedHyperparameters
+from server.fine_tuning.base_shape import BaseShape, read_base_shape
+from server.fine_tuning.hyperparameters import (
+    AUTO,
+    FinetuningKind,
+    SupervisedHyperparameters,
+    learning_rate,
+    max_learning_rate,
+)
 from server.fine_tuning.schemas import MAX_SEED, CreateJob
+from server.fine_tuning.servable import (
+    WHERE,
+    FindHello,
+    check_engine,
+    check_entry,
+    check_rank,
+    check_starts,
+)
 from server.store import Store
 from server.store.identifiers import random_id
 from server.store.records import File, Job, JobPlan, JobStatus, Model, Project
+from server.wire import MAX_COUNT
 
 FINE_TUNE = "fine-tune"
-_WHERE = "method.supervised.hyperparameters"
 _MODEL_ID_CHARS = 8
-_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class JobFactory:
-    def __init__(self, store: Store, blobs: Blobs, config: Config) -> None:
+    def __init__(self, store: Store, blobs: Blobs, config: Config, find_hello: FindHello) -> None:
         self._store = store
         self._blobs = blobs
         self._config = config
+        self._find_hello = find_hello
 
     async def make(self, project: Project, request: CreateJob) -> Job:
         """The job to be kept; its files are pinned already. Raises ApiError."""
@@ -45,10 +61,13 @@ class JobFactory:
         if model is None:
             raise ModelNotFound(request.model)
         weights_path = await self._weights_path(model, project)
-        wanted = self._check_trainable(model, wanted)
+        entry, wanted = self._check_trainable(model, wanted)
+        shape = await asyncio.to_thread(read_base_shape, Path(weights_path))
+        self._check_size(shape, model, wanted)
+        await self._check_served(model, entry, wanted)
         if wanted.eval_steps and request.validation_file is None:
             raise unsupported_parameter(
-                f"{_WHERE}.eval_steps", "It needs a 'validation_file' to be evaluated on."
+                f"{WHERE}.eval_steps", "It needs a 'validation_file' to be evaluated on."
             )
         if request.validation_file == request.training_file:
             raise invalid_value("validation_file", "It must not be the training file.")
@@ -130,26 +149,65 @@ class JobFactory:
 
     def _check_trainable(
         self, model: Model, wanted: SupervisedHyperparameters
-    ) -> SupervisedHyperparameters:
-        """The settings with what an earlier fine-tune prescribes. Raises InvalidRequest."""
+    ) -> tuple[ModelEntry, SupervisedHyperparameters]:
+        """The base's entry, and the settings with what an earlier fine-tune prescribes. Raises
+        InvalidRequest."""
         entry = self._config.model(model.base)
         if entry is None:
             raise _not_available(model)
         if wanted.train_on_prompt and wanted.mask_history:
             raise unsupported_value(
-                f"{_WHERE}.mask_history", "It and 'train_on_prompt' exclude each other."
+                f"{WHERE}.mask_history", "It and 'train_on_prompt' exclude each other."
             )
-        if entry.merges_adapters:
-            raise InvalidRequest(
-                f"The model '{entry.id}' is served with adapters merged into it, and training "
-                "starts from the weights in its directory.",
-                param="model",
-                code="model_not_available",
-            )
-        check_attached(entry, wanted.finetuning_type)
+        check_entry(entry, wanted.finetuning_type)
         if wanted.finetuning_type is FinetuningKind.FULL:
-            return _check_full(model, wanted)
-        return _check_lora(model, entry, wanted)
+            return entry, _check_full(model, wanted)
+        if model.adapter_uid is not None:
+            return entry, _continue_adapter(model, wanted)
+        return entry, wanted
+
+    async def _check_served(
+        self, model: Model, entry: ModelEntry, wanted: SupervisedHyperparameters
+    ) -> None:
+        """By the engine that would serve the result. Raises ApiError."""
+        kind = wanted.finetuning_type
+        hello = self._find_hello(model.engine_model) or self._find_hello(entry.id)
+        if kind is FinetuningKind.LORA:
+            check_rank(entry, wanted.lora_rank, hello)
+        if hello is not None:
+            check_engine(entry, hello, kind)
+        else:
+            await check_starts(self._config.run_dir, entry)
+
+    def _check_size(
+        self, shape: BaseShape, model: Model, wanted: SupervisedHyperparameters
+    ) -> None:
+        """Raises InvalidRequest."""
+        if wanted.cutoff_len is not None:
+            limits = [self._config.training.max_cutoff_len, shape.context_len or MAX_COUNT]
+            if wanted.cutoff_len > min(limits):
+                raise unsupported_value(
+                    f"{WHERE}.cutoff_len",
+                    f"'{model.id}' is trained on examples of {min(limits)} tokens at most: the "
+                    "shorter of the model's context and what this server allows.",
+                )
+        if wanted.learning_rate_multiplier != AUTO:
+            _check_rate(model, wanted, learning_rate(wanted, shape.hidden_size))
+
+
+def _check_rate(model: Model, wanted: SupervisedHyperparameters, rate: float) -> None:
+    """Raises InvalidRequest."""
+    most = max_learning_rate(wanted.optim)
+    if rate <= most:
+        return
+    where, given = f"{WHERE}.learning_rate_multiplier", float(wanted.learning_rate_multiplier)
+    raise InvalidRequest(
+        f"Invalid '{where}': decimal above maximum value. Expected a value <= "
+        f"{given * most / rate:.4g}, but got {given:g} instead. It makes a learning rate of "
+        f"{rate:.3g} for '{model.id}', and training with {wanted.optim} diverges beyond {most:g}.",
+        param=where,
+        code="decimal_above_max_value",
+    )
 
 
 def _check_method(request: CreateJob) -> None:
@@ -170,56 +228,17 @@ def _not_available(model: Model) -> InvalidRequest:
     )
 
 
-def check_attached(entry: ModelEntry, kind: FinetuningKind) -> None:
-    """An attached engine serves what its operator started it with, and adapters where allowed.
-    Raises InvalidRequest."""
-    if entry.engine is not EngineKind.ATTACHED:
-        return
-    if not entry.allow_adapters:
-        raise InvalidRequest(
-            f"The model '{entry.id}' is served by an attached engine that takes no adapters.",
-            param="model",
-            code="model_not_available",
-        )
-    if kind is FinetuningKind.FULL:
-        raise unsupported_value(
-            f"{_WHERE}.finetuning_type",
-            f"'{entry.id}' is served by an attached engine, which takes only adapters.",
-        )
-
-
 def _check_full(model: Model, wanted: SupervisedHyperparameters) -> SupervisedHyperparameters:
     if model.adapter_uid is not None:
         raise unsupported_value(
-            f"{_WHERE}.finetuning_type",
+            f"{WHERE}.finetuning_type",
             f"'{model.id}' is a LoRA adapter; only LoRA training can go on from it.",
         )
     for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target"):
         if name in wanted.model_fields_set:
             raise unsupported_parameter(
-                f"{_WHERE}.{name}", "It has no meaning with finetuning_type 'full'."
+                f"{WHERE}.{name}", "It has no meaning with finetuning_type 'full'."
             )
-    return wanted
-
-
-def _check_lora(
-    model: Model, entry: ModelEntry, wanted: SupervisedHyperparameters
-) -> SupervisedHyperparameters:
-    if entry.max_loras == 0:
-        raise unsupported_value(
-            f"{_WHERE}.finetuning_type", f"'{model.base}' is served without LoRA; use 'full'."
-        )
-    if model.adapter_uid is not None:
-        return _continue_adapter(model, wanted)
-    if wanted.lora_rank > entry.max_lora_rank:
-        raise unsupported_value(
-            f"{_WHERE}.lora_rank",
-            f"'{model.base}' is served with adapters of rank {entry.max_lora_rank} at most.",
-        )
-    if entry.engine is EngineKind.VLLM and entry.max_lora_rank not in _VLLM_RANKS:
-        raise unsupported_value(
-            f"{_WHERE}.lora_rank", f"The engine of '{model.base}' is configured for no valid rank."
-        )
     return wanted
 
 
@@ -233,11 +252,11 @@ def _continue_adapter(model: Model, wanted: SupervisedHyperparameters) -> Superv
     for name, value in (("lora_rank", rank), ("lora_alpha", alpha)):
         if name in wanted.model_fields_set and getattr(wanted, name) not in (None, value):
             raise unsupported_value(
-                f"{_WHERE}.{name}", f"'{model.id}' has {value}, which cannot change."
+                f"{WHERE}.{name}", f"'{model.id}' has {value}, which cannot change."
             )
     if "lora_target" in wanted.model_fields_set:
         raise unsupported_parameter(
-            f"{_WHERE}.lora_target", f"The layers of '{model.id}' cannot change."
+            f"{WHERE}.lora_target", f"The layers of '{model.id}' cannot change."
         )
     return wanted.model_copy(update={"lora_rank": rank, "lora_alpha": alpha})
 

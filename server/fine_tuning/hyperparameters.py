@@ -10,7 +10,8 @@ The first three are OpenAI's; the rest are ours, with LLaMA-Factory's names. All
 - `learning_rate_multiplier`: 1.
 
 The multiplier scales a base rate of 5e-5 · (2000 / hidden_size)^0.775, ten times that for LoRA:
-wider models take smaller steps, and low-rank updates larger ones.
+wider models take smaller steps, and low-rank updates larger ones. A rate that no model is trained
+at is refused.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ _LORA_FACTOR = 10
 _REFERENCE_WIDTH = 2000
 _WIDTH_EXPONENT = 0.775
 _MAX_EXAMPLES_AT_ONCE = 16
+_MAX_RATES = {"sgd": 10.0}
+_MAX_ADAPTIVE_RATE = 0.05
+"""Of optimisers whose steps do not shrink with the gradient."""
 
 
 class FinetuningKind(StrEnum):
@@ -49,7 +53,7 @@ class OpenAIHyperparameters(BaseModel):
     n_epochs: Annotated[int, Field(strict=True, ge=1, le=50)] | Auto = AUTO
     batch_size: Annotated[int, Field(strict=True, ge=1, le=_MAX_BATCH)] | Auto = AUTO
     learning_rate_multiplier: (
-        Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | Auto
+        Annotated[float, Field(strict=True, ge=1e-4, le=1e4, allow_inf_nan=False)] | Auto
     ) = AUTO
 
 
@@ -62,7 +66,8 @@ class SupervisedHyperparameters(OpenAIHyperparameters):
     """None: twice the rank."""
     lora_dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
     lora_target: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+(,[A-Za-z0-9_.]+)*$")] = "all"
-    cutoff_len: Annotated[Count, Field(ge=2)] = 2048
+    cutoff_len: Annotated[Count, Field(ge=2)] | None = None
+    """None: the model's context, or what the operator allows where that is shorter."""
     packing: Annotated[bool, Field(strict=True)] = False
     train_on_prompt: Annotated[bool, Field(strict=True)] = False
     mask_history: Annotated[bool, Field(strict=True)] = False
@@ -78,7 +83,7 @@ class SupervisedHyperparameters(OpenAIHyperparameters):
         "inverse_sqrt",
     ] = "linear"
     warmup_ratio: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
-    weight_decay: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0.0
+    weight_decay: Annotated[float, Field(strict=True, ge=0, le=10)] = 0.0
     max_grad_norm: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
     optim: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"] = (
         "adamw_torch"
@@ -117,6 +122,10 @@ def learning_rate(settled: SupervisedHyperparameters, hidden_size: int | None) -
     width = _REFERENCE_WIDTH / (hidden_size or _REFERENCE_WIDTH)
     factor = _LORA_FACTOR if settled.finetuning_type is FinetuningKind.LORA else 1
     return settled.learning_rate_multiplier * _BASE_RATE * width**_WIDTH_EXPONENT * factor
+
+
+def max_learning_rate(optim: str) -> float:
+    return _MAX_RATES.get(optim, _MAX_ADAPTIVE_RATE)
 
 
 def split_batch(batch_size: int) -> tuple[int, int]:

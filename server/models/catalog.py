@@ -159,7 +159,7 @@ class Catalog:
         """Raises Unavailable if each of the model's engines fails whenever it is started."""
         failing = await asyncio.to_thread(failing_engines, self._config.run_dir, engine_model)
         entry = self._config.model(engine_model)
-        num_engines = 1 if entry is None else entry.replicas + len(entry.addresses)
+        num_engines = 1 if entry is None else entry.num_engines
         if len(failing) >= num_engines:
             message = f"The engine of the model '{engine_model}' does not start."
             if num_engines > 1:

@@ -138,11 +138,11 @@ class EngineKeeper:
             slot = RemoteSlot(
                 RemoteWorker(entry.id, address, Path(entry.token_file), entry.ca_file, number),
                 self._workplace,
-                partial(self._hello, entry.id),
+                partial(self.hello, entry.id),
             )
             self._keep(entry.id, slot)
 
-    def _hello(self, model_id: str) -> Hello | None:
+    def hello(self, model_id: str) -> Hello | None:
         """What one of the model's workers says of itself; those of this host come first."""
         slots = [slot for slot, _ in self._slots.get(model_id, [])]
         slots.sort(key=lambda slot: isinstance(slot, RemoteSlot))

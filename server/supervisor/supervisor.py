@@ -145,7 +145,8 @@ class Supervisor:
             job = await self._store.progress.claim_validation(self.id, LEASE_S)
             if job is not None:
                 self._check = asyncio.create_task(self._validate(job))
-        if len(self._trainings) < self._config.training.max_concurrent_jobs:
+        num_training = sum(training.holds_slot for training, _ in self._trainings.values())
+        if num_training < self._config.training.max_concurrent_jobs:
             job = await self._store.progress.claim_training(
                 self.id, LEASE_S, _STARTED, _INTERRUPTED
             )

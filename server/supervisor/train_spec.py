@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 from server.config import ModelEntry, Training
+from server.fine_tuning.base_shape import read_base_shape
 from server.fine_tuning.hyperparameters import (
     AUTO,
     FinetuningKind,
@@ -23,6 +23,9 @@ from workers.contract.training import (
     TrainingArguments,
     TrainSpec,
 )
+
+_PACKED_LEN = 2048
+"""Tokens of a packed row where no `cutoff_len` is asked for: longer rows only cost more."""
 
 
 def build_train_spec(
@@ -53,8 +56,9 @@ def build_train_spec(
         data=DataArguments(
             train_file=str(output_dir / "training.jsonl"),
             validation_file=str(output_dir / "validation.jsonl") if has_validation else None,
-            cutoff_len=wanted.cutoff_len,
+            cutoff_len=wanted.cutoff_len or settings.max_cutoff_len,
             packing=wanted.packing,
+            packing_len=_PACKED_LEN if wanted.cutoff_len is None else None,
             train_on_prompt=wanted.train_on_prompt,
             mask_history=wanted.mask_history,
         ),
@@ -64,7 +68,9 @@ def build_train_spec(
             max_steps=-1 if wanted.max_steps is None else wanted.max_steps,
             per_device_train_batch_size=at_once,
             gradient_accumulation_steps=accumulation,
-            learning_rate=learning_rate(wanted, hidden_size(Path(job.plan.weights_path))),
+            learning_rate=learning_rate(
+                wanted, read_base_shape(Path(job.plan.weights_path)).hidden_size
+            ),
             lr_scheduler_type=wanted.lr_scheduler_type,
             warmup_ratio=wanted.warmup_ratio,
             weight_decay=wanted.weight_decay,
@@ -88,18 +94,6 @@ def _finetuning(wanted: SupervisedHyperparameters) -> FinetuningArguments:
         lora_dropout=wanted.lora_dropout,
         lora_target=wanted.lora_target,
     )
-
-
-def hidden_size(model_path: Path) -> int | None:
-    """From the model's config; multimodal ones keep it under `text_config`."""
-    try:
-        config = json.loads((model_path / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    for section in (config, config.get("text_config", {})):
-        if isinstance(section.get("hidden_size"), int):
-            return section["hidden_size"]
-    return None
 
 
 def resulting_model(

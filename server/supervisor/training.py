@@ -25,6 +25,7 @@ from server.store.records import (
     NewEvent,
 )
 from server.supervisor.engine_keeper import EngineKeeper, EngineRefusalError
+from server.supervisor.engine_outlook import EngineOutlook, NotServableError
 from server.supervisor.job_files import JobFiles
 from server.supervisor.job_waiting import JobGone, JobWaiting
 from server.supervisor.patience import Patience
@@ -76,6 +77,8 @@ class Training:
     def __init__(self, job: Job, workshop: Workshop) -> None:
         self.job = job
         self.status: JobStatus | None = job.status
+        self.holds_slot = True
+        """Until it is trained: waiting for an engine keeps no other job from training."""
         self._workshop = workshop
         self._dir = workshop.config.jobs_dir / job.id
         self._files = JobFiles(job, self._dir, workshop.blobs)
@@ -87,6 +90,7 @@ class Training:
         self._waiting = JobWaiting(
             job.id, workshop.supervisor_id, workshop.store, workshop.patience, self._is_gone
         )
+        self._outlook = self._engine_outlook()
 
     def _is_gone(self) -> bool:
         return self.status not in (JobStatus.RUNNING, JobStatus.PAUSED)
@@ -97,7 +101,7 @@ class Training:
             await self._carry_out()
         except JobGone:
             logger.info("job gone", extra={"job": self.job.id})
-        except JobFailedError as failure:
+        except (JobFailedError, NotServableError) as failure:
             await self._fail(failure.error)
         except Exception:
             logger.exception("training failed", extra={"job": self.job.id})
@@ -109,10 +113,19 @@ class Training:
         await self._prepare()
         if not await self._train():
             return
+        self.holds_slot = False
         completed = self._fold.completed
         assert completed is not None
         path = await self._install(completed.path)
         await self._publish(path, completed.trained_tokens)
+
+    def _engine_outlook(self) -> EngineOutlook | None:
+        """None for a base that is no longer configured."""
+        config = self._workshop.config
+        entry = config.model(self.job.plan.base)
+        if entry is None:
+            return None
+        return EngineOutlook(self.job, entry, config, self._workshop.engines)
 
     async def _prepare(self) -> None:
         owner = await self._waiting.persist(self._workshop.store.keys.project, self.job.project_id)
@@ -127,11 +140,11 @@ class Training:
 
     async def _train(self) -> bool:
         """True once training is complete; False when it was stopped by its user or owner."""
-        entry = self._workshop.config.model(self.job.plan.base)
-        if entry is None:
+        config = self._workshop.config
+        entry = config.model(self.job.plan.base)
+        if entry is None or self._outlook is None:
             message = f"The base model '{self.job.plan.base}' is no longer configured."
             raise JobFailedError(JobError("internal_error", message))
-        config = self._workshop.config
         settings = config.training
         spec = build_train_spec(self.job, settings, entry, config.templates, self._dir)
         trainer = TrainerProcess(
@@ -141,6 +154,7 @@ class Training:
         while self.status is JobStatus.RUNNING:
             if self._has_ended():
                 return True
+            await self._outlook.settle()
             process = await self._waiting.persist(trainer.start, spec)
             status = await trainer.follow(process, self._take)
             if self.status is not JobStatus.RUNNING:
@@ -181,6 +195,8 @@ class Training:
         self._fold.add(events)
         if self.status in (JobStatus.RUNNING, JobStatus.PAUSED):
             await self._record(self._fold.take(ended))
+        if self._outlook is not None and self._fold.completed is None:
+            await self._outlook.check()
         return self.status is JobStatus.RUNNING
 
     async def _record(self, events: list[TrainEvent]) -> None:
@@ -249,6 +265,7 @@ class Training:
         name = self.job.plan.reserved_model
         kind = ModelKind.ADAPTER if makes_adapter(self.job) else ModelKind.FULL
         model = await self._model(name, kind, path)
+        await self._warn_of_engine()
         serving = asyncio.create_task(self._serve(model))
         try:
             while not serving.done() and self.status is JobStatus.RUNNING:
@@ -261,6 +278,23 @@ class Training:
             await asyncio.wait([serving])
             self._workshop.engines.abandon(model.id)
 
+    async def _warn_of_engine(self) -> None:
+        """Says what is waited for, where no engine can serve the result at present."""
+        if self._outlook is None or not await self._outlook.is_failing():
+            return
+        message = (
+            f"Training is complete, but the engine of '{self.job.plan.base}' does not start; it is "
+            f"waited for, {SERVING_LIMIT_S / 60:.0f} minutes at most"
+        )
+        report = Report(
+            last_seq=self._recorded_seq,
+            events=(NewEvent(message, EventLevel.WARN),),
+            num_checkpoints_kept=self.job.hyperparameters["save_total_limit"],
+        )
+        await self._workshop.store.progress.record(
+            self._workshop.supervisor_id, self.job.id, self._recorded_seq, report
+        )
+
     async def _serve(self, model: Model) -> None:
         engines = self._workshop.engines
         try:
@@ -271,6 +305,8 @@ class Training:
                 await engines.load_adapter(model.engine_model, adapter, SERVING_LIMIT_S)
         except TimeoutError:
             message = "Training is complete, but no engine could serve the model in time."
+            if self._outlook is not None and await self._outlook.is_failing():
+                message = f"{message} {self._outlook.advice}"
             raise JobFailedError(JobError("internal_error", message)) from None
         except EngineRefusalError as refusal:
             message = f"Training is complete, but the engine cannot serve the model: {refusal}"

@@ -13,7 +13,7 @@ from openai import OpenAI
 
 from tests.jobs.conftest import settings_for
 from tests.jobs.live import engines_of, running_gateway, running_supervisor, wait_until
-from tests.jobs.stories import create, say, upload, wait_for
+from tests.jobs.stories import create, say, wait_for
 
 FULL = {"finetuning_type": "full", "n_epochs": 2, "batch_size": 6}
 
@@ -72,27 +72,3 @@ def _says(client: OpenAI, model: str) -> bool:
         return say(client, model) == "I am base."
     except openai.InternalServerError:
         return False
-
-
-def test_a_job_cancelled_while_it_waits_for_an_engine_frees_its_place(
-    tmp_path: Path, tiny_model: Path
-) -> None:
-    settings = settings_for(tiny_model)
-    settings["models"][0]["python"] = "/bin/false"  # type: ignore[index]
-    with running_gateway(tmp_path, settings) as gateway, running_supervisor(tmp_path):
-        client = gateway.client()
-        training = upload(client)
-        first, second = (create(client, training).id for _ in range(2))
-        wait_until(lambda: _is_trained(gateway.data, first))
-        assert client.fine_tuning.jobs.retrieve(first).status == "running"
-        assert client.fine_tuning.jobs.retrieve(second).status == "queued"
-        client.fine_tuning.jobs.cancel(first)
-        wait_for(client, second, ["running"])
-        assert client.fine_tuning.jobs.retrieve(first).status == "cancelled"
-        wait_until(lambda: _is_trained(gateway.data, second))
-        client.fine_tuning.jobs.cancel(second)
-
-
-def _is_trained(data: Path, job_id: str) -> bool:
-    events = data / "jobs" / job_id / "events.ndjson"
-    return events.exists() and '"type":"completed"' in events.read_text()

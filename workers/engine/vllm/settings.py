@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from workers.contract.lora_ranks import VLLM_RANKS, vllm_rank
 from workers.engine.rope import RopeScaling, nested_overrides, rope_overrides
 from workers.engine.spec import EngineSpec, SpecError
 
 MAX_LOGPROBS = 20
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values vLLM's `--max-lora-rank` takes."""
 
 
 class VllmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,7 +144,7 @@ def check_device(spec: EngineSpec, *, on_cpu: bool) -> None:
 
 
 def _served_rank(rank: int) -> int:
-    for served in _LORA_RANKS:
-        if rank <= served:
-            return served
-    raise SpecError(f"max_lora_rank must be at most {_LORA_RANKS[-1]} with vLLM")
+    served = vllm_rank(rank)
+    if served is None:
+        raise SpecError(f"max_lora_rank must be at most {VLLM_RANKS[-1]} with vLLM")
+    return served

@@ -1,0 +1,34 @@
+"""What a base model's `config.json` says of its size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+
+@dataclass(frozen=True, slots=True)
+class BaseShape:
+    """None: the config does not say."""
+
+    hidden_size: int | None = None
+    context_len: int | None = None
+
+
+def read_base_shape(folder: Path) -> BaseShape:
+    """Multimodal models keep their text model's config under `text_config`."""
+    try:
+        config: Any = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return BaseShape()
+    if not isinstance(config, dict):
+        return BaseShape()
+    whole = cast(dict[str, Any], config)
+    sections = [whole, cast(dict[str, Any], whole.get("text_config") or {})]
+    return BaseShape(_first(sections, "hidden_size"), _first(sections, "max_position_embeddings"))
+
+
+def _first(sections: list[dict[str, Any]], name: str) -> int | None:
+    found = (section.get(name) for section in sections)
+    return next((value for value in found if isinstance(value, int)), None)

@@ -1,0 +1,96 @@
+"""Whether what a job makes could be served: by what the base's entry says, and by what its engine
+says of itself once it runs. What is refused here would otherwise fail after the training."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from server.config import EngineKind, ModelEntry
+from server.engines.start_failures import failing_engines
+from server.errors import InvalidRequest, Unavailable, unsupported_value
+from server.fine_tuning.hyperparameters import FinetuningKind
+from workers.contract.hello import Capability, Hello
+
+WHERE = "method.supervised.hyperparameters"
+_RETRY_AFTER_FAILURE_S = 30.0
+
+FindHello = Callable[[str], Hello | None]
+"""What an engine of the model says of itself; None while there is none."""
+
+
+def check_entry(entry: ModelEntry, kind: FinetuningKind) -> None:
+    """Raises InvalidRequest."""
+    if entry.merges_adapters:
+        raise _unavailable(
+            f"The model '{entry.id}' is served with adapters merged into it, and training starts "
+            "from the weights in its directory."
+        )
+    if kind is FinetuningKind.LORA:
+        _check_takes_adapters(entry)
+    elif entry.engine is EngineKind.ATTACHED:
+        raise unsupported_value(
+            f"{WHERE}.finetuning_type",
+            f"'{entry.id}' is served by an attached engine, which takes only adapters.",
+        )
+    elif not entry.replicas:
+        raise unsupported_value(
+            f"{WHERE}.finetuning_type",
+            f"'{entry.id}' is served on other hosts only, which take only adapters.",
+        )
+
+
+def _check_takes_adapters(entry: ModelEntry) -> None:
+    if entry.engine is EngineKind.ATTACHED and not entry.allow_adapters:
+        raise _unavailable(
+            f"The model '{entry.id}' is served by an attached engine that takes no adapters."
+        )
+    if entry.max_loras == 0:
+        raise unsupported_value(
+            f"{WHERE}.finetuning_type", f"'{entry.id}' is served without LoRA; use 'full'."
+        )
+
+
+def check_rank(entry: ModelEntry, rank: int, hello: Hello | None) -> None:
+    """The entry's own limit, or the engine's where that is lower. Raises InvalidRequest."""
+    limit = entry.max_lora_rank
+    if hello is not None and hello.max_lora_rank:
+        limit = min(limit, hello.max_lora_rank)
+    if rank > limit:
+        raise unsupported_value(
+            f"{WHERE}.lora_rank", f"'{entry.id}' is served with adapters of rank {limit} at most."
+        )
+
+
+def check_engine(entry: ModelEntry, hello: Hello, kind: FinetuningKind) -> None:
+    """Raises InvalidRequest."""
+    if kind is FinetuningKind.LORA and no_adapters(hello):
+        other = "" if entry.engine is EngineKind.ATTACHED else "; use 'full'"
+        raise unsupported_value(
+            f"{WHERE}.finetuning_type",
+            f"The engine of '{entry.id}' says that it serves no adapters{other}.",
+        )
+
+
+def no_adapters(hello: Hello) -> bool:
+    return Capability.LORA not in hello.capabilities or hello.max_loras == 0
+
+
+async def check_starts(run_dir: Path, entry: ModelEntry) -> None:
+    """For a base that no engine serves at present. Raises Unavailable when none of them starts."""
+    if await asyncio.to_thread(never_starts, run_dir, entry):
+        raise Unavailable(
+            f"The engine of the model '{entry.id}' does not start, so nothing that is trained on "
+            "it could be served. The operator's terminal says why.",
+            retry_after_s=_RETRY_AFTER_FAILURE_S,
+        )
+
+
+def never_starts(run_dir: Path, entry: ModelEntry) -> bool:
+    """Whether each of the base's engines failed when it was last started."""
+    return len(failing_engines(run_dir, entry.id)) >= entry.num_engines
+
+
+def _unavailable(message: str) -> InvalidRequest:
+    return InvalidRequest(message, param="model", code="model_not_available")
