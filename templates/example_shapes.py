@@ -83,18 +83,23 @@ def _check_columns(row: JsonObject) -> None:
         raise ExampleError("'system' must be written as the first message, with the role system")
 
 
-def part_advice(part: JsonObject) -> str:
-    """For a content part that is not OpenAI's."""
-    if "value" in part and "text" not in part:
-        return " (LLaMA-Factory's parts have 'value': rename it to 'text')"
-    return ""
+def check_message_shape(message: JsonObject) -> None:
+    """Raises ExampleError for a message of another trainer's."""
+    if "role" not in message and "from" in message:
+        raise ExampleError(
+            "Discriminator 'role' is missing in value (sharegpt's messages have 'from' and "
+            "'value': rename them to 'role' and 'content')"
+        )
+    if "loss_weight" in message:
+        raise ExampleError(
+            "has LLaMA-Factory's 'loss_weight': write 'weight', 0 or 1, on assistant messages"
+        )
 
 
-def message_advice(message: JsonObject) -> str:
-    """For a message without a role."""
-    if "from" in message:
-        return " (sharegpt's messages have 'from' and 'value': rename them to 'role' and 'content')"
-    return ""
+def check_part_shape(part: JsonObject) -> None:
+    """Raises ExampleError for a content part of another trainer's."""
+    if "value" in part and part.get("type") in ("text", "image_url"):
+        raise ExampleError(f"has LLaMA-Factory's 'value': rename it to '{part['type']}'")
 
 
 def whole_file_advice(first_line: bytes) -> str | None:

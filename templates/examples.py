@@ -37,9 +37,9 @@ from templates.example_fields import (
 from templates.example_order import check_order
 from templates.example_shapes import (
     UNEXPECTED_FORMAT,
+    check_message_shape,
+    check_part_shape,
     check_shape,
-    message_advice,
-    part_advice,
     shape_of,
 )
 from templates.example_tools import read_tool_calls, read_tools
@@ -135,9 +135,9 @@ def _conversation(row: JsonObject, notes: RowNotes) -> Conversation:
 
 def _message(value: object, notes: RowNotes) -> ChatMessage:
     message = object_of(value, "a message")
+    check_message_shape(message)
     if "role" not in message:
-        advice = message_advice(message)
-        raise ExampleError(f"Discriminator 'role' is missing in value{advice}")
+        raise ExampleError("Discriminator 'role' is missing in value")
     match message["role"]:
         case "assistant":
             return _assistant(message, notes)
@@ -211,10 +211,9 @@ def _content(message: JsonObject, *, allow_images: bool = False) -> tuple[Part, 
 
 def _part(value: object, allow_images: bool) -> Part:
     part = object_of(value, "a content part")
+    check_part_shape(part)
     match part.get("type"):
         case "text":
-            if not isinstance(part.get("text"), str):
-                raise ExampleError(f"'text' must be a string{part_advice(part)}")
             only_fields(part, frozenset({"type", "text"}), "")
             return TextPart(text_of(part, "text"))
         case "image_url" if allow_images:

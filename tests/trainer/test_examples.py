@@ -134,6 +134,7 @@ def test_completions_and_text_are_read() -> None:
         (answering(refusal="no"), "message 2 has both 'content' and 'refusal'"),
         (answering(reasoning="a", reasoning_content="b"), "'reasoning_content' differ"),
         (answering(content=[{"type": "text", "value": "a"}]), "rename it to 'text'"),
+        (answering(loss_weight=1.0), "write 'weight', 0 or 1"),
         ({"messages": [{"from": "human", "value": "a"}]}, "sharegpt's messages have 'from'"),
         ({"messages": [USER, ANSWER, USER]}, "the last message must be from the assistant"),
         ({"messages": [USER, RESULT, ANSWER]}, "message 2 with role 'tool' must be a response"),
