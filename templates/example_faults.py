@@ -5,7 +5,6 @@ What is kept is bounded, however many rows are bad.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from templates.example_shapes import UNEXPECTED_FORMAT
@@ -25,10 +24,6 @@ class Lines:
         self.count += 1
         if len(self.first) < NUM_LISTED_LINES:
             self.first.append(line)
-
-    @classmethod
-    def of(cls, lines: Sequence[int]) -> Lines:
-        return cls(list(lines[:NUM_LISTED_LINES]), len(lines))
 
     @property
     def numbers(self) -> str:

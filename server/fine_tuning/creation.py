@@ -64,7 +64,6 @@ class JobFactory:
         entry, wanted = self._check_trainable(model, wanted)
         shape = await asyncio.to_thread(read_base_shape, Path(weights_path))
         self._check_size(shape, model, wanted)
-        await self._check_served(model, entry, wanted)
         if wanted.eval_steps and request.validation_file is None:
             raise unsupported_parameter(
                 f"{WHERE}.eval_steps", "It needs a 'validation_file' to be evaluated on."
@@ -75,6 +74,7 @@ class JobFactory:
         validation = None
         if request.validation_file is not None:
             validation = await self._file(project, "validation_file", request.validation_file)
+        await self._check_served(model, entry, wanted)
         job_id = random_id("ftjob-")
         training_blob = await self._pin("training_file", training, f"jobs/{job_id}/training")
         validation_blob = None

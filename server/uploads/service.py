@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -164,10 +165,10 @@ class UploadService:
                 async for chunk in self._blobs.read(part.id):
                     digest.update(chunk)
                     if check is not None:
-                        check.feed(chunk)
+                        await asyncio.to_thread(check.feed, chunk)
                     await writer.write(chunk)
             if check is not None:
-                check.finish()
+                await asyncio.to_thread(check.finish)
             if md5 is not None and digest.hexdigest() != md5.lower():
                 raise InvalidRequest(
                     f"The md5 of the parts is {digest.hexdigest()}, not the one given.",

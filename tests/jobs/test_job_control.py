@@ -109,7 +109,7 @@ def test_bad_files_fail_the_job_with_every_bad_line(client: OpenAI) -> None:
     assert job.status == "failed"
     assert job.error is not None
     assert (job.error.code, job.error.param) == ("invalid_training_file", "training_file")
-    assert "Example 30, message 1 Discriminator 'role' is missing" in job.error.message
+    assert "30 and 2 more, message 1 Discriminator 'role' is missing" in job.error.message
     assert "22 bad lines in all" in job.error.message
     assert messages(client, job.id)[-1] == job.error.message
     few = wait_for(client, create(client, upload(client, lines(rows(3)))).id)

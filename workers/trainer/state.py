@@ -84,10 +84,11 @@ class StateFolder:
         return progress
 
     def _check(self, found: dict[str, str]) -> None:
+        """An argument that the state's trainer did not know had no value then."""
         changed = sorted(
             name
             for name in self._fingerprint.keys() | found.keys()
-            if self._fingerprint.get(name) != found.get(name)
+            if self._fingerprint.get(name, "None") != found.get(name, "None")
         )
         if changed:
             _log.error("state of other arguments: %s", ", ".join(changed))
