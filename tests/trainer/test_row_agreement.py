@@ -126,7 +126,10 @@ def test_a_row_is_accepted_exactly_if_it_encodes(
     seen = {False: 0, True: 0}
 
     @settings(
-        max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+        max_examples=80,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        derandomize=True,
     )
     @given(row=ROWS)
     @example(row={"messages": PLAIN})
