@@ -24,19 +24,15 @@ from deploy.model.architecture import CONTEXT_LENGTH, VOCAB_SIZE, generation_con
 from deploy.model.card import StageRun, write_card
 from deploy.model.corpus import mixture
 from deploy.model.tokenizer import save_tokenizer, train_tokenizer
-from workers.contract.training import (
-    Completed,
+from workers.contract.parameters import (
     DataArguments,
     FinetuningArguments,
     FinetuningType,
     ModelArguments,
     Stage,
-    Started,
-    Step,
-    TrainEvent,
     TrainingArguments,
-    TrainSpec,
 )
+from workers.contract.training import Completed, Started, Step, TrainEvent, TrainSpec
 
 _log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
@@ -137,8 +133,8 @@ def _train(plan: StagePlan, base: Path, work: Path) -> StageRun:
         learning_rate=plan.learning_rate,
         num_steps=completed.step,
         num_tokens=completed.trained_tokens,
-        first_loss=steps[0].train_loss,
-        last_loss=steps[-1].train_loss,
+        first_loss=steps[0].metrics["train_loss"],
+        last_loss=steps[-1].metrics["train_loss"],
         wall_s=completed.at - started.at,
         path=completed.path,
     )

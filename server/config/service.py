@@ -19,7 +19,7 @@ class Training(Section):
     max_concurrent_jobs: int = Field(default=1, ge=1)
     python: str | None = None
     device: str = "auto"
-    compute_dtype: str = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     max_cutoff_len: int = Field(default=16_384, ge=2)
     """Tokens of an example: of jobs that set no `cutoff_len`, and the most that one may set. The
     model's context is the limit where it is shorter. Memory grows with it, and attention's time

@@ -118,7 +118,7 @@ class EnginePool:
 
     def hello(self, model_id: str) -> Hello | None:
         """What an engine of the model says of itself; None while no connection is open."""
-        connection = self.any_open(model_id)
+        connection = self.any_usable(model_id)
         return None if connection is None else connection.hello
 
     @property

@@ -23,8 +23,7 @@ from server.errors import (
 from server.fine_tuning.base_shape import BaseShape, read_base_shape
 from server.fine_tuning.hyperparameters import (
     AUTO,
-    FinetuningKind,
-    SupervisedHyperparameters,
+    Hyperparameters,
     learning_rate,
     max_learning_rate,
 )
@@ -40,7 +39,7 @@ from server.fine_tuning.servable import (
 from server.store import Store
 from server.store.identifiers import random_id
 from server.store.records import File, Job, JobPlan, JobStatus, Model, Project
-from server.wire import MAX_COUNT
+from workers.contract.parameters import MAX_COUNT, FinetuningType, settable
 
 FINE_TUNE = "fine-tune"
 _MODEL_ID_CHARS = 8
@@ -64,7 +63,7 @@ class JobFactory:
         entry, wanted = self._check_trainable(model, wanted)
         shape = await asyncio.to_thread(read_base_shape, Path(weights_path))
         self._check_size(shape, model, wanted)
-        if wanted.eval_steps and request.validation_file is None:
+        if wanted.of("eval_steps") and request.validation_file is None:
             raise unsupported_parameter(
                 f"{WHERE}.eval_steps", "It needs a 'validation_file' to be evaluated on."
             )
@@ -148,44 +147,42 @@ class JobFactory:
         return whole.path
 
     def _check_trainable(
-        self, model: Model, wanted: SupervisedHyperparameters
-    ) -> tuple[ModelEntry, SupervisedHyperparameters]:
+        self, model: Model, wanted: Hyperparameters
+    ) -> tuple[ModelEntry, Hyperparameters]:
         """The base's entry, and the settings with what an earlier fine-tune prescribes. Raises
         InvalidRequest."""
         entry = self._config.model(model.base)
         if entry is None:
             raise _not_available(model)
-        if wanted.train_on_prompt and wanted.mask_history:
+        if wanted.of("train_on_prompt") and wanted.of("mask_history"):
             raise unsupported_value(
                 f"{WHERE}.mask_history", "It and 'train_on_prompt' exclude each other."
             )
-        check_entry(entry, wanted.finetuning_type)
-        if wanted.finetuning_type is FinetuningKind.FULL:
+        _check_places(wanted)
+        check_entry(entry, wanted.kind)
+        if wanted.kind is FinetuningType.FULL:
             return entry, _check_full(model, wanted)
         if model.adapter_uid is not None:
             return entry, _continue_adapter(model, wanted)
         return entry, wanted
 
-    async def _check_served(
-        self, model: Model, entry: ModelEntry, wanted: SupervisedHyperparameters
-    ) -> None:
+    async def _check_served(self, model: Model, entry: ModelEntry, wanted: Hyperparameters) -> None:
         """By the engine that would serve the result. Raises ApiError."""
-        kind = wanted.finetuning_type
+        kind = wanted.kind
         hello = self._find_hello(model.engine_model) or self._find_hello(entry.id)
-        if kind is FinetuningKind.LORA:
-            check_rank(entry, wanted.lora_rank, hello)
+        if kind is FinetuningType.LORA:
+            check_rank(entry, wanted.of("lora_rank"), hello)
         if hello is not None:
             check_engine(entry, hello, kind)
         else:
             await check_starts(self._config.run_dir, entry)
 
-    def _check_size(
-        self, shape: BaseShape, model: Model, wanted: SupervisedHyperparameters
-    ) -> None:
+    def _check_size(self, shape: BaseShape, model: Model, wanted: Hyperparameters) -> None:
         """Raises InvalidRequest."""
-        if wanted.cutoff_len is not None:
+        cutoff_len: int | None = wanted.of("cutoff_len")
+        if cutoff_len is not None:
             limits = [self._config.training.max_cutoff_len, shape.context_len or MAX_COUNT]
-            if wanted.cutoff_len > min(limits):
+            if cutoff_len > min(limits):
                 raise unsupported_value(
                     f"{WHERE}.cutoff_len",
                     f"'{model.id}' is trained on examples of {min(limits)} tokens at most: the "
@@ -195,16 +192,17 @@ class JobFactory:
             _check_rate(model, wanted, learning_rate(wanted, shape.hidden_size))
 
 
-def _check_rate(model: Model, wanted: SupervisedHyperparameters, rate: float) -> None:
+def _check_rate(model: Model, wanted: Hyperparameters, rate: float) -> None:
     """Raises InvalidRequest."""
-    most = max_learning_rate(wanted.optim)
+    optim: str = wanted.of("optim")
+    most = max_learning_rate(optim)
     if rate <= most:
         return
     where, given = f"{WHERE}.learning_rate_multiplier", float(wanted.learning_rate_multiplier)
     raise InvalidRequest(
         f"Invalid '{where}': decimal above maximum value. Expected a value <= "
         f"{given * most / rate:.4g}, but got {given:g} instead. It makes a learning rate of "
-        f"{rate:.3g} for '{model.id}', and training with {wanted.optim} diverges beyond {most:g}.",
+        f"{rate:.3g} for '{model.id}', and training with {optim} diverges beyond {most:g}.",
         param=where,
         code="decimal_above_max_value",
     )
@@ -228,21 +226,26 @@ def _not_available(model: Model) -> InvalidRequest:
     )
 
 
-def _check_full(model: Model, wanted: SupervisedHyperparameters) -> SupervisedHyperparameters:
+def _check_places(wanted: Hyperparameters) -> None:
+    """Raises InvalidRequest for a parameter of another kind of fine-tuning."""
+    for name, declared in settable().items():
+        if name in wanted.model_fields_set and not declared.is_of(kind=wanted.kind):
+            raise unsupported_parameter(
+                f"{WHERE}.{name}",
+                f"It belongs to {declared.home}, not to finetuning_type '{wanted.kind}'.",
+            )
+
+
+def _check_full(model: Model, wanted: Hyperparameters) -> Hyperparameters:
     if model.adapter_uid is not None:
         raise unsupported_value(
             f"{WHERE}.finetuning_type",
             f"'{model.id}' is a LoRA adapter; only LoRA training can go on from it.",
         )
-    for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target"):
-        if name in wanted.model_fields_set:
-            raise unsupported_parameter(
-                f"{WHERE}.{name}", "It has no meaning with finetuning_type 'full'."
-            )
     return wanted
 
 
-def _continue_adapter(model: Model, wanted: SupervisedHyperparameters) -> SupervisedHyperparameters:
+def _continue_adapter(model: Model, wanted: Hyperparameters) -> Hyperparameters:
     """An adapter goes on in its own shape; asking for another one is refused."""
     try:
         config = json.loads((Path(model.path) / "adapter_config.json").read_bytes())
@@ -250,7 +253,7 @@ def _continue_adapter(model: Model, wanted: SupervisedHyperparameters) -> Superv
     except (OSError, ValueError, KeyError) as error:
         raise _not_available(model) from error
     for name, value in (("lora_rank", rank), ("lora_alpha", alpha)):
-        if name in wanted.model_fields_set and getattr(wanted, name) not in (None, value):
+        if name in wanted.model_fields_set and wanted.of(name) not in (None, value):
             raise unsupported_value(
                 f"{WHERE}.{name}", f"'{model.id}' has {value}, which cannot change."
             )
@@ -267,9 +270,7 @@ def fine_tuned_id(base: str, organization: str, suffix: str | None) -> str:
     return f"ft:{base}:{organization}:{shown}:{random_id('', _MODEL_ID_CHARS)}"
 
 
-def _new_job(
-    job_id: str, project: Project, plan: JobPlan, wanted: SupervisedHyperparameters
-) -> Job:
+def _new_job(job_id: str, project: Project, plan: JobPlan, wanted: Hyperparameters) -> Job:
     return Job(
         id=job_id,
         project_id=project.id,

@@ -1,6 +1,6 @@
 """What can be set of a supervised job, and how `auto` is settled.
 
-The first three are OpenAI's; the rest are ours, with LLaMA-Factory's names. All go to
+Three are OpenAI's; the rest are declared in `workers.contract.parameters`. All go to
 `method.supervised.hyperparameters`; the deprecated top-level `hyperparameters` takes OpenAI's only.
 
 `auto`, once the number of examples is known:
@@ -16,12 +16,16 @@ at is refused.
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated, Literal
+import difflib
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from server.wire import Count
+from server.fine_tuning.declared import wire_fields
+from workers.contract.parameters import Arguments, FinetuningType, Stage, settable
+
+GroupT = TypeVar("GroupT", bound=Arguments)
 
 AUTO = "auto"
 Auto = Literal["auto"]
@@ -42,11 +46,6 @@ _MAX_ADAPTIVE_RATE = 0.05
 """Of optimisers whose steps do not shrink with the gradient."""
 
 
-class FinetuningKind(StrEnum):
-    LORA = "lora"
-    FULL = "full"
-
-
 class OpenAIHyperparameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -57,46 +56,45 @@ class OpenAIHyperparameters(BaseModel):
     ) = AUTO
 
 
-class SupervisedHyperparameters(OpenAIHyperparameters):
-    """OpenAI's and ours. A knob that is not here is refused, not ignored."""
+class Hyperparameters(OpenAIHyperparameters):
+    """OpenAI's three, and the declared parameters of a stage. What is not there is refused, not
+    ignored."""
 
-    finetuning_type: FinetuningKind = FinetuningKind.LORA
-    lora_rank: Annotated[int, Field(strict=True, ge=1, le=512)] = 8
-    lora_alpha: Annotated[int, Field(strict=True, ge=1, le=4096)] | None = None
-    """None: twice the rank."""
-    lora_dropout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
-    lora_target: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+(,[A-Za-z0-9_.]+)*$")] = "all"
-    cutoff_len: Annotated[Count, Field(ge=2)] | None = None
-    """None: the model's context, or what the operator allows where that is shorter."""
-    packing: Annotated[bool, Field(strict=True)] = False
-    train_on_prompt: Annotated[bool, Field(strict=True)] = False
-    mask_history: Annotated[bool, Field(strict=True)] = False
-    max_steps: Annotated[Count, Field(ge=1)] | None = None
-    """Ends the training after so many steps, whatever `n_epochs` says."""
-    lr_scheduler_type: Literal[
-        "linear",
-        "cosine",
-        "cosine_with_restarts",
-        "polynomial",
-        "constant",
-        "constant_with_warmup",
-        "inverse_sqrt",
-    ] = "linear"
-    warmup_ratio: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
-    weight_decay: Annotated[float, Field(strict=True, ge=0, le=10)] = 0.0
-    max_grad_norm: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
-    optim: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"] = (
-        "adamw_torch"
-    )
-    save_steps: Count = 0
-    """Checkpoints every so many steps; 0: at the end of each epoch."""
-    eval_steps: Count = 0
-    """Whole passes over the validation file every so many steps; 0: at the end of each epoch."""
-    save_total_limit: Annotated[int, Field(strict=True, ge=1, le=50)] = 3
-    """Newest checkpoints that stay; older ones stop answering."""
+    def arguments(self, group: type[GroupT], **own: object) -> GroupT:
+        """The declared parameters of `group` as they were set, and `own` beside them."""
+        names = {field.name for field in msgspec.structs.fields(group)}
+        chosen = {name: value for name, value in self.model_dump().items() if name in names}
+        return group(**{**chosen, **own})
+
+    def of(self, name: str) -> Any:
+        """A declared parameter. Raises KeyError."""
+        if name not in type(self).model_fields:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    @property
+    def kind(self) -> FinetuningType:
+        return self.of("finetuning_type")
 
 
-def settle(given: SupervisedHyperparameters, num_examples: int) -> SupervisedHyperparameters:
+def _of_stage(name: str, stage: Stage) -> type[Hyperparameters]:
+    fields = wire_fields(settable(stage))
+    return create_model(name, __base__=Hyperparameters, __module__=__name__, **fields)
+
+
+SupervisedHyperparameters = _of_stage("SupervisedHyperparameters", Stage.SFT)
+
+
+def advice(name: str) -> str | None:
+    """What to tell somebody who set a parameter that is not there."""
+    declared = settable()
+    if name in declared:
+        return f"It belongs to {declared[name].home}."
+    near = difflib.get_close_matches(name, [*declared, *OpenAIHyperparameters.model_fields], 1)
+    return f"Did you mean '{near[0]}'?" if near else None
+
+
+def settle(given: Hyperparameters, num_examples: int) -> Hyperparameters:
     """`auto` replaced by numbers."""
     settled: dict[str, int | float] = {}
     if given.n_epochs == AUTO:
@@ -116,11 +114,11 @@ def auto_epochs(num_examples: int) -> int:
     return _DEFAULT_EPOCHS
 
 
-def learning_rate(settled: SupervisedHyperparameters, hidden_size: int | None) -> float:
+def learning_rate(settled: Hyperparameters, hidden_size: int | None) -> float:
     """The trainer's rate for a model of this width; an unknown width counts as 2000."""
     assert settled.learning_rate_multiplier != AUTO
     width = _REFERENCE_WIDTH / (hidden_size or _REFERENCE_WIDTH)
-    factor = _LORA_FACTOR if settled.finetuning_type is FinetuningKind.LORA else 1
+    factor = _LORA_FACTOR if settled.kind is FinetuningType.LORA else 1
     return settled.learning_rate_multiplier * _BASE_RATE * width**_WIDTH_EXPONENT * factor
 
 

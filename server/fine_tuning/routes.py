@@ -11,6 +11,7 @@ from starlette.responses import Response
 from server.auth import Caller
 from server.errors import InvalidRequest, invalid_value
 from server.fine_tuning.feed import event_feed
+from server.fine_tuning.hyperparameters import advice
 from server.fine_tuning.schemas import (
     CheckpointList,
     CheckpointObject,
@@ -50,7 +51,19 @@ After = Annotated[str | None, Query()]
 
 async def _body_of(request: Request) -> CreateJob:
     """As generating requests are read: whatever its content type says, by the same rules."""
-    return await read_body(CreateJob, await request.body())
+    try:
+        return await read_body(CreateJob, await request.body())
+    except InvalidRequest as error:
+        raise _with_advice(error) from None
+
+
+def _with_advice(error: InvalidRequest) -> InvalidRequest:
+    """A parameter that is not there, with the one that was meant."""
+    where, _, name = (error.param or "").rpartition(".")
+    told = advice(name) if where.endswith("hyperparameters") else None
+    if error.code != "unknown_parameter" or told is None:
+        return error
+    return InvalidRequest(f"{error.message} {told}", param=error.param, code=error.code)
 
 
 @router.post(

@@ -6,7 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
-from server.fine_tuning.hyperparameters import OpenAIHyperparameters, SupervisedHyperparameters
+from server.fine_tuning.hyperparameters import (
+    Hyperparameters,
+    OpenAIHyperparameters,
+    SupervisedHyperparameters,
+)
 from server.store.records import Checkpoint, Job, JobEvent
 from server.wire import several
 
@@ -23,7 +27,7 @@ class _Request(BaseModel):
 
 
 class Supervised(_Request):
-    hyperparameters: SupervisedHyperparameters | None = None
+    hyperparameters: SupervisedHyperparameters | None = None  # pyright: ignore[reportInvalidTypeForm]
 
 
 class Method(_Request):
@@ -48,7 +52,7 @@ class CreateJob(_Request):
     integrations: Annotated[list[dict[str, Any]], several(MAX_INTEGRATIONS)] | None = None
     metadata: Metadata | None = None
 
-    def supervised(self) -> SupervisedHyperparameters:
+    def supervised(self) -> Hyperparameters:
         """The settings asked for, wherever they were given."""
         if self.method is not None and self.method.supervised is not None:
             given = self.method.supervised.hyperparameters

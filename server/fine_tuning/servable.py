@@ -10,8 +10,8 @@ from pathlib import Path
 from server.config import EngineKind, ModelEntry
 from server.engines.start_failures import failing_engines
 from server.errors import InvalidRequest, Unavailable, unsupported_value
-from server.fine_tuning.hyperparameters import FinetuningKind
 from workers.contract.hello import Capability, Hello
+from workers.contract.parameters import FinetuningType
 
 WHERE = "method.supervised.hyperparameters"
 _RETRY_AFTER_FAILURE_S = 30.0
@@ -20,14 +20,14 @@ FindHello = Callable[[str], Hello | None]
 """What an engine of the model says of itself; None while there is none."""
 
 
-def check_entry(entry: ModelEntry, kind: FinetuningKind) -> None:
+def check_entry(entry: ModelEntry, kind: FinetuningType) -> None:
     """Raises InvalidRequest."""
     if entry.merges_adapters:
         raise _unavailable(
             f"The model '{entry.id}' is served with adapters merged into it, and training starts "
             "from the weights in its directory."
         )
-    if kind is FinetuningKind.LORA:
+    if kind is FinetuningType.LORA:
         _check_takes_adapters(entry)
     elif entry.engine is EngineKind.ATTACHED:
         raise unsupported_value(
@@ -63,9 +63,9 @@ def check_rank(entry: ModelEntry, rank: int, hello: Hello | None) -> None:
         )
 
 
-def check_engine(entry: ModelEntry, hello: Hello, kind: FinetuningKind) -> None:
+def check_engine(entry: ModelEntry, hello: Hello, kind: FinetuningType) -> None:
     """Raises InvalidRequest."""
-    if kind is FinetuningKind.LORA and no_adapters(hello):
+    if kind is FinetuningType.LORA and no_adapters(hello):
         other = "" if entry.engine is EngineKind.ATTACHED else "; use 'full'"
         raise unsupported_value(
             f"{WHERE}.finetuning_type",

@@ -100,5 +100,7 @@ def _chat_rows(job: Job, config: Config) -> ChatRows:
             AS_IT_IS if entry is None else FormatSettings(entry.default_system, entry.tool_format),
         )
 
-    masks = MaskOptions(train_on_prompt=wanted.train_on_prompt, mask_history=wanted.mask_history)
+    masks = MaskOptions(
+        train_on_prompt=wanted.of("train_on_prompt"), mask_history=wanted.of("mask_history")
+    )
     return ChatRows(open_chats, masks)

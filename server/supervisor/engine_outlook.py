@@ -8,10 +8,10 @@ import time
 
 from server.config import Config, ModelEntry
 from server.errors import ApiError
-from server.fine_tuning.hyperparameters import FinetuningKind
 from server.fine_tuning.servable import check_engine, check_rank, never_starts
 from server.store.records import Job, JobError
 from server.supervisor.engine_keeper import EngineKeeper
+from workers.contract.parameters import FinetuningType
 
 GRACE_S = 10.0
 """An engine that has failed may start at the next try."""
@@ -56,9 +56,9 @@ class EngineOutlook:
             self._was_ready, self._failing_since = True, None
             knobs = self._job.hyperparameters
             try:
-                kind = FinetuningKind(knobs["finetuning_type"])
+                kind = FinetuningType(knobs["finetuning_type"])
                 check_engine(self._entry, hello, kind)
-                if kind is FinetuningKind.LORA:
+                if kind is FinetuningType.LORA:
                     check_rank(self._entry, knobs["lora_rank"], hello)
             except ApiError as error:
                 raise NotServableError(

@@ -28,16 +28,21 @@ from workers.contract.training import (
     Warned,
 )
 
+_TOLD = {
+    "train_loss": "training loss",
+    "valid_loss": "validation loss",
+    "full_valid_loss": "full validation loss",
+}
+"""What a step's message says, in OpenAI's words."""
 _decoder = msgspec.json.Decoder(TrainEvent)
-_METRICS = (
+_CSV_METRICS = (
     "train_loss",
     "train_mean_token_accuracy",
     "valid_loss",
     "valid_mean_token_accuracy",
-    "full_valid_loss",
-    "full_valid_mean_token_accuracy",
 )
-CSV_HEADER = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+"""The columns of OpenAI's result files; what else a stage measures comes behind them."""
+_CSV_NAMES = {"train_mean_token_accuracy": "train_accuracy"}
 
 
 def _decode(line: bytes) -> TrainEvent | None:
@@ -131,45 +136,24 @@ def events_of(events: Sequence[TrainEvent]) -> Iterator[NewEvent]:
 
 
 def _metrics_event(step: Step, evaluated: Evaluated | None) -> NewEvent:
-    data = _numbers(
-        step=step.step,
-        total_steps=step.total_steps,
-        train_loss=step.train_loss,
-        train_mean_token_accuracy=step.train_mean_token_accuracy,
-        valid_loss=step.valid_loss,
-        valid_mean_token_accuracy=step.valid_mean_token_accuracy,
-        full_valid_loss=evaluated and evaluated.full_valid_loss,
-        full_valid_mean_token_accuracy=evaluated and evaluated.full_valid_mean_token_accuracy,
-    )
-    message = f"Step {step.step}/{step.total_steps}: training loss={step.train_loss:.2f}"
-    if step.valid_loss is not None:
-        message += f", validation loss={step.valid_loss:.2f}"
-    if evaluated is not None:
-        message += f", full validation loss={evaluated.full_valid_loss:.2f}"
+    metrics = step.metrics | ({} if evaluated is None else evaluated.metrics)
+    data = {"step": step.step, "total_steps": step.total_steps, **metrics}
+    told = [f"{words}={metrics[name]:.2f}" for name, words in _TOLD.items() if name in metrics]
+    message = f"Step {step.step}/{step.total_steps}: {', '.join(told)}"
     return NewEvent(message, data=data, created_at=int(step.at))
 
 
 def _evaluation_event(event: Evaluated) -> NewEvent:
-    data = _numbers(
-        step=event.step,
-        full_valid_loss=event.full_valid_loss,
-        full_valid_mean_token_accuracy=event.full_valid_mean_token_accuracy,
-    )
-    message = f"Step {event.step}: full validation loss={event.full_valid_loss:.2f}"
+    loss = event.metrics["full_valid_loss"]
+    message = f"Step {event.step}: {_TOLD['full_valid_loss']}={loss:.2f}"
+    data = {"step": event.step, **event.metrics}
     return NewEvent(message, data=data, created_at=int(event.at))
 
 
 def checkpoint_metrics(event: CheckpointSaved, step: Step | None) -> dict[str, Any]:
     """Of the checkpoint itself where it tells, else of its step."""
-    values = {name: getattr(event, name, None) for name in _METRICS}
-    if step is not None:
-        values = {n: getattr(step, n, None) if v is None else v for n, v in values.items()}
-    return _numbers(step=event.step, **values)
-
-
-def _numbers(**values: float | None) -> dict[str, Any]:
-    """JSON has no infinity: a diverged loss is left out, as is what was not measured."""
-    return {k: v for k, v in values.items() if v is not None and math.isfinite(v)}
+    metrics = ({} if step is None else step.metrics) | event.metrics
+    return {"step": event.step, **metrics}
 
 
 def estimated_finish(events: Sequence[TrainEvent]) -> int | None:
@@ -185,14 +169,10 @@ def step_metrics_csv(path: Path) -> bytes:
     steps = {event.step: event for event in RunLogReader(path).read() if isinstance(event, Step)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_HEADER)
+    names = list(dict.fromkeys([*_CSV_METRICS, *(n for s in steps.values() for n in s.metrics)]))
+    writer.writerow(["step", *(_CSV_NAMES.get(name, name) for name in names)])
     for number in sorted(steps):
-        step = steps[number]
-        cells = (
-            step.train_loss,
-            step.train_mean_token_accuracy,
-            step.valid_loss,
-            step.valid_mean_token_accuracy,
-        )
-        writer.writerow([number, *("" if cell is None else f"{cell:.5f}" for cell in cells)])
+        metrics = steps[number].metrics
+        cells = [f"{metrics[name]:.5f}" if name in metrics else "" for name in names]
+        writer.writerow([number, *cells])
     return text.getvalue().encode()

@@ -9,20 +9,20 @@ from server.config import ModelEntry, Training
 from server.fine_tuning.base_shape import read_base_shape
 from server.fine_tuning.hyperparameters import (
     AUTO,
-    FinetuningKind,
     SupervisedHyperparameters,
     learning_rate,
     split_batch,
 )
 from server.store.records import Job, Model, ModelKind
-from workers.contract.training import (
+from workers.contract.parameters import (
     DataArguments,
     FinetuningArguments,
     FinetuningType,
     ModelArguments,
+    Stage,
     TrainingArguments,
-    TrainSpec,
 )
+from workers.contract.training import TrainSpec
 
 _PACKED_LEN = 2048
 """Tokens of a packed row where no `cutoff_len` is asked for: longer rows only cost more."""
@@ -53,46 +53,24 @@ def build_train_spec(
             compute_dtype=settings.compute_dtype,
             device=settings.device,
         ),
-        data=DataArguments(
+        data=wanted.arguments(
+            DataArguments,
             train_file=str(output_dir / "training.jsonl"),
             validation_file=str(output_dir / "validation.jsonl") if has_validation else None,
-            cutoff_len=wanted.cutoff_len or settings.max_cutoff_len,
-            packing=wanted.packing,
-            packing_len=_PACKED_LEN if wanted.cutoff_len is None else None,
-            train_on_prompt=wanted.train_on_prompt,
-            mask_history=wanted.mask_history,
+            cutoff_len=wanted.of("cutoff_len") or settings.max_cutoff_len,
+            packing_len=_PACKED_LEN if wanted.of("cutoff_len") is None else None,
         ),
-        finetuning=_finetuning(wanted),
-        training=TrainingArguments(
+        finetuning=wanted.arguments(FinetuningArguments, stage=Stage.SFT),
+        training=wanted.arguments(
+            TrainingArguments,
             num_train_epochs=float(wanted.n_epochs),
-            max_steps=-1 if wanted.max_steps is None else wanted.max_steps,
             per_device_train_batch_size=at_once,
             gradient_accumulation_steps=accumulation,
             learning_rate=learning_rate(
                 wanted, read_base_shape(Path(job.plan.weights_path)).hidden_size
             ),
-            lr_scheduler_type=wanted.lr_scheduler_type,
-            warmup_ratio=wanted.warmup_ratio,
-            weight_decay=wanted.weight_decay,
-            max_grad_norm=wanted.max_grad_norm,
-            optim=wanted.optim,
             seed=job.plan.seed,
-            eval_steps=wanted.eval_steps,
-            save_steps=wanted.save_steps,
-            save_total_limit=wanted.save_total_limit,
         ),
-    )
-
-
-def _finetuning(wanted: SupervisedHyperparameters) -> FinetuningArguments:
-    if wanted.finetuning_type is FinetuningKind.FULL:
-        return FinetuningArguments(finetuning_type=FinetuningType.FULL)
-    return FinetuningArguments(
-        finetuning_type=FinetuningType.LORA,
-        lora_rank=wanted.lora_rank,
-        lora_alpha=wanted.lora_alpha,
-        lora_dropout=wanted.lora_dropout,
-        lora_target=wanted.lora_target,
     )
 
 
@@ -117,4 +95,4 @@ def resulting_model(
 
 
 def makes_adapter(job: Job) -> bool:
-    return bool(job.hyperparameters["finetuning_type"] == FinetuningKind.LORA)
+    return bool(job.hyperparameters["finetuning_type"] == FinetuningType.LORA)

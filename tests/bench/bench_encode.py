@@ -27,9 +27,10 @@ from typing import Any
 from server.config import BUNDLED_MODEL
 from tests.bench.environments import LLAMAFACTORY, ROOT
 from tests.bench.findings import Finding, record
-from workers.contract.training import DataArguments, ModelArguments, TrainSpec
-from workers.trainer.dataset import EncodedExamples, load_file
-from workers.trainer.encoding import load_row_encoder
+from workers.contract.parameters import DataArguments, ModelArguments
+from workers.contract.training import TrainSpec
+from workers.trainer.dataset import EncodedExamples, Window, load_file
+from workers.trainer.stages.sft import Supervised
 
 NUM_ROWS = {"alpaca": 4000, "sharegpt": 2000}
 CUTOFF_LEN = 8192
@@ -129,9 +130,11 @@ class LlamaFactory:
 
 
 def encode_ours(path: Path, spec: TrainSpec) -> tuple[float, float, EncodedExamples]:
-    encoder = load_row_encoder(spec, CUTOFF_LEN)
+    stage = Supervised.open(spec)
+    stage.encode([], CUTOFF_LEN)  # loads the tokenizer
     wall, cpu = time.perf_counter(), time.process_time()
-    loaded = load_file(path, encoder, is_validation=False, between_lines=lambda: None)
+    window = Window(CUTOFF_LEN, None)
+    loaded = load_file(path, stage, window, is_validation=False, between_lines=lambda: None)
     return time.perf_counter() - wall, time.process_time() - cpu, loaded.examples
 
 
@@ -140,7 +143,7 @@ def check_equal(ours: EncodedExamples, file: Path) -> None:
     if len(ours) != len(ids):
         raise SystemExit(f"{len(ours)} examples here, {len(ids)} there")
     for index, theirs in enumerate(zip(ids, labels, strict=True)):
-        if tuple(part.tolist() for part in ours[index]) != theirs:
+        if tuple(part.tolist() for part in ours.sequences(index)[0]) != theirs:
             raise SystemExit(f"example {index} of {file} differs")
 
 

@@ -36,10 +36,10 @@ from workers.contract.training import TrainSpec
 from workers.trainer.events import EventLog
 from workers.trainer.exports import Exports
 from workers.trainer.loop import Loop
-from workers.trainer.models import load_model
 from workers.trainer.optimisation import build_optimisation
 from workers.trainer.preparation import Data, prepare_data
 from workers.trainer.room import Room
+from workers.trainer.stages.sft import Supervised
 from workers.trainer.state import StateFolder
 from workers.trainer.stopping import StopRequest
 
@@ -100,18 +100,18 @@ class _TimedLoop(Loop):
 def time_ours(spec: TrainSpec, data: Data) -> float:
     output_dir = Path(spec.output_dir)
     output_dir.mkdir()
-    model = load_model(spec)
+    stage = Supervised.open(spec)
     schedule = data.schedule(spec.training)
     log = EventLog(output_dir / "events.ndjson")
     room = Room(log, StopRequest())
     loop = _TimedLoop(
         arguments=spec.training,
         schedule=schedule,
-        model=model,
+        stage=stage,
         data=data,
-        optimisation=build_optimisation(spec.training, model, schedule.total_steps),
+        optimisation=build_optimisation(spec.training, stage.model, schedule.total_steps),
         log=log,
-        exports=Exports(output_dir, model, 1, room),
+        exports=Exports(output_dir, stage.export, 1, room),
         states=StateFolder(output_dir / "state", {}, room),
         stop=StopRequest(),
     )
@@ -145,7 +145,9 @@ def time_bare(spec: TrainSpec, data: Data, grouped: bool) -> float:
         )
     rows = [
         {"input_ids": ids.tolist(), "labels": labels.tolist()}
-        for ids, labels in (data.training[index] for index in range(len(data.training)))
+        for ids, labels in (
+            data.training.sequences(index)[0] for index in range(len(data.training))
+        )
     ]
     trainer = Trainer(
         model=model,
@@ -195,7 +197,8 @@ def main() -> None:
 
 
 def measure(folder: Path, kind: str, num_pairs: int) -> list[str]:
-    data, _ = prepare_data(spec_of(folder, kind, 0), 512, StopRequest())
+    first = spec_of(folder, kind, 0)
+    data, _ = prepare_data(first, Supervised.open(first), StopRequest())
     num_tokens = sum(data.training.lengths)
     rates: list[tuple[float, float, float]] = []
     for run in range(num_pairs + 1):

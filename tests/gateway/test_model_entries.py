@@ -12,9 +12,9 @@ from server.config import EngineKind, ModelEntry
 from server.config.factory_names import ENGINES, NAMES, Field, Own
 from server.config.listing import names_table
 from server.errors import InvalidRequest
-from server.fine_tuning.hyperparameters import FinetuningKind
 from server.fine_tuning.servable import check_entry
 from server.supervisor.engine_spec import ServedModel, engine_spec
+from workers.contract.parameters import FinetuningType
 from workers.engine.hf.settings import HfSettings
 from workers.engine.sglang.settings import SglangSettings
 from workers.engine.vllm.settings import VllmSettings
@@ -139,12 +139,12 @@ def test_an_attached_engines_place_reaches_its_worker() -> None:
 def test_jobs_whose_result_an_attached_engine_could_not_serve_are_refused() -> None:
     closed = entry(engine="attached", url="http://x")
     with pytest.raises(InvalidRequest, match="takes no adapters"):
-        check_entry(closed, FinetuningKind.LORA)
+        check_entry(closed, FinetuningType.LORA)
     opened = entry(engine="attached", url="http://x", allow_adapters=True)
-    check_entry(opened, FinetuningKind.LORA)
+    check_entry(opened, FinetuningType.LORA)
     with pytest.raises(InvalidRequest, match="only adapters"):
-        check_entry(opened, FinetuningKind.FULL)
-    check_entry(entry(), FinetuningKind.FULL)
+        check_entry(opened, FinetuningType.FULL)
+    check_entry(entry(), FinetuningType.FULL)
 
 
 def test_an_entry_that_was_written_out_reads_the_same() -> None:

@@ -11,10 +11,9 @@ from torch.nn import functional
 
 from tests.trainer.conftest import Workspace, train
 from workers.contract.training import Step
-from workers.trainer.batches import BatchPlan, Row, collate, pack_rows, single_rows
+from workers.trainer.batches import BatchPlan, Row, pack_rows, single_rows
 from workers.trainer.dataset import IGNORED, EncodedExamples
-from workers.trainer.models import TrainedModel, load_model
-from workers.trainer.scoring import Scorer
+from workers.trainer.stages.sft import Supervised
 
 
 @pytest.fixture
@@ -26,52 +25,52 @@ def examples() -> EncodedExamples:
     labels = [example.copy() for example in ids]
     for example in labels:
         example[: max(len(example) // 3, 1)] = IGNORED
-    return EncodedExamples(np.concatenate(ids), np.concatenate(labels), lengths)
+    return EncodedExamples([(pair,) for pair in zip(ids, labels, strict=True)], [0.0] * 12)
 
 
 @pytest.fixture
-def model(workspace: Workspace) -> TrainedModel:
-    return load_model(workspace.spec(finetuning={"finetuning_type": "full"}))
+def stage(workspace: Workspace) -> Supervised:
+    return Supervised.open(workspace.spec(finetuning={"finetuning_type": "full"}))
 
 
 def loss_and_gradient(
-    model: TrainedModel, examples: EncodedExamples, batches: list[list[Row]]
+    stage: Supervised, examples: EncodedExamples, batches: list[list[Row]]
 ) -> tuple[float, int, torch.Tensor]:
-    model.module.zero_grad()
-    scorer, loss, correct = Scorer(model), 0.0, 0
+    stage.model.module.zero_grad()
+    loss, correct = 0.0, 0
     for rows in batches:
-        score = scorer.score(collate(examples, rows))
+        score = stage.loss(stage.collate(examples, rows))
         score.loss.backward()
         loss += float(score.loss.detach())
-        correct += int(score.correct)
-    gradients = [weight.grad for _, weight in model.trainable() if weight.grad is not None]
+        correct += int(score.sums["correct"])
+    gradients = [weight.grad for _, weight in stage.model.trainable() if weight.grad is not None]
     return loss, correct, torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def test_packed_padded_and_single_rows_have_the_same_loss_and_gradient(
-    model: TrainedModel, examples: EncodedExamples
+    stage: Supervised, examples: EncodedExamples
 ) -> None:
     alone = [[row] for row in single_rows(len(examples))]
     padded = [single_rows(len(examples))]
     packed = [pack_rows(examples.lengths, 64)]
     assert 1 < len(packed[0]) < len(examples)
-    loss, correct, gradient = loss_and_gradient(model, examples, alone)
+    loss, correct, gradient = loss_and_gradient(stage, examples, alone)
     for batches in (padded, packed):
-        other = loss_and_gradient(model, examples, batches)
+        other = loss_and_gradient(stage, examples, batches)
         assert other[0] == pytest.approx(loss, rel=1e-5)
         assert other[1] == correct
         torch.testing.assert_close(other[2], gradient, rtol=1e-3, atol=1e-3)
 
 
-def test_the_loss_is_that_of_the_model_itself(
-    model: TrainedModel, examples: EncodedExamples
-) -> None:
+def test_the_loss_is_that_of_the_model_itself(stage: Supervised, examples: EncodedExamples) -> None:
     total = 0.0
     for index in range(len(examples)):
-        ids, labels = (torch.from_numpy(values.astype(np.int64)) for values in examples[index])
-        logits = model.causal_lm(ids[None]).logits[0]
+        ids, labels = (
+            torch.from_numpy(values.astype(np.int64)) for values in examples.sequences(index)[0]
+        )
+        logits = stage.model.causal_lm(ids[None]).logits[0]
         total += float(functional.cross_entropy(logits[:-1], labels[1:], reduction="sum").detach())
-    loss, _, _ = loss_and_gradient(model, examples, [single_rows(len(examples))])
+    loss, _, _ = loss_and_gradient(stage, examples, [single_rows(len(examples))])
     assert loss == pytest.approx(total, rel=1e-5)
 
 

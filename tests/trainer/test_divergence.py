@@ -41,7 +41,7 @@ def test_a_diverging_run_ends_and_keeps_only_numbers(
     assert "is not finite at step" in failed.message
     assert "learning_rate_multiplier" in failed.message
     assert not any(isinstance(event, Completed) for event in events)
-    assert all(isinstance(e.train_loss, float) for e in events if isinstance(e, Step))
+    assert all(isinstance(e.metrics["train_loss"], float) for e in events if isinstance(e, Step))
     told = {e.step for e in events if isinstance(e, CheckpointSaved)}
     output_dir = Path(spec.output_dir)
     assert {int(p.name[5:]) for p in (output_dir / "checkpoints").iterdir()} <= told

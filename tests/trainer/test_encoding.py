@@ -9,12 +9,12 @@ from transformers import AutoTokenizer
 
 from templates.conversation import Conversation
 from templates.example_fields import ExampleError
-from templates.examples import ChatExample, read_example
+from templates.examples import ChatExample, CompletionExample, read_example
 from templates.registry import open_format
 from templates.tokenization import Encoder, describe_tokenizer
 from tests.trainer.conftest import Workspace, chat, train
 from workers.contract.training import TrainFailed
-from workers.trainer.dataset import IGNORED, EncodedExample
+from workers.trainer.dataset import IGNORED, EncodedSequence
 from workers.trainer.encoding import RowEncoder, load_row_encoder
 
 TOOLS = [
@@ -38,18 +38,22 @@ TURNS: dict[str, Any] = {
 }
 
 
-def encoder_of(workspace: Workspace, cutoff_len: int = 512, **data: Any) -> RowEncoder:
-    return load_row_encoder(workspace.spec(data=data), cutoff_len)
+def encoder_of(workspace: Workspace, **data: Any) -> RowEncoder:
+    return load_row_encoder(workspace.spec(data=data))
 
 
-def encode(encoder: RowEncoder, row: dict[str, Any]) -> EncodedExample:
-    (encoded,) = encoder([read_example(json.dumps(row))])
+def encode(encoder: RowEncoder, row: dict[str, Any], cutoff_len: int = 512) -> EncodedSequence:
+    example = read_example(json.dumps(row))
+    if isinstance(example, CompletionExample):
+        return encoder.completion(example, cutoff_len)
+    assert isinstance(example, ChatExample)
+    (encoded,) = encoder.chats([example.conversation], cutoff_len)
     assert not isinstance(encoded, ExampleError), encoded
-    (example,) = encoded
-    return example
+    (sequence,) = encoded
+    return sequence
 
 
-def learned(workspace: Workspace, example: EncodedExample) -> str:
+def learned(workspace: Workspace, example: EncodedSequence) -> str:
     tokenizer = AutoTokenizer.from_pretrained(workspace.base)
     return tokenizer.decode([label for label in example.labels if label != IGNORED])
 
@@ -84,7 +88,7 @@ def test_an_operators_template_and_system_message_are_trained_as_served(
         }
     )
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Arr"}]
-    example = encode(load_row_encoder(spec, 512), {"messages": messages})
+    example = encode(load_row_encoder(spec), {"messages": messages})
     shown = AutoTokenizer.from_pretrained(workspace.base).decode(example.ids)
     assert shown.startswith("[Be a pirate.]QHiAArr;")
 
@@ -118,18 +122,14 @@ def test_completions_are_plain_text_that_ends(workspace: Workspace) -> None:
 
 def test_long_examples_are_cut_at_the_end(workspace: Workspace) -> None:
     whole = encode(encoder_of(workspace), chat("Hello", "Hi " * 30))
-    cut = encode(encoder_of(workspace, cutoff_len=60), chat("Hello", "Hi " * 30))
+    cut = encode(encoder_of(workspace), chat("Hello", "Hi " * 30), cutoff_len=60)
     assert not whole.is_truncated
     assert cut.is_truncated
     assert list(cut.ids) == list(whole.ids[:60])
 
 
 def test_long_text_is_split_and_nothing_is_lost(workspace: Workspace) -> None:
-    spec = workspace.spec(finetuning={"stage": "pt"})
-    (pieces,) = load_row_encoder(spec, 16)(
-        [read_example('{"text": "%s"}' % ("abc" * 20), pretraining=True)]
-    )
-    assert not isinstance(pieces, ExampleError)
+    (pieces,) = encoder_of(workspace).texts(["abc" * 20], 16)
     assert [len(piece.ids) for piece in pieces] == [16, 16, 16, 13]
     ids = [token for piece in pieces for token in piece.ids]
     assert AutoTokenizer.from_pretrained(workspace.base).decode(ids) == "abc" * 20 + "<|im_end|>"

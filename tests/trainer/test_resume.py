@@ -54,13 +54,13 @@ def reported(events: list[TrainEvent]) -> list[object]:
         match event:
             case Step():
                 rows += [
-                    (event.step, event.train_loss, event.grad_norm, event.valid_loss),
+                    (event.step, event.grad_norm, event.metrics),
                     (event.learning_rate, event.trained_tokens),
                 ]
             case Evaluated():
-                rows.append((event.step, event.full_valid_loss))
+                rows.append((event.step, event.metrics))
             case CheckpointSaved():
-                rows.append((event.step, event.train_loss, event.full_valid_loss))
+                rows.append((event.step, event.metrics))
             case _:
                 pass
     return rows

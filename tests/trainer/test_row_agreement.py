@@ -19,7 +19,6 @@ from templates.registry import open_format
 from templates.tokenization import describe_tokenizer
 from templates.training import MaskOptions
 from tests.trainer.conftest import CHATML, build_tokenizer
-from workers.contract.training import Stage
 from workers.trainer.encoding import Encoder, RowEncoder
 
 STRICT = (
@@ -100,9 +99,7 @@ class Both:
             Encoder(tokenizer),
             lambda: open_format(template, describe_tokenizer(tokenizer)),
             opening=[],
-            stage=Stage.SFT,
             masks=masks,
-            cutoff_len=512,
         )
 
     def accepts(self, example: ChatExample) -> bool:
@@ -113,7 +110,7 @@ class Both:
         return True
 
     def encodes(self, example: ChatExample) -> bool:
-        (row,) = self._encoder([example])
+        (row,) = self._encoder.chats([example.conversation], 512)
         return not isinstance(row, ExampleError)
 
 

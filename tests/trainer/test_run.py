@@ -34,9 +34,15 @@ from workers.contract.training import (
     TrainFailed,
     Warned,
 )
+from workers.trainer.run import run_file
+from workers.trainer.stopping import StopRequest
 
 TEXTS = [{"text": "the quick brown fox jumps over the lazy dog " * (1 + n % 3)} for n in range(24)]
 FULL = {"finetuning_type": "full"}
+
+
+def loss_of(step: Step) -> float:
+    return step.metrics["train_loss"]
 
 
 def steps_of(events: list[TrainEvent]) -> list[Step]:
@@ -68,11 +74,14 @@ def test_lora_lowers_the_loss_and_reports_every_step(workspace: Workspace) -> No
     steps = steps_of(events)
     assert (started.total_steps, started.num_examples) == (20, 20)
     assert [step.step for step in steps] == list(range(1, 21))
-    assert steps[-1].train_loss < 0.8 * steps[0].train_loss
-    assert steps[-1].train_mean_token_accuracy > steps[0].train_mean_token_accuracy
+    assert loss_of(steps[-1]) < 0.8 * loss_of(steps[0])
+    assert (
+        steps[-1].metrics["train_mean_token_accuracy"]
+        > steps[0].metrics["train_mean_token_accuracy"]
+    )
     assert steps[0].learning_rate == 1e-2
     assert steps[-1].remaining_s == 0
-    assert steps[0].valid_loss is None
+    assert "valid_loss" not in steps[0].metrics
     assert completed(events).name == "model"
 
 
@@ -85,8 +94,8 @@ def test_pretraining_from_scratch_lowers_the_loss(workspace: Workspace) -> None:
         num_train_epochs=4,
     )
     steps = steps_of(events := train(spec))
-    assert steps[0].train_loss > 5
-    assert steps[-1].train_loss < 0.7 * steps[0].train_loss
+    assert loss_of(steps[0]) > 5
+    assert loss_of(steps[-1]) < 0.7 * loss_of(steps[0])
     model = AutoModelForCausalLM.from_pretrained(completed(events))
     assert prompt_logits(model, completed(events)).isfinite().all()
 
@@ -127,7 +136,7 @@ def test_checkpoints_are_servable_and_the_oldest_go(workspace: Workspace) -> Non
     assert [event.step for event in saved] == [5, 10, 15, 20, 25]
     folder = Path(spec.output_dir) / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["step-20", "step-25"]
-    assert saved[-1].train_loss == steps_of(events)[-1].train_loss
+    assert saved[-1].metrics["train_loss"] == loss_of(steps_of(events)[-1])
     last, final = load_file(folder / "step-25" / "adapter_model.safetensors"), completed(events)
     assert all(
         torch.equal(tensor, last[name])
@@ -141,13 +150,13 @@ def test_validation_is_reported_by_step_and_by_pass(workspace: Workspace) -> Non
     held_out = workspace.write("held_out.jsonl", CHATS[:6])
     events = train(workspace.spec(data={"validation_file": held_out}, eval_steps=3))
     steps = steps_of(events)
-    assert all(step.valid_loss is not None for step in steps)
+    assert all("valid_loss" in step.metrics for step in steps)
     passes = [event for event in events if isinstance(event, Evaluated)]
     assert [event.step for event in passes] == [3, 6, 9, 10]
     saved = [event for event in events if isinstance(event, CheckpointSaved)]
-    assert saved[0].full_valid_loss is None
-    assert saved[1].full_valid_loss == passes[-1].full_valid_loss
-    assert passes[-1].full_valid_loss < passes[0].full_valid_loss
+    assert "full_valid_loss" not in saved[0].metrics
+    assert saved[1].metrics["full_valid_loss"] == passes[-1].metrics["full_valid_loss"]
+    assert passes[-1].metrics["full_valid_loss"] < passes[0].metrics["full_valid_loss"]
 
 
 def test_full_training_keeps_dtype_tokenizer_and_template(
@@ -175,8 +184,8 @@ def test_training_goes_on_from_an_adapter(workspace: Workspace) -> None:
     second = train(
         workspace.spec(output_dir="second", model={"adapter_name_or_path": str(completed(first))})
     )
-    assert steps_of(second)[0].train_loss < 0.85 * steps_of(first)[0].train_loss
-    assert steps_of(second)[-1].train_loss < steps_of(first)[-1].train_loss
+    assert loss_of(steps_of(second)[0]) < 0.85 * loss_of(steps_of(first)[0])
+    assert loss_of(steps_of(second)[-1]) < loss_of(steps_of(first)[-1])
 
 
 def test_an_earlier_adapter_keeps_its_shape_and_says_so(workspace: Workspace) -> None:
@@ -212,10 +221,10 @@ def test_full_training_goes_on_from_a_merged_adapter_and_from_a_full_model(
             learning_rate=1e-3,
         )
     )
-    assert steps_of(merged)[0].train_loss < 0.85 * steps_of(first)[0].train_loss
+    assert loss_of(steps_of(merged)[0]) < 0.85 * loss_of(steps_of(first)[0])
     workspace.base = completed(merged)
     again = train(workspace.spec(output_dir="again", finetuning=FULL, learning_rate=1e-3))
-    assert steps_of(again)[0].train_loss < steps_of(merged)[0].train_loss
+    assert loss_of(steps_of(again)[0]) < loss_of(steps_of(merged)[0])
 
 
 def test_cut_and_empty_examples_are_warned_of_by_line(workspace: Workspace) -> None:
@@ -264,15 +273,9 @@ def test_a_bad_validation_file_is_named_as_such(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("param", "arguments"),
     [
-        ("optim", {"optim": "adam_of_my_own"}),
-        ("lr_scheduler_type", {"lr_scheduler_type": "random"}),
-        ("learning_rate", {"learning_rate": -1.0}),
-        ("max_steps", {"max_steps": 0}),
-        ("save_total_limit", {"save_total_limit": 0}),
         ("lora_target", {"finetuning": {"lora_target": "q_proj,nothing"}}),
-        ("lora_dropout", {"finetuning": {"lora_dropout": 1.0}}),
         ("mask_history", {"data": {"mask_history": True, "train_on_prompt": True}}),
-        ("compute_dtype", {"model": {"compute_dtype": "float8"}}),
+        ("mask_history", {"data": {"mask_history": True}, "finetuning": {"stage": "pt"}}),
         ("device", {"model": {"device": "cuda:0"}}),
         ("template", {"model": {"template": "no_such_template"}}),
         ("train_from_scratch", {"model": {"train_from_scratch": True}}),
@@ -288,12 +291,41 @@ def test_arguments_that_cannot_be_honoured_are_named(
 
 
 @pytest.mark.parametrize(
+    ("group", "param", "value"),
+    [
+        ("training", "optim", "adam_of_my_own"),
+        ("training", "lr_scheduler_type", "random"),
+        ("training", "learning_rate", -1.0),
+        ("training", "max_steps", 0),
+        ("training", "save_total_limit", 0),
+        ("training", "warmup_ratio", 1.5),
+        ("training", "colour", "red"),
+        ("finetuning", "lora_dropout", 1.0),
+        ("data", "cutoff_len", 1),
+        ("model", "compute_dtype", "float8"),
+    ],
+)
+def test_values_out_of_their_declared_range_end_the_run_before_it_begins(
+    workspace: Workspace, group: str, param: str, value: object
+) -> None:
+    spec = workspace.spec()
+    content = msgspec.to_builtins(spec)
+    content[group][param] = value
+    path = workspace.folder / "spec.json"
+    path.write_bytes(msgspec.json.encode(content))
+    assert not run_file(path, StopRequest())
+    failed = failure(events_of(spec))
+    assert failed.code == "invalid_hyperparameters"
+    assert param in (failed.param or failed.message)
+
+
+@pytest.mark.parametrize(
     "optim", ["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"]
 )
 def test_every_optimiser_trains(workspace: Workspace, optim: str) -> None:
     rate = {"sgd": 1.0, "rmsprop": 1e-3}.get(optim, 1e-2)
     steps = steps_of(train(workspace.spec(optim=optim, learning_rate=rate, num_train_epochs=4)))
-    assert steps[-1].train_loss < 0.95 * steps[0].train_loss
+    assert loss_of(steps[-1]) < 0.95 * loss_of(steps[0])
 
 
 def test_bfloat16_compute_trains(workspace: Workspace) -> None:
@@ -305,7 +337,7 @@ def test_bfloat16_compute_trains(workspace: Workspace) -> None:
             num_train_epochs=4,
         )
         steps = steps_of(train(spec))
-        assert steps[-1].train_loss < 0.8 * steps[0].train_loss
+        assert loss_of(steps[-1]) < 0.8 * loss_of(steps[0])
 
 
 def test_a_missing_model_fails_without_a_trace_in_the_message(workspace: Workspace) -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from workers.contract.training import TrainSpec
-from workers.trainer.run import run
+from workers.trainer.run import run_file
 from workers.trainer.stopping import StopRequest
 from workers.trainer.waiting import await_spec
 
@@ -38,11 +37,10 @@ def main() -> int:
     stop = StopRequest()
     stop.listen(options.parent_fd)
     try:
-        spec = msgspec.json.decode(path.read_bytes(), type=TrainSpec)
+        return 0 if run_file(path, stop) else 1
     except (OSError, msgspec.MsgspecError) as error:
         _log.error("cannot read the spec: %s", error)
         return 2
-    return 0 if run(spec, stop) else 1
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from workers.trainer.dataset import IGNORED, EncodedExamples
+from workers.trainer.dataset import IGNORED, Sequence32
 
 _GROUPED_BATCHES = 50
 """Rows are sorted by length within so many batches at a time, as transformers does."""
@@ -38,9 +38,13 @@ class Batch:
     scored_columns: torch.Tensor
     """Columns in which any row has a target: the only ones whose logits are computed."""
     position_ids: torch.Tensor | None
-    num_targets: int
+    weight: int
+    """What the sum of the losses is divided by: the number of targets, unless the stage counts
+    something else."""
     num_tokens: int
     """Tokens of examples, padding apart."""
+    values: torch.Tensor | None = None
+    """[examples] what the stage keeps beside the sequences."""
 
 
 class BatchPlan:
@@ -106,18 +110,18 @@ def pack_rows(lengths: Sequence[int], capacity: int) -> list[Row]:
     return [tuple(row) for row in rows]
 
 
-def collate(examples: EncodedExamples, rows: Sequence[Row]) -> Batch:
-    """Columns behind the last target are cut: nothing that is scored sees them."""
-    packed = any(len(row) > 1 for row in rows)
-    width = max(sum(examples.length(index) for index in row) for row in rows)
-    ids = np.zeros((len(rows), width), dtype=np.int64)
-    targets = np.full((len(rows), width), IGNORED, dtype=np.int64)
-    positions = np.tile(np.arange(width, dtype=np.int64), (len(rows), 1)) if packed else None
+def collate(lines: Sequence[Sequence[Sequence32]]) -> Batch:
+    """A batch of a row for each line: one sequence, or several packed behind each other. Columns
+    behind the last target are cut: nothing that is scored sees them."""
+    packed = any(len(line) > 1 for line in lines)
+    width = max(sum(len(tokens) for tokens, _ in line) for line in lines)
+    ids = np.zeros((len(lines), width), dtype=np.int64)
+    targets = np.full((len(lines), width), IGNORED, dtype=np.int64)
+    positions = np.tile(np.arange(width, dtype=np.int64), (len(lines), 1)) if packed else None
     num_tokens = 0
-    for at, row in enumerate(rows):
+    for at, line in enumerate(lines):
         start = 0
-        for index in row:
-            tokens, labels = examples[index]
+        for tokens, labels in line:
             end = start + len(tokens)
             ids[at, start:end] = tokens
             targets[at, start : end - 1] = labels[1:]
@@ -135,7 +139,7 @@ def collate(examples: EncodedExamples, rows: Sequence[Row]) -> Batch:
         targets=kept,
         scored_columns=torch.from_numpy(scored),
         position_ids=None if positions is None else torch.from_numpy(positions[:, :columns]),
-        num_targets=int((kept != IGNORED).sum()),
+        weight=int((kept != IGNORED).sum()),
         num_tokens=num_tokens,
     )
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from templates.example_faults import Faults, Lines
 from templates.example_fields import ExampleError
 from templates.example_lines import ExampleFileError, read_lines
-from templates.examples import Example, read_example
+from templates.examples import Example
 from workers.trainer.failures import InvalidTrainingFile, InvalidValidationFile
 
 _LINES_AT_ONCE = 256
@@ -28,7 +28,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedExample:
+class EncodedSequence:
     """`labels[i]` is what is to be predicted from the ids before place i, or IGNORED."""
 
     ids: Sequence[int]
@@ -36,32 +36,56 @@ class EncodedExample:
     is_truncated: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """What is learned from together: one sequence, or a chosen and a rejected one. All examples of
+    a file have the same number."""
+
+    sequences: tuple[EncodedSequence, ...]
+    value: float = 0.0
+    """What a stage keeps beside them, such as a label."""
+
+    @property
+    def is_truncated(self) -> bool:
+        return any(sequence.is_truncated for sequence in self.sequences)
+
+
 EncodedRow = list[EncodedExample] | ExampleError
 """The examples of one line, or what is wrong with it."""
-Encode = Callable[[Sequence[Example]], Sequence[EncodedRow]]
-"""Many rows at once, which is faster; the error of one does not hold up the others."""
+Sequence32 = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
+"""Ids and labels, of equal length."""
+
+
+class RowReader(Protocol):
+    """What a stage knows of lines."""
+
+    def read(self, line: bytes) -> Example: ...
+    def encode(self, rows: Sequence[Example], cutoff_len: int) -> list[EncodedRow]: ...
 
 
 class EncodedExamples:
     """Examples by index, with the lengths that batches are made of."""
 
-    def __init__(
-        self, ids: npt.NDArray[np.int32], labels: npt.NDArray[np.int32], lengths: list[int]
-    ) -> None:
-        self._ids = ids
-        self._labels = labels
-        self._starts: list[int] = np.concatenate(([0], np.cumsum(lengths))).tolist()
-        self.lengths = lengths
+    def __init__(self, examples: Sequence[tuple[Sequence32, ...]], values: Sequence[float]) -> None:
+        empty = np.zeros(0, dtype=np.int32)
+        flat = [sequence for example in examples for sequence in example]
+        self._ids = np.concatenate([empty, *(ids for ids, _ in flat)])
+        self._labels = np.concatenate([empty, *(labels for _, labels in flat)])
+        self._starts: list[int] = np.cumsum([0, *(len(ids) for ids, _ in flat)]).tolist()
+        self._num_each = len(examples[0]) if examples else 1
+        self.values = list(values)
+        self.lengths = [len(e) * max(len(ids) for ids, _ in e) for e in examples]
+        """Of each example: tokens with its sequences padded to the longest of them."""
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def length(self, index: int) -> int:
-        return self.lengths[index]
+    def sequences(self, index: int) -> list[Sequence32]:
+        first = index * self._num_each
+        return [self._sequence(first + number) for number in range(self._num_each)]
 
-    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Ids and labels."""
-        start, end = self._starts[index], self._starts[index + 1]
+    def _sequence(self, number: int) -> Sequence32:
+        start, end = self._starts[number], self._starts[number + 1]
         return self._ids[start:end], self._labels[start:end]
 
 
@@ -78,8 +102,8 @@ class _Gathering:
     """What has been read of a file so far."""
 
     def __init__(self) -> None:
-        self._ids: list[npt.NDArray[np.int32]] = []
-        self._labels: list[npt.NDArray[np.int32]] = []
+        self._examples: list[tuple[Sequence32, ...]] = []
+        self._values: list[float] = []
         self.truncated = Lines()
         self.dropped = Lines()
         self.num_dropped_by_cut = 0
@@ -92,24 +116,25 @@ class _Gathering:
         was_cut = any(example.is_truncated for example in row)
         if was_cut:
             self.truncated.add(line)
-        num_before = len(self._ids)
+        num_before = len(self._examples)
         for example in row:
-            labels = np.asarray(example.labels, dtype=np.int32)
-            labels[:1] = IGNORED
-            if (labels != IGNORED).any():
-                self._ids.append(np.asarray(example.ids, dtype=np.int32))
-                self._labels.append(labels)
-        if len(self._ids) == num_before:
+            sequences = tuple(map(_as_arrays, example.sequences))
+            if all((labels != IGNORED).any() for _, labels in sequences):
+                self._examples.append(sequences)
+                self._values.append(example.value)
+        if len(self._examples) == num_before:
             self.dropped.add(line)
             self.num_dropped_by_cut += was_cut
 
     def examples(self) -> EncodedExamples:
-        empty = np.zeros(0, dtype=np.int32)
-        return EncodedExamples(
-            np.concatenate([empty, *self._ids]),
-            np.concatenate([empty, *self._labels]),
-            [len(ids) for ids in self._ids],
-        )
+        return EncodedExamples(self._examples, self._values)
+
+
+def _as_arrays(sequence: EncodedSequence) -> Sequence32:
+    """The first token follows nothing, so it is no target."""
+    labels = np.asarray(sequence.labels, dtype=np.int32)
+    labels[:1] = IGNORED
+    return np.asarray(sequence.ids, dtype=np.int32), labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +152,10 @@ class Window:
 
 def load_file(
     path: Path,
-    encode: Encode,
+    reader: RowReader,
     window: Window,
     *,
     is_validation: bool,
-    pretraining: bool,
     between_lines: Callable[[], None],
 ) -> LoadedFile:
     """Reads and encodes every row.
@@ -140,7 +164,7 @@ def load_file(
     """
     gathering = _Gathering()
     try:
-        for number, row in _encoded_lines(path, encode, pretraining):
+        for number, row in _encoded_lines(path, reader, window.cutoff_len):
             between_lines()
             gathering.add(number, row)
     except ExampleFileError as error:
@@ -173,19 +197,20 @@ def _nothing_to_learn(gathering: _Gathering, window: Window) -> str:
 
 
 def _encoded_lines(
-    path: Path, encode: Encode, pretraining: bool
+    path: Path, reader: RowReader, cutoff_len: int
 ) -> Iterator[tuple[int, EncodedRow]]:
     lines = read_lines(path)
     while chunk := list(itertools.islice(lines, _LINES_AT_ONCE)):
-        read = [_read(line, pretraining) for _, line in chunk]
-        encoded = iter(encode([row for row in read if not isinstance(row, ExampleError)]))
+        read = [_read(line, reader) for _, line in chunk]
+        rows = [row for row in read if not isinstance(row, ExampleError)]
+        encoded = iter(reader.encode(rows, cutoff_len))
         for (number, _), row in zip(chunk, read, strict=True):
             yield number, row if isinstance(row, ExampleError) else next(encoded)
 
 
-def _read(line: bytes, pretraining: bool) -> Example | ExampleError:
+def _read(line: bytes, reader: RowReader) -> Example | ExampleError:
     try:
-        return read_example(line, pretraining=pretraining)
+        return reader.read(line)
     except ExampleError as error:
         return error
 

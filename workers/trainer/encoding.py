@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from templates.conversation import Conversation
 from templates.example_fields import ExampleError
-from templates.examples import ChatExample, CompletionExample, Example, TextExample
+from templates.examples import CompletionExample
 from templates.format import ChatFormat, FormatError, FormatSettings, Segment
 from templates.registry import open_format
 from templates.tokenization import Encoder, MediaNotEncodedError, describe_tokenizer
@@ -28,16 +28,21 @@ from templates.training import (
     encode_training,
     encode_training_many,
 )
-from workers.contract.training import ModelArguments, Stage, TrainSpec
-from workers.trainer.dataset import IGNORED, EncodedExample, EncodedRow
+from workers.contract.parameters import ModelArguments
+from workers.contract.training import TrainSpec
+from workers.trainer.dataset import IGNORED, EncodedSequence
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
 
 _log = logging.getLogger(__name__)
 
 
+EncodedText = list[EncodedSequence] | ExampleError
+"""The sequences of a conversation or a text, or what is wrong with it."""
+
+
 class RowEncoder:
-    """Encodes the rows that `stage` takes. The chat format is opened at the first chat: a model
-    without one still takes completions."""
+    """Encodes conversations, completions and plain texts, each cut to a number of tokens. The chat
+    format is opened at the first chat: a model without one still takes completions."""
 
     def __init__(
         self,
@@ -45,91 +50,74 @@ class RowEncoder:
         open_chat: Callable[[], ChatFormat],
         *,
         opening: list[int],
-        stage: Stage,
         masks: MaskOptions,
-        cutoff_len: int,
     ) -> None:
         self._encoder = encoder
         self._open_chat = open_chat
         self._opening = opening
         self._closing = [] if encoder.eos_token_id is None else [encoder.eos_token_id]
-        self._stage = stage
         self._masks = masks
-        self._cutoff_len = cutoff_len
 
-    def __call__(self, rows: Sequence[Example]) -> list[EncodedRow]:
-        """Rows are of the stage: the reader has refused others."""
-        if self._stage is Stage.PT:
-            return self._texts([row.text for row in rows if isinstance(row, TextExample)])
-        chats = iter(self._chats([row for row in rows if isinstance(row, ChatExample)]))
-        return [
-            [self._completion(row)] if isinstance(row, CompletionExample) else next(chats)
-            for row in rows
-        ]
+    def texts(self, texts: Sequence[str], cutoff_len: int) -> list[list[EncodedSequence]]:
+        """Each in pieces of the cutoff, all of which is learned."""
+        return [self._pieces(ids, cutoff_len) for ids in self._encode_plain(texts)]
 
-    # --- text -------------------------------------------------------------------------------------
-
-    def _texts(self, texts: Sequence[str]) -> list[EncodedRow]:
-        return [self._pieces(ids) for ids in self._encode_plain(texts)]
-
-    def _pieces(self, text: list[int]) -> list[EncodedExample]:
-        ids = [*self._opening, *text, *self._closing]
-        pieces = [ids[at : at + self._cutoff_len] for at in range(0, len(ids), self._cutoff_len)]
-        return [EncodedExample(piece, piece) for piece in pieces]
-
-    def _completion(self, row: CompletionExample) -> EncodedExample:
+    def completion(self, row: CompletionExample, cutoff_len: int) -> EncodedSequence:
         """The prompt has the ids that an engine gives the text of a legacy completion."""
         prompt, completion = self._encode_plain([row.prompt, row.completion])
         prompt = [*self._opening, *prompt]
         completion = [*completion, *self._closing]
         context = prompt if self._masks.train_on_prompt else [IGNORED] * len(prompt)
-        return self._cut(prompt + completion, context + completion)
+        return _cut(prompt + completion, context + completion, cutoff_len)
+
+    def chats(self, conversations: Sequence[Conversation], cutoff_len: int) -> list[EncodedText]:
+        """Many at once, which is faster; the error of one does not hold up the others."""
+        if not conversations:
+            return []
+        try:
+            encoded = encode_training_many(self._chat, self._encoder, conversations, self._masks)
+        except (FormatError, MediaNotEncodedError):
+            return [self._conversation(each, cutoff_len) for each in conversations]
+        return [
+            self._fitted(conversation, examples, cutoff_len)
+            for conversation, examples in zip(conversations, encoded, strict=True)
+        ]
+
+    def _pieces(self, text: list[int], cutoff_len: int) -> list[EncodedSequence]:
+        ids = [*self._opening, *text, *self._closing]
+        pieces = [ids[at : at + cutoff_len] for at in range(0, len(ids), cutoff_len)]
+        return [EncodedSequence(piece, piece) for piece in pieces]
 
     def _encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         return self._encoder.encode_many([[Segment(text, control=False)] for text in texts])
-
-    # --- chats ------------------------------------------------------------------------------------
 
     @cached_property
     def _chat(self) -> ChatFormat:
         return self._open_chat()
 
-    def _chats(self, rows: Sequence[ChatExample]) -> list[EncodedRow]:
-        if not rows:
-            return []
-        conversations = [row.conversation for row in rows]
-        try:
-            encoded = encode_training_many(self._chat, self._encoder, conversations, self._masks)
-        except (FormatError, MediaNotEncodedError):
-            return [self._conversation(conversation) for conversation in conversations]
-        return [
-            self._fitted(conversation, examples)
-            for conversation, examples in zip(conversations, encoded, strict=True)
-        ]
-
-    def _conversation(self, conversation: Conversation) -> EncodedRow:
+    def _conversation(self, conversation: Conversation, cutoff_len: int) -> EncodedText:
         try:
             examples = encode_training(self._chat, self._encoder, conversation, self._masks)
         except (FormatError, MediaNotEncodedError) as error:
             return ExampleError(str(error))
-        return self._fitted(conversation, examples)
+        return self._fitted(conversation, examples, cutoff_len)
 
     def _fitted(
-        self, conversation: Conversation, examples: list[TrainingExample]
-    ) -> list[EncodedExample]:
-        is_long = any(len(example.input_ids) > self._cutoff_len for example in examples)
+        self, conversation: Conversation, examples: list[TrainingExample], cutoff_len: int
+    ) -> list[EncodedSequence]:
+        is_long = any(len(example.input_ids) > cutoff_len for example in examples)
         if is_long and self._masks.mask_history:
-            masks = replace(self._masks, max_tokens=self._cutoff_len)
+            masks = replace(self._masks, max_tokens=cutoff_len)
             examples = encode_training(self._chat, self._encoder, conversation, masks)
-            return [EncodedExample(e.input_ids, e.labels, is_truncated=True) for e in examples]
-        return [self._cut(example.input_ids, example.labels) for example in examples]
-
-    def _cut(self, ids: list[int], labels: list[int]) -> EncodedExample:
-        end = self._cutoff_len
-        return EncodedExample(ids[:end], labels[:end], is_truncated=len(ids) > end)
+            return [EncodedSequence(e.input_ids, e.labels, is_truncated=True) for e in examples]
+        return [_cut(example.input_ids, example.labels, cutoff_len) for example in examples]
 
 
-def load_row_encoder(spec: TrainSpec, cutoff_len: int) -> RowEncoder:
+def _cut(ids: list[int], labels: list[int], end: int) -> EncodedSequence:
+    return EncodedSequence(ids[:end], labels[:end], is_truncated=len(ids) > end)
+
+
+def load_row_encoder(spec: TrainSpec) -> RowEncoder:
     """Raises TrainerError."""
     model = spec.model
     tokenizer = _load_tokenizer(model)
@@ -149,11 +137,9 @@ def load_row_encoder(spec: TrainSpec, cutoff_len: int) -> RowEncoder:
         Encoder(tokenizer),
         open_chat,
         opening=_opening(tokenizer),
-        stage=spec.finetuning.stage,
         masks=MaskOptions(
             train_on_prompt=spec.data.train_on_prompt, mask_history=spec.data.mask_history
         ),
-        cutoff_len=cutoff_len,
     )
 
 

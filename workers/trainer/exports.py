@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from workers.trainer.models import TrainedModel
 from workers.trainer.placing import remove_partials
 from workers.trainer.room import Room
 
+Export = Callable[[Path], None]
+"""Writes what can be served into an empty folder."""
 _COPIED_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _WRITTEN_FILES = {"config.json"}
 
@@ -24,10 +27,10 @@ _WRITTEN_FILES = {"config.json"}
 class Exports:
     """`checkpoints/step-N/` and `model/` of a run's directory."""
 
-    def __init__(self, output_dir: Path, model: TrainedModel, num_kept: int, room: Room) -> None:
+    def __init__(self, output_dir: Path, export: Export, num_kept: int, room: Room) -> None:
         self._output_dir = output_dir
         self._checkpoints = output_dir / "checkpoints"
-        self._model = model
+        self._export = export
         self._num_kept = num_kept
         self._room = room
         room.insist(output_dir, lambda: self._checkpoints.mkdir(parents=True, exist_ok=True))
@@ -38,7 +41,7 @@ class Exports:
         """Nothing to do for one that an earlier process placed: it holds the same weights."""
         target = self._checkpoints / f"step-{step}"
         if not target.exists():
-            self._room.place(target, partial(_write, self._model))
+            self._room.place(target, self._write)
         self._drop_oldest()
         return target
 
@@ -50,9 +53,13 @@ class Exports:
             if checkpoint.exists():
                 write = partial(shutil.copytree, checkpoint, copy_function=_link_or_copy)
             else:
-                write = partial(_write, self._model)
+                write = self._write
             self._room.place(target, write)
         return target
+
+    def _write(self, folder: Path) -> None:
+        folder.mkdir()
+        self._export(folder)
 
     def _drop_oldest(self) -> None:
         steps = sorted(self._checkpoints.glob("step-*"), key=_step_of)
@@ -60,8 +67,8 @@ class Exports:
             shutil.rmtree(surplus)
 
 
-def _write(model: TrainedModel, folder: Path) -> None:
-    folder.mkdir()
+def write_model(model: TrainedModel, folder: Path) -> None:
+    """An adapter's directory, or a whole model's."""
     if model.is_adapter:
         _write_adapter(model, folder)
     else:

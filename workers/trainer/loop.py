@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from workers.contract.training import (
-    CheckpointSaved,
-    Evaluated,
-    Started,
-    Step,
-    TrainingArguments,
-)
-from workers.trainer.batches import Row, collate
+from workers.contract.parameters import TrainingArguments
+from workers.contract.training import CheckpointSaved, Evaluated, Started, Step
+from workers.trainer.batches import Batch, Row
 from workers.trainer.events import UNSENT, EventLog
 from workers.trainer.exports import Exports
 from workers.trainer.failures import StopRequested, TrainingDiverged
-from workers.trainer.models import TrainedModel
 from workers.trainer.optimisation import Optimisation
 from workers.trainer.preparation import Data, fitting
 from workers.trainer.schedule import Schedule
-from workers.trainer.scoring import Scorer, Tally
+from workers.trainer.stages.stage import TrainingStage
 from workers.trainer.state import Progress, StateFolder
 from workers.trainer.stopping import StopRequest
+from workers.trainer.tally import DeviceTally, Tally
 
 STATE_INTERVAL_S = 300.0
 """At most so much work is lost to a kill, however far apart checkpoints are."""
@@ -50,7 +46,7 @@ class Loop:
         *,
         arguments: TrainingArguments,
         schedule: Schedule,
-        model: TrainedModel,
+        stage: TrainingStage,
         data: Data,
         optimisation: Optimisation,
         log: EventLog,
@@ -59,8 +55,8 @@ class Loop:
         stop: StopRequest,
     ) -> None:
         self._arguments = arguments
-        self._model = model
-        self._scorer = Scorer(model)
+        self._stage = stage
+        self._model = stage.model
         self._data = data
         self._optimisation = optimisation
         self._log = log
@@ -69,7 +65,7 @@ class Loop:
         self._stop = stop
         self.schedule = schedule
         self._epoch: tuple[int, list[list[Row]]] = (-1, [])
-        self._weights = [weight for _, weight in model.trainable()]
+        self._weights = [weight for _, weight in stage.model.trainable()]
         self._last_score: Tally | None = None
 
     def run(self) -> Progress:
@@ -107,25 +103,24 @@ class Loop:
     # --- a step -----------------------------------------------------------------------------------
 
     def _train_step(self, step: int) -> _StepScore:
-        """One update from the mean over all target tokens of the step's batches."""
+        """One update from the mean over all targets of the step's batches."""
         examples = self._data.training
         batches = [
-            collate(examples, part)
+            self._stage.collate(examples, part)
             for rows in self._rows_of(step)
             for part in fitting(rows, examples.lengths)
         ]
-        num_targets = sum(batch.num_targets for batch in batches)
-        loss = torch.zeros((), device=self._model.device)
-        correct = torch.zeros((), device=self._model.device, dtype=torch.long)
+        weight = sum(batch.weight for batch in batches)
+        scores = DeviceTally(self._model.device)
         for batch in batches:
-            score = self._scorer.score(batch)
-            (score.loss / num_targets).backward()
-            loss += score.loss.detach()
-            correct += score.correct
+            score = self._stage.loss(batch)
+            (score.loss / weight).backward()
+            scores.add(score, batch.weight)
+        tally = scores.read()
         limit = self._arguments.max_grad_norm or math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
         learning_rate = self._learning_rate()
-        for what, value in (("the loss", loss), ("the gradient", grad_norm)):
+        for what, value in (("the loss", tally.loss), ("the gradient", grad_norm)):
             if not math.isfinite(value):
                 if step == 0:
                     raise TrainingDiverged.at_first_step(what)
@@ -134,7 +129,7 @@ class Loop:
         self._optimisation.schedule.step()
         self._optimisation.optimiser.zero_grad(set_to_none=True)
         return _StepScore(
-            tally=Tally(float(loss), int(correct), num_targets),
+            tally=tally,
             num_tokens=sum(batch.num_tokens for batch in batches),
             grad_norm=float(grad_norm),
             learning_rate=learning_rate,
@@ -157,29 +152,45 @@ class Loop:
         self._last_score = tally
         if progress.step <= self._log.history.last_step:
             return
-        valid = self._validate_batch(progress.step)
+        metrics = self._metrics("train_", tally) | self._validate_batch(progress.step)
         self._log.emit(
             Step(
                 seq=UNSENT,
                 at=UNSENT,
                 step=progress.step,
                 total_steps=self.schedule.total_steps,
-                train_loss=tally.mean_loss,
-                train_mean_token_accuracy=tally.accuracy,
+                metrics=metrics,
                 learning_rate=score.learning_rate,
                 grad_norm=score.grad_norm,
                 trained_tokens=progress.trained_tokens,
                 remaining_s=remaining_s,
-                valid_loss=valid and valid.mean_loss,
-                valid_mean_token_accuracy=valid and valid.accuracy,
             )
         )
 
-    def _validate_batch(self, step: int) -> Tally | None:
+    def _metrics(self, prefix: str, tally: Tally | None) -> dict[str, float]:
+        """JSON has no infinity: what is not finite is left out."""
+        told = {} if tally is None else self._stage.metrics(tally)
+        return {f"{prefix}{name}": value for name, value in told.items() if math.isfinite(value)}
+
+    def _validate_batch(self, step: int) -> dict[str, float]:
+        """Metrics of one of the validation file's batches, each in turn."""
         if not self._data.validation:
-            return None
+            return {}
         batch = self._data.validation[(step - 1) % len(self._data.validation)]
-        return self._scorer.measure([batch], lambda: None)
+        return self._metrics("valid_", self._measure([batch], lambda: None))
+
+    def _measure(self, batches: Sequence[Batch], between: Callable[[], None]) -> Tally:
+        """Scores without training; leaves the model in training mode. `between` may raise."""
+        scores = DeviceTally(self._model.device)
+        self._model.module.eval()
+        try:
+            with torch.no_grad():
+                for batch in batches:
+                    between()
+                    scores.add(self._stage.loss(batch), batch.weight)
+        finally:
+            self._model.module.train()
+        return scores.read()
 
     # --- what a step calls for --------------------------------------------------------------------
 
@@ -210,7 +221,7 @@ class Loop:
         return float(self._optimisation.schedule.get_last_lr()[0])
 
     def _evaluate(self, step: int) -> Tally:
-        tally = self._scorer.measure(self._data.validation, self._stop.check)
+        tally = self._measure(self._data.validation, self._stop.check)
         if not math.isfinite(tally.loss):
             what = "the loss on the validation file"
             raise TrainingDiverged.at(step, what, self._learning_rate())
@@ -220,8 +231,7 @@ class Loop:
                     seq=UNSENT,
                     at=UNSENT,
                     step=step,
-                    full_valid_loss=tally.mean_loss,
-                    full_valid_mean_token_accuracy=tally.accuracy,
+                    metrics=self._metrics("full_valid_", tally),
                 )
             )
         return tally
@@ -230,17 +240,14 @@ class Loop:
         if step in self._log.history.checkpoint_steps:
             return
         path = self.exports.checkpoint(step)
-        last = self._last_score
+        metrics = self._metrics("train_", self._last_score)
         self._log.emit(
             CheckpointSaved(
                 seq=UNSENT,
                 at=UNSENT,
                 step=step,
                 path=str(path),
-                train_loss=last and last.mean_loss,
-                train_mean_token_accuracy=last and last.accuracy,
-                full_valid_loss=full_valid and full_valid.mean_loss,
-                full_valid_mean_token_accuracy=full_valid and full_valid.accuracy,
+                metrics=metrics | self._metrics("full_valid_", full_valid),
             )
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
 
-from workers.contract.training import FinetuningArguments
+from workers.contract.parameters import FinetuningArguments
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
 from workers.trainer.targets import choose_targets
 

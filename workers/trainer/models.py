@@ -14,7 +14,8 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from workers.contract.training import FinetuningType, ModelArguments, TrainSpec
+from workers.contract.parameters import FinetuningType, ModelArguments
+from workers.contract.training import TrainSpec
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
 from workers.trainer.lora import add_lora, kept_shape, load_lora, merge_lora
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.optimization import get_scheduler
 
-from workers.contract.training import TrainingArguments
+from workers.contract.parameters import TrainingArguments
 from workers.trainer.models import TrainedModel
 
 _Groups = list[dict[str, Any]]

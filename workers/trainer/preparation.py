@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.contract.training import Stage, TrainingArguments, TrainSpec
-from workers.trainer.batches import Batch, BatchPlan, Row, collate, pack_rows, single_rows
+from workers.contract.parameters import TrainingArguments
+from workers.contract.training import TrainSpec
+from workers.trainer.batches import Batch, BatchPlan, Row, pack_rows, single_rows
 from workers.trainer.dataset import EncodedExamples, LoadedFile, Window, load_file
-from workers.trainer.encoding import load_row_encoder
 from workers.trainer.schedule import Schedule
+from workers.trainer.stages.stage import TrainingStage
 from workers.trainer.stopping import StopRequest
 
+DEFAULT_CUTOFF_LEN = 2048
+"""Where neither the run nor the model's config names a length."""
 MAX_TOKENS_AT_ONCE = 32_768
 """In one pass through the model, padding included: activations and logits grow with them. A batch
 of more takes several passes, with the same result."""
@@ -29,20 +32,20 @@ class Data:
 
 
 def prepare_data(
-    spec: TrainSpec, context_len: int | None, stop: StopRequest
+    spec: TrainSpec, stage: TrainingStage, stop: StopRequest
 ) -> tuple[Data, list[str]]:
     """The run's data, and what its user should know of it. Raises TrainerError, StopRequested."""
-    cutoff_len = min(spec.data.cutoff_len, context_len or spec.data.cutoff_len)
+    context_len = stage.model.context_len
+    limits = (spec.data.cutoff_len, context_len)
+    cutoff_len = min((limit for limit in limits if limit is not None), default=DEFAULT_CUTOFF_LEN)
     window = Window(cutoff_len, context_len)
-    encoder = load_row_encoder(spec, cutoff_len)
 
     def load(path: str, *, is_validation: bool) -> LoadedFile:
         return load_file(
             Path(path),
-            encoder,
+            stage,
             window,
             is_validation=is_validation,
-            pretraining=spec.finetuning.stage is Stage.PT,
             between_lines=stop.check,
         )
 
@@ -52,7 +55,7 @@ def prepare_data(
     if spec.data.validation_file is not None:
         held_out = load(spec.data.validation_file, is_validation=True)
         warnings += _warnings(held_out, window, "validation")
-        validation = _validation_batches(spec, held_out.examples)
+        validation = _validation_batches(spec, stage, held_out.examples)
     plan = BatchPlan(
         _rows(spec, training.examples, cutoff_len),
         training.examples.lengths,
@@ -72,11 +75,13 @@ def _rows(spec: TrainSpec, examples: EncodedExamples, cutoff_len: int) -> list[R
     return pack_rows(examples.lengths, capacity)
 
 
-def _validation_batches(spec: TrainSpec, examples: EncodedExamples) -> list[Batch]:
+def _validation_batches(
+    spec: TrainSpec, stage: TrainingStage, examples: EncodedExamples
+) -> list[Batch]:
     size = spec.training.per_device_train_batch_size
     rows = single_rows(len(examples))
     return [
-        collate(examples, part)
+        stage.collate(examples, part)
         for at in range(0, len(rows), size)
         for part in fitting(rows[at : at + size], examples.lengths)
     ]

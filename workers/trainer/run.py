@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,10 +14,44 @@ import msgspec
 from workers.contract.training import Completed, Stopped, TrainFailed, TrainSpec, Warned
 from workers.trainer.arguments import check_arguments
 from workers.trainer.events import UNSENT, EventLog
-from workers.trainer.failures import StopRequested, TrainerError, as_trainer_error
+from workers.trainer.failures import (
+    InvalidHyperparameters,
+    StopRequested,
+    TrainerError,
+    as_trainer_error,
+)
 from workers.trainer.stopping import StopRequest
 
+_UNKNOWN_FIELD = re.compile("unknown field `(.+?)`")
 _log = logging.getLogger(__name__)
+
+
+def run_file(path: Path, stop: StopRequest) -> bool:
+    """As `run`. Raises OSError or MsgspecError for a spec that does not say where its events go."""
+    content = path.read_bytes()
+    try:
+        spec = msgspec.json.decode(content, type=TrainSpec)
+    except msgspec.ValidationError as error:
+        output_dir = Path(msgspec.json.decode(content, type=_Whereabouts).output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        log = EventLog(output_dir / "events.ndjson", stop)
+        log.emit(_failed(_unreadable(error)))
+        log.close()
+        return False
+    return run(spec, stop)
+
+
+class _Whereabouts(msgspec.Struct):
+    output_dir: str
+
+
+def _unreadable(error: msgspec.ValidationError) -> InvalidHyperparameters:
+    """msgspec ends its message with the place, such as `$.training.seed`, or names the field that
+    it does not know."""
+    reason, _, place = str(error).partition(" - at ")
+    unknown = _UNKNOWN_FIELD.search(reason)
+    name = unknown[1] if unknown else place.strip("`").rpartition(".")[2]
+    return InvalidHyperparameters(f"'{name}' cannot be used: {reason}.", name)
 
 
 def run(spec: TrainSpec, stop: StopRequest) -> bool:
@@ -37,15 +72,18 @@ def run(spec: TrainSpec, stop: StopRequest) -> bool:
     except StopRequested:
         last = Stopped(seq=UNSENT, at=UNSENT, step=_saved_step(output_dir))
     except Exception as error:
-        failure = as_trainer_error(error)
         _log_trace(error)
-        last = TrainFailed(
-            seq=UNSENT, at=UNSENT, code=failure.code, message=failure.message, param=failure.param
-        )
+        last = _failed(as_trainer_error(error))
     with suppress(StopRequested):  # the disk is full, and the run goes on from what it has saved
         log.emit(last)
     log.close()
     return not isinstance(last, TrainFailed)
+
+
+def _failed(failure: TrainerError) -> TrainFailed:
+    return TrainFailed(
+        seq=UNSENT, at=UNSENT, code=failure.code, message=failure.message, param=failure.param
+    )
 
 
 def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
@@ -54,16 +92,17 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     stop.check()
     from workers.trainer.exports import Exports
     from workers.trainer.loop import Loop
-    from workers.trainer.models import load_model
     from workers.trainer.optimisation import build_optimisation
     from workers.trainer.preparation import prepare_data
     from workers.trainer.room import Room
+    from workers.trainer.stages.table import STAGES
     from workers.trainer.state import StateFolder
 
     output_dir = Path(spec.output_dir)
-    model = load_model(spec)
+    stage = STAGES[spec.finetuning.stage](spec)
+    model = stage.model
     stop.check()
-    data, warnings = prepare_data(spec, model.context_len, stop)
+    data, warnings = prepare_data(spec, stage, stop)
     if not log.history.last_step:
         for message in [*model.notes, *warnings]:
             log.emit(Warned(seq=UNSENT, at=UNSENT, message=message))
@@ -72,11 +111,11 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     loop = Loop(
         arguments=spec.training,
         schedule=schedule,
-        model=model,
+        stage=stage,
         data=data,
         optimisation=build_optimisation(spec.training, model, schedule.total_steps),
         log=log,
-        exports=Exports(output_dir, model, spec.training.save_total_limit, room),
+        exports=Exports(output_dir, stage.export, spec.training.save_total_limit, room),
         states=StateFolder(output_dir / "state", fingerprint(spec), room),
         stop=stop,
     )

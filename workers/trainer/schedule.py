@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from workers.contract.training import TrainingArguments
+from workers.contract.parameters import TrainingArguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Schedule:
         by_epochs = max(math.ceil(per_epoch * arguments.num_train_epochs), 1)
         return cls(
             steps_per_epoch=per_epoch,
-            total_steps=by_epochs if arguments.max_steps < 0 else arguments.max_steps,
+            total_steps=by_epochs if arguments.max_steps is None else arguments.max_steps,
             eval_steps=arguments.eval_steps,
             save_steps=arguments.save_steps,
             logging_steps=arguments.logging_steps,

@@ -20,7 +20,7 @@ from workers.trainer.models import TrainedModel
 from workers.trainer.optimisation import Optimisation
 from workers.trainer.placing import remove_partials
 from workers.trainer.room import Room
-from workers.trainer.scoring import Tally
+from workers.trainer.tally import Tally
 
 _log = logging.getLogger(__name__)
 

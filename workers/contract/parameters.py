@@ -1,0 +1,306 @@
+"""Every parameter of a training run, declared once: its type, range, default and meaning, who sets
+it, and the stages and kinds of fine-tuning it belongs to.
+
+Names, defaults and meanings are LLaMA-Factory's and Hugging Face's, grouped as there. What is
+declared here is read by the service for its wire schema and `openapi.yaml`, for what it refuses as
+belonging elsewhere and for `docs/parameters.md`; and by the trainer, whose spec does not decode
+where a value is out of its range. A new parameter is a declaration, and the line that acts on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+
+MAX_COUNT = 2**31 - 1
+"""More than any number of steps, tokens or examples can be."""
+
+
+class Stage(StrEnum):
+    PT = "pt"
+    SFT = "sft"
+
+
+class FinetuningType(StrEnum):
+    LORA = "lora"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a parameter has a meaning. Empty means everywhere."""
+
+    stages: tuple[Stage, ...] = ()
+    types: tuple[FinetuningType, ...] = ()
+    is_settable: bool = True
+    """Whether a job sets it; the others are the service's own."""
+
+
+def param(
+    doc: str,
+    *,
+    stages: tuple[Stage, ...] = (),
+    types: tuple[FinetuningType, ...] = (),
+    **limits: Any,
+) -> msgspec.Meta:
+    """A parameter that a job sets. `limits` are those of `msgspec.Meta`: ge, gt, le, lt, pattern,
+    min_length, max_length."""
+    return msgspec.Meta(description=doc, extra={"place": Place(stages, types)}, **limits)
+
+
+def own(doc: str, **limits: Any) -> msgspec.Meta:
+    """A parameter that the service sets."""
+    return msgspec.Meta(description=doc, extra={"place": Place(is_settable=False)}, **limits)
+
+
+_LORA = (FinetuningType.LORA,)
+_SFT = (Stage.SFT,)
+
+
+class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A group of parameters. One that is unknown does not decode."""
+
+
+class ModelArguments(Arguments, frozen=True):
+    model_name_or_path: Annotated[str, own("Directory of the base model.")]
+    adapter_name_or_path: (
+        Annotated[
+            str,
+            own(
+                "Adapter directory to go on training from: its rank, alpha and targets stay as "
+                "they are. A full run starts from the base with the adapter merged in."
+            ),
+        ]
+        | None
+    ) = None
+    template: (
+        Annotated[str, own("Named chat format; without one, the model's own Jinja template.")]
+        | None
+    ) = None
+    template_folders: Annotated[
+        tuple[str, ...], own("Folders with chat formats of the operator's own.")
+    ] = ()
+    default_system: (
+        Annotated[str, own("System message of conversations that have none.")] | None
+    ) = None
+    tool_format: (
+        Annotated[str, own("Tool-call dialect, where it is not the chat format's own.")] | None
+    ) = None
+    trust_remote_code: Annotated[bool, own("Run code that comes with the model.")] = False
+    compute_dtype: Annotated[
+        Literal["float32", "bfloat16"], own("Type that matrix products are computed in.")
+    ] = "float32"
+    device: Annotated[str, own("Device to train on; auto takes CUDA where it is.")] = "auto"
+    train_from_scratch: Annotated[
+        bool, own("Start from random weights of the model's config (pretraining).")
+    ] = False
+
+
+class DataArguments(Arguments, frozen=True):
+    train_file: Annotated[str, own("The training file.")]
+    validation_file: Annotated[str, own("The validation file.")] | None = None
+    cutoff_len: (
+        Annotated[
+            int,
+            param(
+                "Longest example in tokens; what is over it is cut. Without one, what the operator "
+                "allows. The model's context is the limit where it is shorter.",
+                ge=2,
+                le=MAX_COUNT,
+            ),
+        ]
+        | None
+    ) = None
+    packing: Annotated[
+        bool, param("Put several short examples into one row, kept apart from each other.")
+    ] = False
+    packing_len: (
+        Annotated[
+            int,
+            own(
+                "Tokens of a packed row, or those of the longest example; without one, cutoff_len.",
+                ge=2,
+            ),
+        ]
+        | None
+    ) = None
+    train_on_prompt: Annotated[
+        bool, param("Learn the prompts too, not the answers alone.", stages=_SFT)
+    ] = False
+    mask_history: Annotated[
+        bool, param("Learn the last answer of a conversation only.", stages=_SFT)
+    ] = False
+
+
+class FinetuningArguments(Arguments, frozen=True):
+    stage: Annotated[Stage, own("What is trained: follows from the job's method.")] = Stage.SFT
+    finetuning_type: Annotated[
+        FinetuningType, param("Which weights are trained: those of an adapter, or all.")
+    ] = FinetuningType.LORA
+    lora_rank: Annotated[int, param("Rank of the factors.", types=_LORA, ge=1, le=512)] = 8
+    lora_alpha: (
+        Annotated[
+            int,
+            param(
+                "Scale of the factors, divided by the rank; without one, twice the rank.",
+                types=_LORA,
+                ge=1,
+                le=4096,
+            ),
+        ]
+        | None
+    ) = None
+    lora_dropout: Annotated[
+        float, param("Dropout before the factors.", types=_LORA, ge=0, lt=1)
+    ] = 0.0
+    lora_target: Annotated[
+        str,
+        param(
+            "Layers with factors: all linear ones but the output layer, or names separated by "
+            "commas.",
+            types=_LORA,
+            pattern=r"^\s*[A-Za-z0-9_.]+\s*(,\s*[A-Za-z0-9_.]+\s*)*$",
+        ),
+    ] = "all"
+
+    @property
+    def alpha(self) -> int:
+        return 2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
+
+
+class TrainingArguments(Arguments, frozen=True):
+    num_train_epochs: Annotated[
+        float, own("Passes over the training file: a job's n_epochs.", gt=0)
+    ] = 3.0
+    max_steps: (
+        Annotated[
+            int,
+            param(
+                "End the training after so many steps, whatever the epochs say.",
+                ge=1,
+                le=MAX_COUNT,
+            ),
+        ]
+        | None
+    ) = None
+    per_device_train_batch_size: Annotated[
+        int, own("Examples at once; times the accumulation it is a job's batch_size.", ge=1)
+    ] = 1
+    gradient_accumulation_steps: Annotated[int, own("Batches before a step.", ge=1)] = 1
+    learning_rate: Annotated[
+        float, own("Highest learning rate: from a job's learning_rate_multiplier.", gt=0)
+    ] = 5e-5
+    lr_scheduler_type: Annotated[
+        Literal[
+            "linear",
+            "cosine",
+            "cosine_with_restarts",
+            "polynomial",
+            "constant",
+            "constant_with_warmup",
+            "inverse_sqrt",
+        ],
+        param("How the learning rate goes over the steps."),
+    ] = "linear"
+    warmup_ratio: Annotated[
+        float, param("Share of the steps in which the learning rate rises.", ge=0, le=1)
+    ] = 0.0
+    weight_decay: Annotated[float, param("Decay of all but biases and norms.", ge=0, le=10)] = 0.0
+    max_grad_norm: Annotated[
+        float, param("Norm that gradients are clipped to; 0 leaves them.", ge=0)
+    ] = 1.0
+    optim: Annotated[
+        Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"],
+        param("The optimiser."),
+    ] = "adamw_torch"
+    seed: Annotated[int, own("Seed of all that is random: a job's own `seed`.", ge=0)] = 42
+    logging_steps: Annotated[int, own("Steps between two reports.", ge=1)] = 1
+    eval_steps: Annotated[
+        int,
+        param(
+            "Whole passes over the validation file every so many steps; 0: at the end of each "
+            "epoch.",
+            ge=0,
+            le=MAX_COUNT,
+        ),
+    ] = 0
+    save_steps: Annotated[
+        int,
+        param("Checkpoints every so many steps; 0: at the end of each epoch.", ge=0, le=MAX_COUNT),
+    ] = 0
+    save_total_limit: Annotated[
+        int, param("Newest checkpoints that stay; older ones stop answering.", ge=1, le=50)
+    ] = 3
+
+
+GROUPS: tuple[type[Arguments], ...] = (
+    ModelArguments,
+    DataArguments,
+    FinetuningArguments,
+    TrainingArguments,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A declaration, read back."""
+
+    name: str
+    group: type[Arguments]
+    type: Any
+    """As annotated, limits included."""
+    default: Any
+    meta: msgspec.Meta
+
+    @property
+    def doc(self) -> str:
+        return self.meta.description or ""
+
+    @property
+    def place(self) -> Place:
+        assert self.meta.extra is not None, "param and own set it"
+        return self.meta.extra["place"]
+
+    def is_of(self, *, stage: Stage | None = None, kind: FinetuningType | None = None) -> bool:
+        """Whether it has a meaning there."""
+        stages, types = self.place.stages, self.place.types
+        return (not stages or stage is None or stage in stages) and (
+            not types or kind is None or kind in types
+        )
+
+    @property
+    def home(self) -> str:
+        """Where it belongs, in words."""
+        stages, types = self.place.stages, self.place.types
+        parts = [f"stage {' or '.join(stages)}"] if stages else []
+        parts += [f"finetuning_type {' or '.join(types)}"] if types else []
+        return " with ".join(parts) or "every run"
+
+
+def parameters(groups: Sequence[type[Arguments]] = GROUPS) -> dict[str, Parameter]:
+    """Those of `groups` by name, in the order of their declarations."""
+    return {
+        field.name: Parameter(field.name, group, field.type, field.default, _meta(field.type))
+        for group in groups
+        for field in msgspec.structs.fields(group)
+    }
+
+
+def settable(stage: Stage | None = None) -> dict[str, Parameter]:
+    """Those that a job sets: of `stage`, or of any."""
+    return {
+        name: each
+        for name, each in parameters().items()
+        if each.place.is_settable and each.is_of(stage=stage)
+    }
+
+
+def _meta(annotation: Any) -> msgspec.Meta:
+    """Of `Annotated[T, meta]` or `Annotated[T, meta] | None`."""
+    if get_origin(annotation) is Annotated:
+        return get_args(annotation)[1]
+    return next(_meta(part) for part in get_args(annotation) if get_origin(part) is Annotated)

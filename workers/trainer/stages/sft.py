@@ -1,0 +1,82 @@
+"""Supervised fine-tuning: the next token of every answer.
+
+Prompts have no targets, so most of a chat's logits are never needed; `logits_to_keep` of
+transformers models leaves them out. Accuracy is that of the most likely token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch.nn import functional
+
+from templates.example_fields import ExampleError
+from templates.examples import ChatExample, CompletionExample, Example, read_example
+from workers.contract.training import TrainSpec
+from workers.trainer.batches import Batch, Row, collate
+from workers.trainer.dataset import IGNORED, EncodedExample, EncodedExamples, EncodedRow
+from workers.trainer.encoding import EncodedText, RowEncoder, load_row_encoder
+from workers.trainer.exports import write_model
+from workers.trainer.forward import Forward
+from workers.trainer.models import TrainedModel, load_model
+from workers.trainer.tally import Score, Tally
+
+
+class Supervised:
+    def __init__(self, spec: TrainSpec, model: TrainedModel) -> None:
+        self.model = model
+        self._spec = spec
+        self._forward = Forward(model)
+
+    @classmethod
+    def open(cls, spec: TrainSpec) -> Self:
+        """With the model that `spec` names. Raises TrainerError."""
+        return cls(spec, load_model(spec))
+
+    @cached_property
+    def encoder(self) -> RowEncoder:
+        return load_row_encoder(self._spec)
+
+    def read(self, line: bytes) -> Example:
+        return read_example(line)
+
+    def encode(self, rows: Sequence[Example], cutoff_len: int) -> list[EncodedRow]:
+        chats = [row.conversation for row in rows if isinstance(row, ChatExample)]
+        encoded = iter(self.encoder.chats(chats, cutoff_len))
+        return [
+            one_each([self.encoder.completion(row, cutoff_len)])
+            if isinstance(row, CompletionExample)
+            else one_each(next(encoded))
+            for row in rows
+        ]
+
+    def collate(self, examples: EncodedExamples, rows: Sequence[Row]) -> Batch:
+        lines = [[examples.sequences(index)[0] for index in row] for row in rows]
+        return collate(lines)
+
+    def loss(self, batch: Batch) -> Score:
+        logits = self._forward.logits(batch).flatten(0, 1)
+        targets = batch.targets.to(self.model.device).flatten()
+        loss = functional.cross_entropy(
+            logits.float(), targets, ignore_index=IGNORED, reduction="sum"
+        )
+        with torch.no_grad():
+            correct = (logits.argmax(-1) == targets).sum()
+        return Score(loss, {"correct": correct})
+
+    def metrics(self, tally: Tally) -> dict[str, float]:
+        return {"loss": tally.mean_loss, "mean_token_accuracy": tally.mean("correct")}
+
+    def export(self, folder: Path) -> None:
+        write_model(self.model, folder)
+
+
+def one_each(sequences: EncodedText) -> EncodedRow:
+    """An example of every sequence."""
+    if isinstance(sequences, ExampleError):
+        return sequences
+    return [EncodedExample((sequence,)) for sequence in sequences]

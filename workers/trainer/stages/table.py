@@ -1,0 +1,16 @@
+"""Every way of training by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from workers.contract.parameters import Stage
+from workers.contract.training import TrainSpec
+from workers.trainer.stages.pt import Pretraining
+from workers.trainer.stages.sft import Supervised
+from workers.trainer.stages.stage import TrainingStage
+
+STAGES: dict[Stage, Callable[[TrainSpec], TrainingStage]] = {
+    Stage.PT: Pretraining.open,
+    Stage.SFT: Supervised.open,
+}
