@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.bench.bench_engine import BUNDLED, MEDIUM, NUM_ADAPTERS, prompts
+from tests.bench.bench_engine import BUNDLED, MEDIUM, NUM_ADAPTERS, PROMPT_TOKENS
 from tests.engine import models
 from tests.engine.conftest import WorkerClient
 from workers.contract.messages import Token
@@ -44,14 +44,22 @@ from workers.engine.listener import Connection, Listener
 from workers.engine.service import EngineService
 from workers.engine.spec import BackendName, EngineSpec
 
-CASES = (("1 row", 1, False), ("8 rows", 8, False), ("32 rows", 32, False), ("8 adapters", 8, True))
+CASES: tuple[tuple[str, list[int], bool], ...] = (
+    ("1 row", [PROMPT_TOKENS], False),
+    ("8 rows", [PROMPT_TOKENS] * 8, False),
+    ("32 rows", [PROMPT_TOKENS] * 32, False),
+    ("32 mixed", [20 + 18 * n for n in range(32)], False),
+    ("8 adapters", [PROMPT_TOKENS] * 8, True),
+)
+"""By name: the prompts' lengths, and whether each has an adapter of its own."""
 STEPS, MIN_STEPS, CASE_S = 100, 10, 2.0
 """Counted at most, at least, and for how long in between."""
 MAX_TOKENS = 400
 HEADS, MLP, PROJECTIONS = "head norms, rotation", "MLP products", "attention projections"
 PARTS: tuple[tuple[Any, str, str], ...] = (
     (hf_engine.Engine, "_turn", "loop, outputs"),
-    (Scheduler, "next_step", "scheduling"),
+    (Scheduler, "admit", "scheduling"),
+    (Scheduler, "plan", "scheduling"),
     (hf_engine, "pack", "packing"),
     (hf_engine, "lay_out", "packing"),
     (Packed, "logits", "packing"),
@@ -125,7 +133,7 @@ class Worker:
             model_path=str(model_path),
             dtype="bfloat16",
             device="cpu",
-            max_num_seqs=max(rows for _, rows, _ in CASES),
+            max_num_seqs=max(len(lengths) for _, lengths, _ in CASES),
             max_loras=NUM_ADAPTERS,
             max_lora_rank=16,
             settings=settings,
@@ -147,8 +155,12 @@ class Worker:
         await self._backend.close()
 
 
+def prompts(lengths: list[int], vocab_size: int) -> list[list[int]]:
+    return [random.choices(range(300, vocab_size), k=length) for length in lengths]
+
+
 async def measure_case(
-    client: WorkerClient, watch: Stopwatch, rows: int, adapters: list[AdapterRef]
+    client: WorkerClient, watch: Stopwatch, lengths: list[int], adapters: list[AdapterRef]
 ) -> dict[str, float]:
     """Milliseconds a step, by part."""
     requests = [
@@ -159,7 +171,7 @@ async def measure_case(
             max_tokens=MAX_TOKENS,
             ignore_eos=True,
         )
-        for n, ids in enumerate(prompts(rows, client.hello.vocab_size - 100))
+        for n, ids in enumerate(prompts(lengths, client.hello.vocab_size - 100))
     ]
     for request in requests:  # until all decode
         num_tokens = 0
@@ -181,10 +193,10 @@ async def measure(model_path: Path, folder: Path, watch: Stopwatch, threads: int
     ]
     found: dict[str, dict[str, float]] = {}
     async with Worker(model_path, folder, threads) as client:
-        for case, rows, is_adapted in CASES:
+        for case, lengths, is_adapted in CASES:
             chosen = adapters if is_adapted else []
-            await measure_case(client, watch, rows, chosen)  # memory and kernels are made
-            found[case] = await measure_case(client, watch, rows, chosen)
+            await measure_case(client, watch, lengths, chosen)  # memory and kernels are made
+            found[case] = await measure_case(client, watch, lengths, chosen)
     report(f"{model_path.name} (bfloat16, {torch.get_num_threads()} threads)", found)
 
 

@@ -102,9 +102,12 @@ class WorkerClient:
         *,
         adapter: AdapterRef | None = None,
         grammar: Grammar | None = None,
+        cache_scope: str = "",
         **sampling: Any,
     ) -> int:
-        request = self.prepare(prompt, adapter=adapter, grammar=grammar, **sampling)
+        request = self.prepare(
+            prompt, adapter=adapter, grammar=grammar, cache_scope=cache_scope, **sampling
+        )
         self.send(request)
         return request.id
 
@@ -114,13 +117,14 @@ class WorkerClient:
         *,
         adapter: AdapterRef | None = None,
         grammar: Grammar | None = None,
+        cache_scope: str = "",
         **sampling: Any,
     ) -> Generate:
         """For `send`, which puts all that it is given into one write."""
         request_id = next(self._ids)
         self.queues[request_id] = asyncio.Queue()
         parts = [Text(prompt)] if isinstance(prompt, str) else prompt
-        return Generate(request_id, parts, Sampling(**sampling), adapter, grammar)
+        return Generate(request_id, parts, Sampling(**sampling), adapter, grammar, cache_scope)
 
     async def abort(self, *requests: int) -> None:
         """Has the worker end them and shows that it did so at once, by its own clock: their ends

@@ -21,6 +21,9 @@ class Generate(Message, tag=1, frozen=True):
     adapter: AdapterRef | None = None
     """None is the base model. An adapter that is not resident is loaded first."""
     grammar: Grammar | None = None
+    cache_scope: str = ""
+    """What the engine has computed of a prompt serves only prompts of the same scope, and
+    `cached_tokens` counts only such."""
 
 
 class Abort(Message, tag=2, frozen=True):

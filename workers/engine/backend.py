@@ -73,6 +73,8 @@ class Work:
     grammar: Grammar | None = None
     media: tuple[PreparedMedia, ...] = ()
     """In the order of their places in the prompt."""
+    cache_scope: str = ""
+    """What is computed of the prompt is of use to others of this scope only."""
 
 
 @dataclass(frozen=True, slots=True)

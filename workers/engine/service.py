@@ -267,6 +267,7 @@ class EngineService:
                 adapter,
                 request.grammar,
                 media,
+                request.cache_scope,
             )
         )
         sequence.admitted = True

@@ -17,28 +17,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.engine.hf.kv import LayerShape, SlotCache
+from workers.engine.hf.kv import CALL_TOKENS
+from workers.engine.hf.slabs import LayerShape, Row, Slab
 
 IMPLEMENTATION = "tuneyard_slots"
-_RUN_OVERHEAD_TOKENS = 2048
-"""Reading this many padded tokens costs about what one more attention call costs."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DecodeRun:
-    """Decoding rows in neighbouring slots, attended to in one call of `length` tokens."""
+    """Decoding rows in neighbouring slots of a slab, attended to in one call of `length` tokens."""
 
-    first_slot: int
-    first_token: int
-    num_rows: int
+    slab: Slab
+    slots: slice
+    tokens: slice
     length: int
+    positions_B: Tensor
+    places: tuple[Tensor, slice, Tensor]
+    """Of the new keys and values in the slab."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Prompt tokens `start` to `start + size` of the sequence in `slot`."""
+    """Prompt tokens `start` to `start + size` of the sequence in `row`."""
 
-    slot: int
+    row: Row
     start: int
     size: int
     first_token: int
@@ -51,24 +53,21 @@ class Chunk:
 class StepLayout:
     """Which token of the packed row belongs where. Masks are made once a step and window."""
 
-    decode_slots: Tensor
-    decode_positions: Tensor
     runs: list[DecodeRun]
     chunks: list[Chunk]
     _masks: dict[Any, Tensor | None] = field(default_factory=dict[Any, "Tensor | None"])
 
     def decode_mask(self, run: DecodeRun, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Additive [B, 1, 1, L]; None if every row sees the whole length."""
-        key = (run.first_token, window)
+        key = (run.tokens.start, window)
         if key not in self._masks:
-            positions = self.decode_positions[run.first_token : run.first_token + run.num_rows]
-            columns = torch.arange(run.length, device=positions.device)
-            hidden = columns[None, :] > positions[:, None]
+            columns = torch.arange(run.length, device=run.positions_B.device)
+            hidden = columns[None, :] > run.positions_B[:, None]
             if window is not None:
-                hidden |= columns[None, :] <= positions[:, None] - window
+                hidden |= columns[None, :] <= run.positions_B[:, None] - window
             mask = None
             if bool(hidden.any()):
-                mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
+                mask = torch.zeros(hidden.shape, dtype=dtype, device=columns.device)
                 mask = mask.masked_fill_(hidden, float("-inf"))[:, None, None, :]
             self._masks[key] = mask
         return self._masks[key]
@@ -79,7 +78,7 @@ class StepLayout:
         blocks = [block for block in chunk.blocks if chunk.start < block[1] and block[0] < end]
         if chunk.start == 0 and not blocks and (window is None or end <= window):
             return None
-        key = (chunk.slot, chunk.start, window)
+        key = (chunk.first_token, chunk.size, window)
         if key not in self._masks:
             rows = torch.arange(chunk.start, end, device=device)[:, None]
             columns = torch.arange(end, device=device)[None, :]
@@ -92,24 +91,36 @@ class StepLayout:
         return self._masks[key]
 
 
-def plan_runs(slots: list[int], lengths: list[int]) -> list[DecodeRun]:
-    """Cuts decoding rows into runs of neighbouring slots, a new run where padding short rows to
-    the longest would cost more than another call."""
+def plan_runs(rows: list[tuple[Row, int]], positions_B: Tensor) -> list[DecodeRun]:
+    """Cuts decoding rows, given with their lengths and in the order in which they lie, into runs of
+    neighbours: a new run where padding short rows to the longest would cost more than a call."""
     runs: list[DecodeRun] = []
-    wasted = 0
-    for index, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
-        run = runs[-1] if runs else None
-        if run is not None and run.first_slot + run.num_rows == slot:
-            longest = max(run.length, length)
-            more = (longest - run.length) * run.num_rows + longest - length
-            if wasted + more <= _RUN_OVERHEAD_TOKENS:
-                wasted += more
-                run.num_rows += 1
-                run.length = longest
+    first = 0
+    longest = wasted = 0
+    for index, (row, length) in enumerate(rows):
+        before = rows[index - 1][0]
+        if index > first and row.slab is before.slab and row.slot == before.slot + 1:
+            more = max(longest, length)
+            padding = (more - longest) * (index - first) + more - length
+            if wasted + padding <= CALL_TOKENS:
+                longest, wasted = more, wasted + padding
                 continue
-        runs.append(DecodeRun(slot, index, 1, length))
-        wasted = 0
+        if index:
+            runs.append(_run(rows[first][0], slice(first, index), longest, positions_B))
+        first, longest, wasted = index, length, 0
+    if rows:
+        runs.append(_run(rows[first][0], slice(first, len(rows)), longest, positions_B))
     return runs
+
+
+def _run(row: Row, tokens: slice, length: int, positions_B: Tensor) -> DecodeRun:
+    assert row.slab is not None, "a row that decodes has been given room"
+    num_rows = tokens.stop - tokens.start
+    positions = positions_B[tokens]
+    slots = torch.arange(row.slot, row.slot + num_rows, device=positions.device)
+    places = (slots, slice(None), positions)
+    beside = slice(row.slot, row.slot + num_rows)
+    return DecodeRun(row.slab, beside, tokens, length, positions, places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +133,15 @@ class LayerCall:
 
 
 class SlotAttention:
-    """What the attention modules of one model share: the cache, and the layout of this step."""
+    """What the attention modules of one model share: the layout of this step."""
 
     def __init__(self) -> None:
-        self.cache: SlotCache | None = None
         self.layout: StepLayout | None = None
+        """None: a prompt is passed through that leaves nothing."""
         self.probe_blocks: tuple[tuple[int, int], ...] = ()
-        """Of the prompt that is passed through while there is no cache yet."""
+        """Of such a prompt."""
         self.seen: dict[int, LayerShape] = {}
-        """Shapes of the layers met while there is no cache yet: one pass over a prompt finds out
-        what the cache must hold."""
+        """Shapes of the layers that such a prompt met: what a cache must hold."""
         self.calls: dict[int, LayerCall] = {}
 
     def attend(
@@ -145,7 +155,7 @@ class SlotAttention:
         softcap: float | None,
     ) -> Tensor:
         """Query [1, H, T, D] and new keys and values [1, K, T, D] to [1, T, H, D]."""
-        if self.cache is not None and self.layout is not None:
+        if self.layout is not None:
             query_THD, key_TKD, value_TKD = (t[0].transpose(0, 1) for t in (query, key, value))
             packed = (layer, query_THD, key_TKD, value_TKD)
             return self.attend_packed(*packed, scale, window, softcap)[None]
@@ -154,9 +164,8 @@ class SlotAttention:
         keys, values = _repeat(key, query.shape[1]), _repeat(value, query.shape[1])
         mask = None
         if self.probe_blocks or (window is not None and window < query.shape[2]):
-            whole = Chunk(0, 0, query.shape[2], 0, self.probe_blocks)
-            empty = torch.empty(0)
-            mask = StepLayout(empty, empty, [], []).chunk_mask(whole, window, query.device)
+            whole = Chunk(Row(), 0, query.shape[2], 0, self.probe_blocks)
+            mask = StepLayout([], []).chunk_mask(whole, window, query.device)
         return _attend(query, keys, values, mask, mask is None, scale, softcap).transpose(1, 2)
 
     def attend_packed(
@@ -169,30 +178,29 @@ class SlotAttention:
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        """[T, H, D]; there must be a cache and a layout."""
-        cache, layout = self.cache, self.layout
-        assert cache is not None
+        """[T, H, D]; there must be a layout."""
+        layout = self.layout
         assert layout is not None
-        keys_RKLD, values_RKLD = cache.keys[layer], cache.values[layer]
         outputs: list[Tensor] = []
-        num_decode = layout.decode_slots.shape[0]
-        if num_decode:
-            where = (layout.decode_slots, slice(None), layout.decode_positions)
-            keys_RKLD[where] = key_TKD[:num_decode]
-            values_RKLD[where] = value_TKD[:num_decode]
-            for run in layout.runs:
-                mask = layout.decode_mask(run, window, query_THD.dtype)
-                outputs.append(
-                    _decode(query_THD, keys_RKLD, values_RKLD, run, mask, scale, softcap)
-                )
+        for run in layout.runs:
+            keys_RKLD, values_RKLD = run.slab.keys[layer], run.slab.values[layer]
+            keys_RKLD[run.places] = key_TKD[run.tokens]
+            values_RKLD[run.places] = value_TKD[run.tokens]
+            keys = keys_RKLD[run.slots, :, : run.length]
+            values = values_RKLD[run.slots, :, : run.length]
+            mask = layout.decode_mask(run, window, query_THD.dtype)
+            outputs.append(_decode(query_THD[run.tokens], keys, values, mask, scale, softcap))
         num_heads = query_THD.shape[1]
         for chunk in layout.chunks:
             tokens = slice(chunk.first_token, chunk.first_token + chunk.size)
             end = chunk.start + chunk.size
-            keys_RKLD[chunk.slot, :, chunk.start : end] = key_TKD[tokens].transpose(0, 1)
-            values_RKLD[chunk.slot, :, chunk.start : end] = value_TKD[tokens].transpose(0, 1)
-            keys = _repeat(keys_RKLD[chunk.slot : chunk.slot + 1, :, :end], num_heads)
-            values = _repeat(values_RKLD[chunk.slot : chunk.slot + 1, :, :end], num_heads)
+            slab, slot = chunk.row.slab, chunk.row.slot
+            assert slab is not None, "a row with a chunk has been given room"
+            keys_1KLD = slab.keys[layer][slot : slot + 1, :, :end]
+            values_1KLD = slab.values[layer][slot : slot + 1, :, :end]
+            keys_1KLD[0, :, chunk.start :] = key_TKD[tokens].transpose(0, 1)
+            values_1KLD[0, :, chunk.start :] = value_TKD[tokens].transpose(0, 1)
+            keys, values = _repeat(keys_1KLD, num_heads), _repeat(values_1KLD, num_heads)
             mask = layout.chunk_mask(chunk, window, query_THD.device)
             query = query_THD[tokens].transpose(0, 1)[None]
             out = _attend(query, keys, values, mask, mask is None, scale, softcap)
@@ -201,24 +209,19 @@ class SlotAttention:
 
 
 def _decode(
-    query_THD: Tensor,
-    keys_RKLD: Tensor,
-    values_RKLD: Tensor,
-    run: DecodeRun,
+    query_BHD: Tensor,
+    keys_BKLD: Tensor,
+    values_BKLD: Tensor,
     mask: Tensor | None,
     scale: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """One token of each row of a run: [B, H, D]. Query heads that share a key/value head stand in
-    for query positions, so keys and values are read as they lie."""
-    rows = slice(run.first_slot, run.first_slot + run.num_rows)
-    tokens = slice(run.first_token, run.first_token + run.num_rows)
-    num_heads, num_kv_heads = query_THD.shape[1], keys_RKLD.shape[1]
-    num_groups, size = num_heads // num_kv_heads, query_THD.shape[2]
-    query_BKGD = query_THD[tokens].reshape(run.num_rows, num_kv_heads, num_groups, size)
-    keys, values = keys_RKLD[rows, :, : run.length], values_RKLD[rows, :, : run.length]
-    out = _attend(query_BKGD, keys, values, mask, False, scale, softcap)
-    return out.reshape(run.num_rows, num_heads, values.shape[3])
+    """One token of each row: [B, H, D]. Query heads that share a key/value head stand in for query
+    positions, so keys and values are read as they lie."""
+    num_rows, num_heads, size = query_BHD.shape
+    query_BKGD = query_BHD.reshape(num_rows, keys_BKLD.shape[1], -1, size)
+    out = _attend(query_BKGD, keys_BKLD, values_BKLD, mask, False, scale, softcap)
+    return out.reshape(num_rows, num_heads, values_BKLD.shape[3])
 
 
 def _attend(

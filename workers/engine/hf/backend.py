@@ -80,6 +80,7 @@ class HfBackend:
         self._embeddings: HfPooling | None = None
         self._grammars: GrammarCompiler | None = None
         self._media: HfMedia | None = None
+        self._submitted: list[Sequence] = []
 
     async def start(self, receiver: Receiver) -> Description:
         self._loop = asyncio.get_running_loop()
@@ -106,9 +107,17 @@ class HfBackend:
             adapter = await self._adapters.fetch(work.adapter)
         if work.grammar is not None and self._grammars is not None:
             grammar = await self._grammars.compile(work.grammar, work.stop_ids)
-        self._running.tell(Submit(Sequence(work, grammar, adapter, media=media)))
+        if not self._submitted:
+            self._loop.call_soon(self._hand_over)
+        self._submitted.append(Sequence(work, grammar, adapter, media=media))
+
+    def _hand_over(self) -> None:
+        if self._submitted:
+            sequences, self._submitted = self._submitted, []
+            self._running.tell(Submit(sequences))
 
     def abort(self, key: int) -> None:
+        self._hand_over()
         self._running.tell(Cancel(key))
 
     @property
@@ -143,7 +152,6 @@ class HfBackend:
         loaded = load_model(spec, settings, self._vocabulary.tokenizer)
         self._media = loaded.media
         cache = self._cache = make_cache(loaded, spec, settings)
-        loaded.attention.cache = cache
         rows = Rows(cache, settings.prefix_rows)
         places = None
         if spec.max_loras and loaded.lora_layers:
@@ -152,7 +160,6 @@ class HfBackend:
                 loaded.lora_layers, spec.max_loras, width, settings.saved_modules_bytes
             )
         scheduler = Scheduler(
-            cache,
             rows,
             places,
             max_rows=spec.max_num_seqs,

@@ -12,7 +12,9 @@ from workers.engine.hf.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    sequence: Sequence
+    """All that came in one turn of the event loop, so that they are admitted together."""
+
+    sequences: list[Sequence]
 
 
 @dataclass(frozen=True, slots=True)

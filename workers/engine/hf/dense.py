@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.engine.hf.attention import Chunk, LayerCall, SlotAttention, StepLayout
-from workers.engine.hf.kv import SlotCache, token_bytes
+from workers.engine.hf.kv import SlotCache
 from workers.engine.hf.lora.layer import LoraLinear, SharedInput
+from workers.engine.hf.slabs import Row, token_bytes
 
 _FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _ROPES = frozenset({"default", "linear", "yarn", "llama3"})
@@ -157,16 +158,14 @@ def probe_decoder(
     size, device = ids_T.shape[0], ids_T.device
     layers = [attention.seen[index] for index in sorted(attention.seen)]
     budget = size * token_bytes(layers, dtype)
-    attention.cache = SlotCache(
-        layers, dtype=dtype, device=device, budget_bytes=budget, max_rows=1, max_length=size
-    )
-    attention.cache.reserve(1, size)
-    nothing = torch.empty(0, dtype=torch.long, device=device)
-    attention.layout = StepLayout(nothing, nothing, [], [Chunk(0, 0, size, 0)])
+    cache = SlotCache(layers, dtype=dtype, device=device, budget_bytes=budget, max_length=size)
+    row = Row()
+    cache.reserve([(row, size)])
+    attention.layout = StepLayout([], [Chunk(row, 0, size, 0)])
     try:
         return decoder.logits(ids_T, torch.arange(size, device=device), None).float()
     finally:
-        attention.cache = attention.layout = None
+        attention.layout = None
 
 
 def _group(layers: Sequence[nn.Module]) -> SharedInput:

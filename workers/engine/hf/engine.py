@@ -77,7 +77,7 @@ class Engine:
         """Read from another thread: counts may be a step old."""
         places = self._places
         return Stats(
-            running=len(self._rows.active),
+            running=self._rows.num_active,
             waiting=len(self._scheduler.waiting),
             kv_usage=kv_usage,
             adapters=list(places.names) if places else [],
@@ -113,12 +113,13 @@ class Engine:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Submit(sequence):
-                self._num_arrived += 1
-                sequence.arrival = self._num_arrived
-                self._sequences[sequence.work.key] = sequence
-                self._scheduler.waiting.append(sequence)
-                self._num_prompt += sequence.num_prompt
+            case Submit(sequences):
+                for sequence in sequences:
+                    self._num_arrived += 1
+                    sequence.arrival = self._num_arrived
+                    self._sequences[sequence.work.key] = sequence
+                    self._scheduler.waiting.append(sequence)
+                    self._num_prompt += sequence.num_prompt
             case Cancel(key):
                 sequence = self._sequences.pop(key, None)
                 if sequence is not None:
@@ -190,7 +191,10 @@ class Engine:
     # --- one step ---------------------------------------------------------------------------------
 
     def _step(self) -> list[Output]:
-        step = self._scheduler.next_step()
+        forked = self._scheduler.admit()
+        if forked:
+            self._deliver(self._begin(forked))
+        step = self._scheduler.plan()
         slices = [*step.decode, *step.chunks]
         if not slices:
             return []
@@ -214,13 +218,13 @@ class Engine:
             elif part.completes:
                 size = 1
             at += size
-            is_fresh = part.completes and not sequence.num_output
-            sequence.num_computed = part.end
+            sequence.row.num_computed = part.end
             if not part.completes:
                 continue
             output = outputs[sequence.work.key] = Output(sequence.work.key)
-            if is_fresh:
+            if not sequence.num_output:
                 self._num_cached += sequence.num_cached
+                sequence.prompt_logits_V = logits_NV[at - 1].clone()  # sampling changes them
                 output.prompt_scores, sequence.prompt_scores = sequence.prompt_scores, None
             if sequence.work.max_tokens == 0:
                 self._end(output, sequence, FinishReason.LENGTH)
@@ -229,11 +233,32 @@ class Engine:
                 sampled_at.append(at - 1)
         if sampled:
             whole = len(sampled) == logits_NV.shape[0]
-            chosen = logits_NV if whole else logits_NV[sampled_at]
-            ids, scores = self._sampler.sample(chosen, sampled)
-            for sequence, token_id, score in zip(sampled, ids, scores, strict=True):
-                self._take(outputs[sequence.work.key], sequence, token_id, score)
+            self._sample(outputs, sampled, logits_NV if whole else logits_NV[sampled_at])
         return list(outputs.values())
+
+    def _begin(self, forked: list[Sequence]) -> list[Output]:
+        """Samples the first tokens of sequences whose prompts others have computed."""
+        outputs = {sequence.work.key: Output(sequence.work.key) for sequence in forked}
+        sampled: list[Sequence] = []
+        logits: list[torch.Tensor] = []
+        for sequence in forked:
+            self._num_cached += sequence.num_cached
+            if sequence.work.max_tokens == 0:
+                self._end(outputs[sequence.work.key], sequence, FinishReason.LENGTH)
+            else:
+                assert sequence.prompt_logits_V is not None, "they came with the prompt"
+                sampled.append(sequence)
+                logits.append(sequence.prompt_logits_V)
+        if sampled:
+            self._sample(outputs, sampled, torch.stack(logits))
+        return list(outputs.values())
+
+    def _sample(
+        self, outputs: dict[int, Output], sampled: list[Sequence], logits_NV: torch.Tensor
+    ) -> None:
+        ids, scores = self._sampler.sample(logits_NV, sampled)
+        for sequence, token_id, score in zip(sampled, ids, scores, strict=True):
+            self._take(outputs[sequence.work.key], sequence, token_id, score)
 
     def _score_prompt(self, part: Slice, logits_NV: torch.Tensor) -> None:
         """The logits at a token score the next one; the first token has none."""

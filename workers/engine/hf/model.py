@@ -25,7 +25,7 @@ from workers.engine.hf.attention import (
     attention_function,
 )
 from workers.engine.hf.dense import DenseDecoder, dense_decoder, probe_decoder
-from workers.engine.hf.kv import LayerShape, SlotCache, token_bytes
+from workers.engine.hf.kv import SlotCache
 from workers.engine.hf.lora.ends import wrap_ends
 from workers.engine.hf.lora.parts import AdaptedLayer
 from workers.engine.hf.lora.plan import AdapterStep
@@ -37,6 +37,7 @@ from workers.engine.hf.media.host import HfMedia, open_media
 from workers.engine.hf.preparing import merge_adapters, scale_rope
 from workers.engine.hf.quantization import quantization_options
 from workers.engine.hf.settings import HfSettings
+from workers.engine.hf.slabs import LayerShape, token_bytes
 from workers.engine.spec import EngineSpec, SpecError
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,6 @@ def make_cache(loaded: LoadedModel, spec: EngineSpec, settings: HfSettings) -> S
         dtype=loaded.dtype,
         device=loaded.device,
         budget_bytes=budget,
-        max_rows=rows,
         max_length=loaded.max_model_len,
     )
 

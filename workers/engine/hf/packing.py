@@ -62,22 +62,18 @@ def lay_out(
 ) -> None:
     """Tells attention and adapters whose the packed tokens are."""
     device = loaded.device
-    slots = [part.row for part in step.decode]
-    num_decode = len(slots)
+    num_decode = len(step.decode)
     chunks: list[Chunk] = []
     first = num_decode
     for part in step.chunks:
         size = part.end - part.start
         media = part.sequence.media
         blocks = () if media is None else media.blocks
-        chunks.append(Chunk(part.row, part.start, size, first, blocks))
+        chunks.append(Chunk(part.sequence.row, part.start, size, first, blocks))
         first += size
-    loaded.attention.layout = StepLayout(
-        torch.tensor(slots, device=device, dtype=torch.long),
-        torch.tensor(positions[:num_decode], device=device, dtype=torch.long),
-        plan_runs(slots, [part.end for part in step.decode]),
-        chunks,
-    )
+    decode_positions = torch.tensor(positions[:num_decode], device=device, dtype=torch.long)
+    rows = [(part.sequence.row, part.end) for part in step.decode]
+    loaded.attention.layout = StepLayout(plan_runs(rows, decode_positions), chunks)
     if places is not None:
         parts = [*step.decode, *step.chunks]
         plan_adapters(

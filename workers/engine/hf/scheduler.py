@@ -11,9 +11,8 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from workers.engine.hf.kv import SlotCache
 from workers.engine.hf.lora.places import AdapterPlaces
-from workers.engine.hf.prefixes import MIN_SHARED_TOKENS, Rows
+from workers.engine.hf.prefixes import Rows
 from workers.engine.hf.sequence import Sequence
 
 _HEADROOM_TOKENS = 32
@@ -31,9 +30,8 @@ class _Verdict(Enum):
 
 @dataclass(slots=True)
 class Slice:
-    """Tokens `start` to `end` of a row's sequence, to be computed in this step."""
+    """Tokens `start` to `end` of a sequence, to be computed in this step."""
 
-    row: int
     sequence: Sequence
     start: int
     end: int
@@ -53,14 +51,12 @@ class Step:
 class Scheduler:
     def __init__(
         self,
-        cache: SlotCache,
         rows: Rows,
         places: AdapterPlaces | None,
         *,
         max_rows: int,
         prefill_tokens: int,
     ) -> None:
-        self._cache = cache
         self._rows = rows
         self._places = places
         self._max_rows = max_rows
@@ -74,30 +70,34 @@ class Scheduler:
     def active(self) -> list[Sequence]:
         return self._rows.active
 
-    def next_step(self) -> Step:
+    def admit(self) -> list[Sequence]:
+        """Those whose whole prompt another has computed: their first tokens can be sampled at once,
+        and must be before `plan`."""
         self._grow()
         self._admit()
+        self._rows.tidy()
+        return [sequence for sequence in self.active if not sequence.num_missing]
+
+    def plan(self) -> Step:
         decode: list[Slice] = []
         chunks: list[Slice] = []
         budget = self._prefill_tokens
-        for row, sequence in enumerate(self.active):
-            start = sequence.num_computed
-            if sequence.num_missing == 1 and sequence.num_computed:
-                decode.append(Slice(row, sequence, start, start + 1))
-        prefilling = [
-            (row, s)
-            for row, s in enumerate(self.active)
-            if s.num_missing > 1 or s.num_computed == 0
-        ]
-        for row, sequence in sorted(prefilling, key=lambda pair: pair[1].arrival):
+        prefilling: list[Sequence] = []
+        for sequence in self._rows.in_order:
+            start = sequence.row.num_computed
+            if sequence.num_missing == 1 and start:
+                decode.append(Slice(sequence, start, start + 1))
+            else:
+                prefilling.append(sequence)
+        for sequence in sorted(prefilling, key=lambda sequence: sequence.arrival):
             if budget <= 0:
                 break
-            start = sequence.num_computed
+            start = sequence.row.num_computed
             end = start + min(sequence.num_missing, budget)
             if sequence.media is not None:
                 end = sequence.media.whole_end(start, end)
             budget -= end - start
-            chunks.append(Slice(row, sequence, start, end))
+            chunks.append(Slice(sequence, start, end))
         return Step(decode, chunks)
 
     def finish(self, sequence: Sequence) -> None:
@@ -123,22 +123,19 @@ class Scheduler:
 
     def _leave(self, sequence: Sequence, *, keep: bool) -> None:
         self._rows.remove(sequence, keep=keep)
+        self._release_place(sequence)
+
+    def _release_place(self, sequence: Sequence) -> None:
         if sequence.adapter is not None and self._places is not None:
             self._places.release(sequence.adapter)
 
     def _grow(self) -> None:
         """Room for one more token of every running sequence, preempting if there is none."""
-        while self.active and not self._room(len(self.active), self._longest()):
+        while True:
+            wanted = [(s.row, len(s.tokens)) for s in self.active if len(s.tokens) > s.row.length]
+            if not wanted or self._rows.reserve(wanted):
+                return
             self.preempt_youngest()
-
-    def _longest(self) -> int:
-        return max((len(sequence.tokens) for sequence in self.active), default=0)
-
-    def _room(self, rows: int, length: int) -> bool:
-        """Kept rows count for nothing against running ones."""
-        has_room = self._cache.reserve(rows, length)
-        self._rows.trim()
-        return has_room
 
     def _admit(self) -> None:
         """Memory goes by order of arrival; whoever waits for an adapter place or for a beginning
@@ -151,7 +148,7 @@ class Scheduler:
 
     def _admit_some(self, passed: list[Sequence]) -> None:
         waits_for_place = False
-        while self.waiting and len(self.active) < self._max_rows:
+        while self.waiting and self._rows.num_active < self._max_rows:
             sequence = self.waiting.popleft()
             passed.append(sequence)
             self.admitting = sequence
@@ -168,16 +165,23 @@ class Scheduler:
 
     def _try(self, sequence: Sequence) -> _Verdict:
         shared = self._rows.find_shared(sequence) if sequence.prompt_scores is None else None
-        if shared is not None and shared.coming - shared.length >= MIN_SHARED_TOKENS:
+        if shared is not None and not shared.is_ready:
             return _Verdict.PREFIX_COMING
         num_tokens = len(sequence.tokens)
         at_most = sequence.num_prompt + sequence.work.max_tokens
-        length = max(num_tokens, min(num_tokens + _HEADROOM_TOKENS, at_most), self._longest())
-        if not self._room(len(self.active) + 1, length):
+        if not self._rows.has_room(min(num_tokens + _HEADROOM_TOKENS, at_most)):
             return _Verdict.NO_MEMORY
         adapter = sequence.adapter
         if adapter is not None and self._places is not None and not self._places.acquire(adapter):
             return _Verdict.NO_PLACE
+        is_placed = False
+        try:
+            is_placed = self._rows.reserve([(sequence.row, min(num_tokens + 1, at_most))])
+        finally:
+            if not is_placed:
+                self._release_place(sequence)
+        if not is_placed:
+            return _Verdict.NO_MEMORY
         if shared is not None:
             shared = self._rows.find_shared(sequence)  # making room may have cost the row
         self._rows.add(sequence, shared)

@@ -1,4 +1,4 @@
-"""One sequence in the HF engine: its tokens, and how far its keys and values are computed."""
+"""One sequence in the HF engine: its tokens, and the row that has its keys and values."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from workers.contract.parts import Sampling
 from workers.engine.backend import Score, Work
+from workers.engine.hf.slabs import Row
 
 if TYPE_CHECKING:
     from workers.engine.hf.grammar import GrammarState
@@ -24,10 +27,12 @@ class Sequence:
     grammar: GrammarState | None = None
     adapter: AdapterWeights | None = None
     tokens: array[int] = field(default_factory=lambda: array("q"))
-    """Prompt and output. Keys and values of the first `num_computed` are in the row's slot."""
-    num_computed: int = 0
+    """Prompt and output. Keys and values of the first `row.num_computed` are in the row."""
+    row: Row = field(default_factory=Row)
     num_cached: int = 0
     """Prompt tokens whose keys and values were taken from another row."""
+    prompt_logits_V: Tensor | None = None
+    """Those that the first token is sampled from, once they are computed."""
     arrival: int = 0
     """Order of arrival: the youngest is preempted first."""
     prompt_scores: list[Score] | None = None
@@ -59,7 +64,7 @@ class Sequence:
     @property
     def num_missing(self) -> int:
         """Tokens to compute before the next one can be sampled; 1 while decoding."""
-        return len(self.tokens) - self.num_computed
+        return len(self.tokens) - self.row.num_computed
 
     @property
     def keys(self) -> array[int]:
@@ -69,6 +74,11 @@ class Sequence:
     @property
     def adapter_uid(self) -> int:
         return self.adapter.uid if self.adapter is not None else BASE_MODEL_UID
+
+    @property
+    def scope(self) -> tuple[str, int]:
+        """What is computed here is of use only where this is the same."""
+        return self.work.cache_scope, self.adapter_uid
 
     @property
     def has_penalties(self) -> bool:
@@ -88,4 +98,4 @@ class Sequence:
 
     def restart(self) -> None:
         """Preempted: its keys and values are gone, its tokens are not."""
-        self.num_computed = 0
+        self.row = Row()

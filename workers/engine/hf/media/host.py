@@ -44,7 +44,8 @@ class HfMedia(MediaReader):
     async def place(self, work: Work) -> SequenceMedia:
         """Encodes the media and finds them in the prompt's tokens. Raises RefusedError."""
         reads = self.reads(work)
-        features = await asyncio.gather(*map(self._features, reads))
+        scope = work.cache_scope.encode()
+        features = await asyncio.gather(*(self._features(read, scope) for read in reads))
         keys = array("q", work.prompt_ids)
         readings = [read.reading for read in reads]
         media = self.place_features(work.prompt_ids, keys, readings, features)
@@ -84,22 +85,23 @@ class HfMedia(MediaReader):
         super().close()
         self._encoder.shutdown(wait=False, cancel_futures=True)
 
-    async def _features(self, read: Read) -> Features:
-        known = self._shelf.get(read.digest)
+    async def _features(self, read: Read, scope: bytes) -> Features:
+        key = read.digest + scope
+        known = self._shelf.get(key)
         if known is not None:
             return known
-        encoding = self._encoding.get(read.digest)
+        encoding = self._encoding.get(key)
         if encoding is None:
             loop = asyncio.get_running_loop()
             encoding = loop.run_in_executor(self._encoder, self._encode, read.reading)
-            self._encoding[read.digest] = encoding
-            encoding.add_done_callback(partial(self._keep, read.digest))
+            self._encoding[key] = encoding
+            encoding.add_done_callback(partial(self._keep, key))
         return await asyncio.shield(encoding)
 
-    def _keep(self, digest: bytes, encoding: asyncio.Future[Features]) -> None:
-        del self._encoding[digest]
+    def _keep(self, key: bytes, encoding: asyncio.Future[Features]) -> None:
+        del self._encoding[key]
         if not encoding.cancelled() and encoding.exception() is None:
-            self._shelf.put(digest, encoding.result())
+            self._shelf.put(key, encoding.result())
 
     @torch.inference_mode()
     def _encode(self, reading: Reading) -> Features:

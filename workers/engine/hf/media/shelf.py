@@ -15,16 +15,16 @@ class FeatureShelf:
         self._num_bytes = 0
         self._kept: OrderedDict[bytes, Features] = OrderedDict()
 
-    def get(self, digest: bytes) -> Features | None:
-        features = self._kept.get(digest)
+    def get(self, key: bytes) -> Features | None:
+        features = self._kept.get(key)
         if features is not None:
-            self._kept.move_to_end(digest)
+            self._kept.move_to_end(key)
         return features
 
-    def put(self, digest: bytes, features: Features) -> None:
-        if digest in self._kept or features.num_bytes > self._max_bytes:
+    def put(self, key: bytes, features: Features) -> None:
+        if key in self._kept or features.num_bytes > self._max_bytes:
             return
-        self._kept[digest] = features
+        self._kept[key] = features
         self._num_bytes += features.num_bytes
         while self._num_bytes > self._max_bytes:
             _, oldest = self._kept.popitem(last=False)
