@@ -96,6 +96,10 @@ class ModelEntry(Section):
     more wait in line. None is no limit but the engines' own."""
     max_queued: int = Field(default=1024, ge=0)
     """Requests that may wait in that line; one more is a 503."""
+    shared_prefix_cache: bool = False
+    """Whether prompts of one project may use what was computed for another's that begin alike:
+    faster where projects send the same long beginnings, but answers come sooner, and
+    `cached_tokens` is higher, after another project has sent the same."""
     owned_by: str = "tuneyard"
     settings: dict[str, Any] = {}
     """Passed to the engine as they are (`gpu_memory_utilization`, ...); the engine refuses to start

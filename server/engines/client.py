@@ -59,7 +59,7 @@ class EngineUnreachable(Exception):
 
 
 class Work(msgspec.Struct, frozen=True):
-    """One sequence to generate; `Generate` without the id."""
+    """One sequence to generate; `Generate` without the id and the scope of the cache."""
 
     prompt: list[PromptPart | Media]
     sampling: Sampling
@@ -125,12 +125,14 @@ class EngineConnection(asyncio.Protocol):
         """Raises EngineUnreachable if the worker leaves before its hello."""
         return await asyncio.shield(self._hello)
 
-    def generate(self, work: Work, sink: EventSink) -> int:
+    def generate(self, work: Work, sink: EventSink, cache_scope: str) -> int:
         """Starts a sequence; returns the id to abort it by."""
         number = self._register(sink)
         if work.adapter is not None:
             self._name(work.adapter)
-        self._send(Generate(number, work.prompt, work.sampling, work.adapter, work.grammar))
+        self._send(
+            Generate(number, work.prompt, work.sampling, work.adapter, work.grammar, cache_scope)
+        )
         return number
 
     def abort(self, number: int) -> None:

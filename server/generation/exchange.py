@@ -129,7 +129,8 @@ class _Sequence:
     def start(self, connection: EngineConnection) -> None:
         self.attempts += 1
         self.connection = connection
-        self.number = connection.generate(self.work, partial(self._exchange.receive, self))
+        sink = partial(self._exchange.receive, self)
+        self.number = connection.generate(self.work, sink, self._exchange.cache_scope)
 
     def abort(self) -> None:
         if self.connection is not None and not self.last:
@@ -147,11 +148,13 @@ class Exchange:
         works: Sequence[Work],
         output: Output,
         *,
+        cache_scope: str = "",
         answers_per_prompt: int = 1,
         name_error: ErrorNamer | None = None,
         max_answer_bytes: int | None = None,
     ) -> None:
         self.tally = Tally()
+        self.cache_scope = cache_scope
         self.over = False
         """Nothing more is written: ended, failed, or the caller is gone."""
         self._pool = pool
@@ -169,13 +172,17 @@ class Exchange:
             self._max_tokens = max_answer_bytes // _token_bytes(works[0].sampling.logprobs)
         self._unfinished = len(works)
 
+    @property
+    def affinity(self) -> str | None:
+        """Only what shares a cache is drawn to one replica."""
+        affinity = self._route.affinity
+        return None if affinity is None else f"{self.cache_scope}:{affinity}"
+
     def start(self) -> None:
         """Raises ApiError when no engine takes the request."""
         self._pool.check_room(self._route.engine_model, len(self._sequences))
         for sequence in self._sequences:
-            sequence.start(
-                self._pool.pick(self._route.engine_model, sequence.work.adapter, self._route)
-            )
+            sequence.start(self._pool.pick(self._route.engine_model, sequence.work.adapter, self))
 
     def abort(self) -> None:
         """Ends it, whatever its state. The sequences are let go, as they hold the exchange: in a
@@ -301,7 +308,7 @@ class Exchange:
             sequence.avoid.add(sequence.connection.engine_id)
         model, adapter = self._route.engine_model, sequence.work.adapter
         try:
-            connection = self._pool.pick_again(model, adapter, self._route, sequence.avoid, kind)
+            connection = self._pool.pick_again(model, adapter, self, sequence.avoid, kind)
         except ApiError:
             return False
         if self._early is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -61,10 +62,12 @@ class Runner:
         accountant: Accountant,
         limits: Limits,
         lines: Mapping[str, Line] | None = None,
+        shared_caches: Collection[str] = (),
     ) -> None:
         self._pool = pool
         self.lines = lines or {}
         """Of the models whose concurrency is limited."""
+        self._shared_caches = shared_caches
         self._accountant = accountant
         self._max_per_project = limits.max_requests_per_project
         self._max_answer_bytes = limits.max_answer_bytes
@@ -96,6 +99,7 @@ class Runner:
             plan,
             works,
             output,
+            cache_scope=self._cache_scope(principal, plan.base_model),
             answers_per_prompt=answers_per_prompt,
             name_error=plan.name_error,
             max_answer_bytes=self._max_answer_bytes,
@@ -104,6 +108,12 @@ class Runner:
         reply.when_over(partial(self._settle, principal, model, exchange, len(works)))
         self.admit(principal, exchange.tally, reply)
         exchange.start()
+
+    def _cache_scope(self, principal: Principal, base_model: str) -> str:
+        """Projects see nothing of each other's prompts, unless the operator lets them share."""
+        if base_model in self._shared_caches:
+            return ""
+        return hashlib.blake2b(principal.project.id.encode(), digest_size=16).hexdigest()
 
     async def place(self, base_model: str, reply: Reply) -> None:
         """Waits until the request is among the model's concurrent ones, where they are limited; it

@@ -141,6 +141,16 @@ async def test_logprobs_stop_ids_and_cached_tokens(client: WorkerClient) -> None
     assert again.end.cached_tokens >= 64 > first.end.cached_tokens
 
 
+async def test_what_is_computed_in_one_scope_is_not_found_in_another(client: WorkerClient) -> None:
+    long = "yes no maybe red green blue 0123456789 " * 12
+    found = [
+        (await client.generate(long, cache_scope=scope, **GREEDY)).end.cached_tokens
+        for scope in ("one", "two", "one", "two")
+    ]
+    assert found[:2] == [0, 0]
+    assert all(num_cached >= 64 for num_cached in found[2:])
+
+
 @pytest.mark.parametrize(
     ("kind", "source", "outputs"),
     [

@@ -285,6 +285,18 @@ async def test_the_same_prompt_again_is_read_from_the_prefix_cache(
     assert second.end.cached_tokens >= 128
 
 
+async def test_what_is_computed_in_one_scope_is_not_found_in_another(
+    client: WorkerClient, model: ModelFiles, settled: None
+) -> None:
+    prompt = [14 + n % 250 for n in range(300)]
+    found = [
+        (await _greedy(client, prompt, max_tokens=4, cache_scope=scope)).end.cached_tokens
+        for scope in ("one", "two", "", "one", "two", "")
+    ]
+    assert found[:3] == [0, 0, 0]
+    assert all(num_cached >= 128 for num_cached in found[3:])
+
+
 async def test_an_empty_prompt_is_refused(client: WorkerClient) -> None:
     answer = await client.generate([Tokens([])])
     assert isinstance(answer.end, Failed)

@@ -25,7 +25,7 @@ def test_an_unsendable_request_fails_alone(tmp_path: Path) -> None:
                     lasts[index].set_result(event)
 
             prompt = Text("say hello", control=True)
-            connection.generate(Work([prompt], Sampling(max_tokens=max_tokens)), take)
+            connection.generate(Work([prompt], Sampling(max_tokens=max_tokens)), take, "")
 
         generate(0, 10**30)
         generate(1, 5)

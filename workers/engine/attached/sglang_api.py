@@ -125,6 +125,8 @@ class _SglangCall:
             }
         if work.adapter is not None:
             self.body["lora_path"] = work.adapter.name
+        if work.cache_scope:
+            self.body["cache_salt"] = work.cache_scope
 
     @property
     def stops_here(self) -> bool:

@@ -135,6 +135,8 @@ def _body(work: Work, model: str, eos_ids: frozenset[int]) -> dict[str, Any]:
         body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
     if sampling.logprobs is not None:
         body["logprobs"] = sampling.logprobs
+    if work.cache_scope:
+        body["cache_salt"] = work.cache_scope
     if work.grammar is not None:
         body["structured_outputs"] = _structured(work.grammar)
     return body

@@ -220,6 +220,7 @@ class SglangBackend:
             top_logprobs_num=max(asked, default=0),
             logprob_start_len=0 if sampling.prompt_logprobs is not None else -1,
             return_text_in_logprobs=False,
+            cache_salt=work.cache_scope or None,
             stream=True,
         )
 

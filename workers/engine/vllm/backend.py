@@ -183,9 +183,11 @@ class VllmBackend:
 
     def _prompt(self, work: Work) -> dict[str, Any]:
         if not work.media:
-            return {"type": "token", "prompt_token_ids": work.prompt_ids}
-        assert self._pictures is not None, "media are declared only with a reader"
-        return self._pictures.prompt(work)
+            prompt = {"type": "token", "prompt_token_ids": work.prompt_ids}
+        else:
+            assert self._pictures is not None, "media are declared only with a reader"
+            prompt = self._pictures.prompt(work)
+        return prompt | ({"cache_salt": work.cache_scope} if work.cache_scope else {})
 
     def abort(self, key: int) -> None:
         job = self._by_key.get(key)
