@@ -6,7 +6,8 @@ the same seed, epoch and lengths, so a run that resumes needs only its step numb
 Rows are padded on the right and no attention mask is passed: causal attention keeps padding from
 what stands before it. Packed rows carry `position_ids` that restart at each example, from which
 transformers builds a mask that keeps examples apart; any mask of ours would switch that off
-(`transformers.masking_utils.find_packed_sequence_indices`).
+(`transformers.masking_utils.find_packed_sequence_indices`). Models that have no such mask are found
+by `workers.trainer.packing` before anything is packed.
 """
 
 from __future__ import annotations

@@ -93,6 +93,7 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     from workers.trainer.exports import Exports
     from workers.trainer.loop import Loop
     from workers.trainer.optimisation import build_optimisation
+    from workers.trainer.packing import check_packing
     from workers.trainer.preparation import prepare_data
     from workers.trainer.room import Room
     from workers.trainer.stages.table import STAGES
@@ -102,6 +103,8 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     stage = STAGES[spec.finetuning.stage](spec)
     model = stage.model
     stop.check()
+    if spec.data.packing:
+        check_packing(model)
     data, warnings = prepare_data(spec, stage, stop)
     if not log.history.last_step:
         for message in [*model.notes, *warnings]:

@@ -16,13 +16,17 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
-from transformers.pytorch_utils import Conv1D
 
+from workers.models.layers import is_linear
 from workers.trainer.failures import InvalidHyperparameters
 
-_LINEAR = (torch.nn.Linear, Conv1D)
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 ALL = "all"
+_REFUSED_BY_PEFT = dict.fromkeys(
+    ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), "out_proj"
+)
+"""A layer of these models whose weights their fused kernels read past any adapter
+(`peft.tuners.tuners_utils._check_lora_target_modules_mamba`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Targets:
 
 def choose_targets(base: Any, lora_target: str, *, has_dropout: bool) -> Targets:
     """Raises InvalidHyperparameters."""
-    linear = {name for name, module in base.named_modules() if isinstance(module, _LINEAR)}
+    linear = {name for name, module in base.named_modules() if is_linear(module)}
     chosen = _all(base, linear) if lora_target == ALL else _named(lora_target, linear)
     taken = {name for name in chosen if _is_taken_for_experts(base, _last(name))}
     notes = list(_untrained_experts(base))
@@ -65,7 +69,8 @@ def _all(base: Any, linear: set[str]) -> set[str]:
     """The output layer is left as it is."""
     output_layer = base.get_output_embeddings()
     modules = dict(base.named_modules())
-    return {name for name in linear if modules[name] is not output_layer}
+    refused = _REFUSED_BY_PEFT.get(base.config.model_type)
+    return {name for name in linear if modules[name] is not output_layer and _last(name) != refused}
 
 
 def _named(lora_target: str, linear: set[str]) -> set[str]:
