@@ -59,7 +59,7 @@ async def readyz(request: Request) -> Response:
         }
         return JSONResponse(answer, status_code=503)
     hellos = [connection.hello for connection in services.pool.connections()]
-    warnings = {f"{h.model}: {h.template_difference}" for h in hellos if h.template_difference}
+    warnings = {f"{hello.model}: {warning}" for hello in hellos for warning in hello.warnings}
     lacking = (template_warning(services.config.model(h.model), h) for h in hellos)
     warnings.update(warning for warning in lacking if warning is not None)
     if await asyncio.to_thread(_is_full, services.config.data):

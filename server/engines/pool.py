@@ -266,8 +266,8 @@ class EnginePool:
             replica.num_failures = 0
             self._index()
             logger.info("engine connected", extra={"engine": engine.id, "model": engine.model_id})
-            if (difference := replica.connection.hello.template_difference) is not None:
-                logger.warning("%s: %s", engine.model_id, difference)
+            for warning in replica.connection.hello.warnings:
+                logger.warning("%s: %s", engine.model_id, warning)
         except (EngineUnreachable, TimeoutError) as error:
             self._note_failure(replica, str(error) or "no answer")
         finally:

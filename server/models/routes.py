@@ -30,6 +30,8 @@ class ModelBody(ResponseBody):
     max_model_len: int | None = None
     template_difference: str | None = None
     """Where the chat format that the operator named differs from the model's own template."""
+    compatibility_mode: str | None = None
+    """Why the engine runs this model one sequence at a time; null where it batches."""
 
 
 class ModelList(ResponseBody):
@@ -93,4 +95,5 @@ def _body(model: Model, services: ModelsServices) -> ModelBody:
         parent=model.parent,
         max_model_len=None if hello is None else hello.max_model_len,
         template_difference=None if hello is None else hello.template_difference,
+        compatibility_mode=None if hello is None else hello.compatibility,
     )

@@ -55,3 +55,17 @@ class Hello(Message, tag=100, frozen=True):
     media: dict[MediaKind, str] = {}
     """The kinds of media that a prompt may hold, and what the model's own template writes for
     each."""
+    compatibility: str | None = None
+    """Why the engine runs this model in compatibility mode, one sequence at a time; None where it
+    runs sequences together."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the operator should know of the model as it is served."""
+        warnings = [] if self.template_difference is None else [self.template_difference]
+        if self.compatibility is not None:
+            warnings.append(
+                "compatibility mode, one sequence at a time: the batched engine cannot run this "
+                f"model, as {self.compatibility}"
+            )
+        return warnings

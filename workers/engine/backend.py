@@ -41,6 +41,8 @@ class Description:
     max_lora_rank: int = 0
     media: MediaHost | None = None
     """Reads what prompts hold beside text; None where they may hold text only."""
+    compatibility: str | None = None
+    """Why the engine runs the model one sequence at a time, in words; None where it batches."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ class EngineService:
             template_difference=self._template_difference,
             media=description.media.placeholders if description.media is not None else {},
             generation=self._generation,
+            compatibility=description.compatibility,
         )
 
     # --- connections ------------------------------------------------------------------------------

@@ -24,19 +24,18 @@ from workers.engine.backend import (
     RefusedError,
     Work,
 )
+from workers.engine.hf.assembly import assemble
 from workers.engine.hf.commands import Cancel, Load, Submit, Unload
 from workers.engine.hf.engine import Engine
 from workers.engine.hf.grammar import GrammarCompiler
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.lora.weights import AdapterCache, AdapterWeights, read_adapter
 from workers.engine.hf.media.host import HfMedia
-from workers.engine.hf.model import LoadedModel, load_model, make_cache
+from workers.engine.hf.model import LoadedModel, load_model
 from workers.engine.hf.pooled import BATCH_TOKENS, HfPooling, PoolQueue
 from workers.engine.hf.pooling import read_pooling
 from workers.engine.hf.pooling_backend import HfPoolingBackend
-from workers.engine.hf.prefixes import Rows
 from workers.engine.hf.sampling import Sampler
-from workers.engine.hf.scheduler import Scheduler
 from workers.engine.hf.sequence import Sequence
 from workers.engine.hf.settings import HfSettings
 from workers.engine.hf.task import Task, choose_task
@@ -46,7 +45,6 @@ from workers.engine.text.pretrained import PretrainedVocabulary, load_vocabulary
 log = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S = 5.0
-_PREFILL_TOKENS = {"cpu": 512, "cuda": 4096}
 _CAPABILITIES = frozenset(Capability) - {Capability.EMBED, Capability.SCORE}
 
 
@@ -97,6 +95,7 @@ class HfBackend:
             max_loras=self._spec.max_loras if can_adapt else 0,
             max_lora_rank=self._spec.max_lora_rank if can_adapt else 0,
             media=loaded.media,
+            compatibility=loaded.compatibility,
         )
 
     async def submit(self, work: Work) -> None:
@@ -129,7 +128,7 @@ class HfBackend:
         return self._embeddings
 
     def stats(self) -> Stats:
-        return self._running.stats(self._cache.usage)
+        return self._running.stats(self._usage())
 
     async def close(self) -> None:
         if self._grammars is not None:
@@ -151,25 +150,20 @@ class HfBackend:
         spec, settings = self._spec, self._settings
         loaded = load_model(spec, settings, self._vocabulary.tokenizer)
         self._media = loaded.media
-        cache = self._cache = make_cache(loaded, spec, settings)
-        rows = Rows(cache, settings.prefix_rows)
         places = None
         if spec.max_loras and loaded.lora_layers:
             width = spec.max_loras * spec.max_lora_rank
             places = AdapterPlaces(
                 loaded.lora_layers, spec.max_loras, width, settings.saved_modules_bytes
             )
-        scheduler = Scheduler(
-            rows,
-            places,
-            max_rows=spec.max_num_seqs,
-            prefill_tokens=settings.prefill_tokens_per_step or _PREFILL_TOKENS[loaded.device.type],
-        )
+        parts = assemble(loaded, places, spec, settings)
+        self._usage = parts.usage
         self._grammars = GrammarCompiler(self._vocabulary)
         self._engine = Engine(
             loaded,
-            scheduler,
-            rows,
+            parts.forward,
+            parts.scheduler,
+            parts.rows,
             places,
             Sampler(self._grammars),
             PoolQueue(loaded, places, self._pooling.kind) if self._pooling is not None else None,

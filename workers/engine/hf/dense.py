@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.engine.hf.attention import Chunk, LayerCall, SlotAttention, StepLayout
+from workers.engine.hf.attention import Chunk, SlotAttention, StepLayout
 from workers.engine.hf.kv import SlotCache
 from workers.engine.hf.lora.layer import LoraLinear, SharedInput
 from workers.engine.hf.slabs import Row, token_bytes
@@ -53,7 +53,6 @@ class _Norm:
 @dataclass(frozen=True, slots=True)
 class _Layer:
     index: int
-    call: LayerCall
     attention_norm: _Norm
     query_key_value: SharedInput
     head_norm: _Norm | None
@@ -88,7 +87,6 @@ class DenseDecoder:
             raise _NotPlainError("the MLP's activation is not silu")
         return _Layer(
             index,
-            self._attention.calls[index],
             _read_norm(layer.input_layernorm),
             _group([attention.q_proj, attention.k_proj, attention.v_proj]),
             self._read_head_norm(attention),
@@ -130,10 +128,7 @@ class DenseDecoder:
         turned = turning * cos_T1D
         turned.addcmul_(torch.roll(turning, self._size // 2, -1), sin_T1D)
         query_THD, key_TKD = turned.split_with_sizes((num_heads, num_kv_heads), 1)
-        call = layer.call
-        out = self._attention.attend_packed(
-            layer.index, query_THD, key_TKD, value_TKD, call.scale, call.window, call.softcap
-        )
+        out = self._attention.attend_packed(layer.index, query_THD, key_TKD, value_TKD)
         return layer.output.compute(out.reshape(num_tokens, -1))
 
 

@@ -10,25 +10,36 @@ import math
 import queue
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from workers.contract.messages import FailureKind, FinishReason, Stats
 from workers.engine.backend import Ended, Output, RefusedError, Score
 from workers.engine.hf.commands import Cancel, Command, Load, Stop, Submit, Unload
+from workers.engine.hf.compatible.turns import Turns
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.memory import is_out_of_memory
 from workers.engine.hf.model import LoadedModel
-from workers.engine.hf.packing import lay_out, pack
 from workers.engine.hf.pooled import PooledBatch, PoolQueue
 from workers.engine.hf.prefixes import Rows
 from workers.engine.hf.sampling import Sampler, score_tokens
-from workers.engine.hf.scheduler import Scheduler, Slice
+from workers.engine.hf.scheduler import Scheduler, Slice, Step
 from workers.engine.hf.sequence import Sequence
 
 log = logging.getLogger(__name__)
 
 _MAX_ERRORS_IN_A_ROW = 3
+
+
+class Forward(Protocol):
+    """How a step's tokens go through the model."""
+
+    def logits(self, step: Step) -> Tensor:
+        """Float32 [N, V], slice by slice: of all tokens where a prompt is scored, of the last where
+        the next token can be sampled after it, else of none."""
+        ...
 
 
 class Engine:
@@ -37,8 +48,9 @@ class Engine:
     def __init__(
         self,
         loaded: LoadedModel,
-        scheduler: Scheduler,
-        rows: Rows,
+        forward: Forward,
+        scheduler: Scheduler | Turns,
+        rows: Rows | Turns,
         places: AdapterPlaces | None,
         sampler: Sampler,
         pools: PoolQueue | None,
@@ -47,6 +59,7 @@ class Engine:
         die: Callable[[str], None],
     ) -> None:
         self._loaded = loaded
+        self._forward = forward
         self._scheduler = scheduler
         self._rows = rows
         self._places = places
@@ -196,12 +209,7 @@ class Engine:
             self._deliver(self._begin(forked))
         step = self._scheduler.plan()
         slices = [*step.decode, *step.chunks]
-        if not slices:
-            return []
-        packed = pack(slices)
-        lay_out(self._loaded, self._places, step, packed.positions)
-        logits_NV = packed.logits(self._loaded)
-        return self._advance(slices, logits_NV)
+        return self._advance(slices, self._forward.logits(step)) if slices else []
 
     def _advance(self, slices: list[Slice], logits_NV: torch.Tensor) -> list[Output]:
         """Scores prompts, samples what is complete, and ends what has ended."""

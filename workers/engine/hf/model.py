@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,13 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from transformers import (
-    AttentionInterface,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMultimodalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM
 
-from workers.engine.hf.attention import (
-    IMPLEMENTATION,
-    SlotAttention,
-    attach,
-    attention_function,
-)
+from workers.engine.hf.attention import SlotAttention
+from workers.engine.hf.context import context_length
 from workers.engine.hf.dense import DenseDecoder, dense_decoder, probe_decoder
 from workers.engine.hf.kv import SlotCache
+from workers.engine.hf.loaded import LoadedModel
 from workers.engine.hf.lora.ends import wrap_ends
 from workers.engine.hf.lora.parts import AdaptedLayer
 from workers.engine.hf.lora.plan import AdapterStep
@@ -34,43 +25,22 @@ from workers.engine.hf.lora.wrapping import wrap_linears, wrap_quantized
 from workers.engine.hf.media.check import MediaProbe
 from workers.engine.hf.media.families import FAMILIES
 from workers.engine.hf.media.host import HfMedia, open_media
-from workers.engine.hf.preparing import merge_adapters, scale_rope
+from workers.engine.hf.preparing import fix_rope, merge_adapters, scale_rope
+from workers.engine.hf.proof import prove_batching
 from workers.engine.hf.quantization import quantization_options
+from workers.engine.hf.recording import NotBatchedError
 from workers.engine.hf.settings import HfSettings
 from workers.engine.hf.slabs import LayerShape, token_bytes
 from workers.engine.spec import EngineSpec, SpecError
+from workers.models.comparison import TOLERANCE, difference, probe_ids
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROBE_TOKENS = 12
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""Largest difference of logits, as a share of their spread, between our attention and stock."""
 
 _SMALL_MODEL = 10_000_000
 """Models of fewer weights are computed on one thread, unless told otherwise."""
-
-AttentionInterface.register(IMPLEMENTATION, attention_function)
-
-
-@dataclass(slots=True)
-class LoadedModel:
-    model: Any
-    attention: SlotAttention
-    adapter_step: AdapterStep
-    lora_layers: dict[str, AdaptedLayer]
-    device: torch.device
-    dtype: torch.dtype
-    max_model_len: int
-    media: HfMedia | None = None
-    decoder: DenseDecoder | None = None
-    """Computes the same as `model`, faster; None where the model is of another kind."""
-
-    def logits(self, inputs: dict[str, Any], keep: Tensor) -> Tensor:
-        """Float32 logits [N, V] of the tokens whose places in the packed row `keep` lists."""
-        if self.media is not None:
-            return self.media.family.logits(self.model, inputs, keep).float()
-        return self.model(**inputs, use_cache=False, logits_to_keep=keep).logits[0].float()
 
 
 def load_model(spec: EngineSpec, settings: HfSettings, tokenizer: Any | None = None) -> LoadedModel:
@@ -79,40 +49,64 @@ def load_model(spec: EngineSpec, settings: HfSettings, tokenizer: Any | None = N
     assert spec.model_path is not None
     model = _read(spec.model_path, spec, settings, device)
     _set_threads(model, settings)
-    max_model_len = _context_length(model.config, spec)
+    max_model_len = context_length(model.config, spec)
     media = None if tokenizer is None else open_media(model, tokenizer, spec, settings)
-    probe = None if media is None else MediaProbe(model, media)
-    stock = _probe(model) if settings.verify else None
-    stock_media = probe.stock() if probe is not None and settings.verify else None
-    _set_attention(model)
-    attention = attach(model)
+    try:
+        return _batched(model, spec, settings, max_model_len, media)
+    except NotBatchedError as error:
+        reason = str(error)
+    log.warning("compatibility mode: one sequence at a time", extra={"reason": reason})
     step = AdapterStep()
+    layers = _adapt(model, spec, step)
+    return LoadedModel(
+        model,
+        SlotAttention(),
+        step,
+        layers,
+        device,
+        model.dtype,
+        max_model_len,
+        compatibility=reason,
+    )
+
+
+def _batched(
+    model: Any, spec: EngineSpec, settings: HfSettings, max_model_len: int, media: HfMedia | None
+) -> LoadedModel:
+    """Raises NotBatchedError with the model as it was, and SpecError."""
+    probe = None if media is None else MediaProbe(model, media)
+    stock_media = probe.stock() if probe is not None and settings.verify else None
+    attention = prove_batching(model, max_model_len, media, verify=settings.verify)
+    step = AdapterStep()
+    layers = _adapt(model, spec, step)
+    if probe is not None and stock_media is not None:
+        _compare(stock_media, probe.ours(attention), model.dtype)
+    return LoadedModel(
+        model,
+        attention,
+        step,
+        layers,
+        model.device,
+        model.dtype,
+        max_model_len,
+        media,
+        _fast_decoder(model, attention, max_model_len),
+    )
+
+
+def _adapt(model: Any, spec: EngineSpec, step: AdapterStep) -> dict[str, AdaptedLayer]:
+    """Puts layers with places for adapters into the model. Raises SpecError."""
     width = spec.max_loras * spec.max_lora_rank
     decoder = model.get_decoder() if model.config.model_type in FAMILIES else model
+    before = _probe(model)
     plain = wrap_linears(model, width, step, partial(_probe, model), within=decoder)
     layers: dict[str, AdaptedLayer] = {**plain}
     if width and (kinds := quantized_linears(model)):
         layers |= wrap_quantized(model, kinds, width, step, model.dtype, within=decoder)
     if width:
         layers |= wrap_ends(model, step)
-    ours = _probe(model)
-    if stock is not None:
-        _compare(stock, ours, model.dtype)
-    if probe is not None and stock_media is not None:
-        _compare(stock_media, probe.ours(attention), model.dtype)
-    if not attention.seen or sorted(attention.seen) != list(range(len(attention.seen))):
-        raise SpecError("the model's attention does not go through transformers' interface")
-    return LoadedModel(
-        model,
-        attention,
-        step,
-        layers,
-        device,
-        model.dtype,
-        max_model_len,
-        media,
-        _fast_decoder(model, attention, max_model_len, ours),
-    )
+    _compare(before, _probe(model), model.dtype)
+    return layers
 
 
 def _set_threads(model: Any, settings: HfSettings) -> None:
@@ -124,17 +118,15 @@ def _set_threads(model: Any, settings: HfSettings) -> None:
         torch.set_num_threads(1)
 
 
-def _fast_decoder(
-    model: Any, attention: SlotAttention, max_model_len: int, stock: Tensor
-) -> DenseDecoder | None:
+def _fast_decoder(model: Any, attention: SlotAttention, max_model_len: int) -> DenseDecoder | None:
     """None, and a line in the log, if it is not for this model."""
     decoder, reason = dense_decoder(model, attention, max_model_len)
     if decoder is not None:
-        found = probe_decoder(decoder, attention, _probe_ids(model)[0], model.dtype)
-        difference = _difference(stock, found)
-        if difference <= _TOLERANCE[model.dtype]:
+        found = probe_decoder(decoder, attention, _probe_row(model)[0], model.dtype)
+        apart = difference(_probe(model), found)
+        if apart <= TOLERANCE[model.dtype]:
             return decoder
-        reason = f"its logits differ by {difference:.3g} of their spread"
+        reason = f"its logits differ by {apart:.3g} of their spread"
     log.info("no fast forward pass", extra={"reason": reason})
     return None
 
@@ -188,6 +180,7 @@ def _read(path: str, spec: EngineSpec, settings: HfSettings, device: torch.devic
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=spec.trust_remote_code)
         scale_rope(config, path, spec, settings)
+        fix_rope(config, spec)
         quantization = quantization_options(spec, settings, device, dtype)
         takes_media = config.model_type in FAMILIES
         kind = AutoModelForMultimodalLM if takes_media else AutoModelForCausalLM
@@ -195,7 +188,6 @@ def _read(path: str, spec: EngineSpec, settings: HfSettings, device: torch.devic
             path,
             config=config,
             dtype=dtype if dtype is not None else "auto",
-            attn_implementation="sdpa",
             trust_remote_code=spec.trust_remote_code,
             use_safetensors=True,
             **quantization,
@@ -208,51 +200,23 @@ def _read(path: str, spec: EngineSpec, settings: HfSettings, device: torch.devic
     return model.eval().requires_grad_(False)
 
 
-def _set_attention(model: Any) -> None:
-    """The decoder's; what looks at pictures or listens keeps its own."""
-    parts = getattr(model.config, "sub_configs", {})
-    if model.config.model_type not in FAMILIES or "text_config" not in parts:
-        model.set_attn_implementation(IMPLEMENTATION)
-    else:
-        model.set_attn_implementation({"text_config": IMPLEMENTATION})
-
-
-def _context_length(config: Any, spec: EngineSpec) -> int:
-    own = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if spec.max_model_len is None:
-        if own is None:
-            raise SpecError("the model's config names no context length: set max_model_len")
-        return own
-    if own is not None and spec.max_model_len > own:
-        raise SpecError(f"max_model_len {spec.max_model_len} is over the model's own {own}")
-    return spec.max_model_len
-
-
 @torch.inference_mode()
 def _probe(model: Any) -> Tensor:
-    positions = torch.arange(_PROBE_TOKENS, device=model.device)[None]
-    inputs = {"input_ids": _probe_ids(model), "position_ids": positions}
-    return model(**inputs, use_cache=False).logits[0].float()
+    return model(input_ids=_probe_row(model), use_cache=False).logits[0].float()
 
 
-def _probe_ids(model: Any) -> Tensor:
-    vocab_size = model.config.get_text_config().vocab_size
-    return torch.arange(1, _PROBE_TOKENS + 1, device=model.device)[None] * 7 % vocab_size
+def _probe_row(model: Any) -> Tensor:
+    ids = probe_ids(_PROBE_TOKENS, model.config.get_text_config().vocab_size)
+    return torch.tensor([ids], device=model.device)
 
 
-def _compare(stock: Tensor, ours: Tensor, dtype: torch.dtype) -> None:
-    difference = _difference(stock, ours)
-    log.info("attention verified", extra={"difference": difference})
-    if not difference <= _TOLERANCE[dtype]:
+def _compare(expected: Tensor, found: Tensor, dtype: torch.dtype) -> None:
+    apart = difference(expected, found)
+    if not apart <= TOLERANCE[dtype]:
         raise SpecError(
-            "this model's attention cannot be served by the HF engine: its logits differ by "
-            f"{difference:.3g} of their spread"
+            "this model cannot be served by the HF engine with adapters or media: its logits "
+            f"differ by {apart:.3g} of their spread"
         )
-
-
-def _difference(stock: Tensor, ours: Tensor) -> float:
-    spread = float(stock.max() - stock.min()) or 1.0
-    return float((stock - ours).abs().max()) / spread
 
 
 def _memory_budget(loaded: LoadedModel, layers: list[LayerShape], rows: int) -> int:

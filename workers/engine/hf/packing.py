@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 
 from workers.engine.hf.attention import Chunk, StepLayout, plan_runs
+from workers.engine.hf.loaded import LoadedModel
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.lora.plan import plan_adapters
 from workers.engine.hf.media.sequences import MediaSlice, step_inputs
-from workers.engine.hf.model import LoadedModel
 from workers.engine.hf.scheduler import Slice, Step
 
 
@@ -82,3 +82,16 @@ def lay_out(
             [part.end - part.start for part in parts],
             device,
         )
+
+
+class PackedForward:
+    """All slices of a step in one packed row."""
+
+    def __init__(self, loaded: LoadedModel, places: AdapterPlaces | None) -> None:
+        self._loaded = loaded
+        self._places = places
+
+    def logits(self, step: Step) -> torch.Tensor:
+        packed = pack([*step.decode, *step.chunks])
+        lay_out(self._loaded, self._places, step, packed.positions)
+        return packed.logits(self._loaded)

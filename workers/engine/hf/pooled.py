@@ -101,14 +101,15 @@ class PoolQueue:
         """The model is causal and padding is on the right, so no token sees any."""
         loaded = self._loaded
         ids_BT, lengths = pad(batch.prompts, loaded.device)
-        positions = torch.arange(ids_BT.shape[1], device=loaded.device).expand_as(ids_BT)
+        inputs = {"input_ids": ids_BT}
+        if loaded.compatibility is None:
+            positions = torch.arange(ids_BT.shape[1], device=loaded.device)
+            inputs["position_ids"] = positions.expand_as(ids_BT)
         loaded.attention.layout = None
         if self._places is not None:
             columns = self._places.columns(batch.adapter)
             plan_adapters(loaded.adapter_step, [columns], [ids_BT.numel()], loaded.device)
-        hidden = loaded.model.base_model(
-            input_ids=ids_BT, position_ids=positions, use_cache=False
-        ).last_hidden_state
+        hidden = loaded.model.base_model(**inputs, use_cache=False).last_hidden_state
         return pool(hidden, lengths, self._kind).cpu()
 
 

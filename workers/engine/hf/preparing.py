@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from workers.engine.hf.context import context_length
 from workers.engine.hf.settings import HfSettings
 from workers.engine.rope import rope_overrides
 from workers.engine.spec import EngineSpec, SpecError
+from workers.models.rope import fix_regime
+
+log = logging.getLogger(__name__)
 
 
 def scale_rope(config: Any, path: str, spec: EngineSpec, settings: HfSettings) -> None:
@@ -22,6 +27,14 @@ def scale_rope(config: Any, path: str, spec: EngineSpec, settings: HfSettings) -
     overrides = rope_overrides(path, settings.rope_scaling, spec.max_model_len)
     for name, value in overrides.items():
         setattr(config.get_text_config(), name, value)
+
+
+def fix_rope(config: Any, spec: EngineSpec) -> None:
+    """Changes the config where its angles would depend on the longest sequence of a batch."""
+    max_len = context_length(config, spec)
+    regime = fix_regime(config.get_text_config(), max_len)
+    if regime is not None:
+        log.info("one regime of LongRoPE for all lengths", extra={"regime": regime})
 
 
 def merge_adapters(model: Any, settings: HfSettings) -> Any:

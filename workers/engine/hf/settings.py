@@ -67,7 +67,8 @@ class HfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     media_cache_bytes: int = 256 << 20
     """Memory for what the model's encoders made of media that may come again; 0: none."""
     verify: bool = True
-    """Compares our attention with the model's own at start, and refuses a model that differs."""
+    """Compares our attention with the model's own at start; a model that differs runs in
+    compatibility mode."""
 
     @property
     def adapter_paths(self) -> list[str]:

@@ -86,7 +86,7 @@ class LoraHead(_End):
         y_TV, x_TI = y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
         for block, part in self._of_step():
             rows_N = self._step.kept_rows_of(block, y.device)
-            if not rows_N.numel():
+            if isinstance(rows_N, Tensor) and not rows_N.numel():
                 continue
             x_NI = x_TI[rows_N]
             if part.whole is None and part.scale is None:

@@ -62,7 +62,7 @@ class SharedInput:
         self._gathered = GatheredFactors(self.in_features, self.sizes)
         self._scales: dict[tuple[Block, int], Tensor] = {}
         """By adapter and layer."""
-        self._scaled: list[tuple[Tensor, slice, Tensor]] = []
+        self._scaled: list[tuple[Tensor | slice, slice, Tensor]] = []
         """Of the step: tokens, outputs, and what these are multiplied by."""
         self._add: Callable[[Tensor], Tensor] = self._add_all
         self._plan: object = None

@@ -36,6 +36,8 @@ class AdapterStep:
     """What it was made for: while rows only decode, the next step is the same object."""
     used: frozenset[Block] = frozenset()
     """The adapters among them."""
+    is_one: bool = False
+    """All tokens are of one adapter, or of the base, however many a layer sees."""
     keep: list[int] | None = None
     """Which tokens reach the output layer; None: all."""
     _rows: dict[Block, Tensor] = field(default_factory=dict[Block, Tensor])
@@ -46,11 +48,14 @@ class AdapterStep:
     def plan(self, blocks: list[Block], counts: list[int]) -> None:
         self.planned = (blocks, counts)
         self.used = frozenset(block for block in blocks if block[1])
+        self.is_one = False
         self._rows.clear()
 
-    def rows_of(self, block: Block, device: torch.device) -> Tensor:
+    def rows_of(self, block: Block, device: torch.device) -> Tensor | slice:
         """Which tokens of the step are of the adapter at `block`."""
         assert self.planned is not None
+        if self.is_one:
+            return slice(None)
         found = self._rows.get(block)
         if found is None:
             blocks, counts = self.planned
@@ -59,12 +64,13 @@ class AdapterStep:
             self._rows[block] = found
         return found
 
-    def kept_rows_of(self, block: Block, device: torch.device) -> Tensor:
+    def kept_rows_of(self, block: Block, device: torch.device) -> Tensor | slice:
         """The same of the tokens that reach the output layer, counted among these."""
-        if self.keep is None:
-            return self.rows_of(block, device)
+        rows = self.rows_of(block, device)
+        if self.keep is None or isinstance(rows, slice):
+            return rows
         kept = torch.tensor(self.keep, device=device, dtype=torch.long)
-        return torch.isin(kept, self.rows_of(block, device)).nonzero()[:, 0]
+        return torch.isin(kept, rows).nonzero()[:, 0]
 
     def clear(self) -> None:
         self.first = self.end = self.start = 0
@@ -112,3 +118,14 @@ def plan_adapters(
     per_run = torch.tensor(blocks)
     foreign = (columns < per_run[:, :1]) | (columns >= per_run[:, 1:])
     step.set_foreign(foreign.repeat_interleave(torch.tensor(counts), 0).to(device))
+
+
+def plan_one_adapter(step: AdapterStep, block: Block) -> None:
+    """Sets `step` for tokens of one adapter alone, however many of them a layer sees."""
+    if step.planned == ([block], [0]):
+        return
+    step.plan([block], [0])
+    step.clear()
+    step.is_one = True
+    step.first, step.end = block
+    step.start = step.first

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from workers.engine.hf.lora.layer import LoraLinear, SharedInput
 from workers.engine.hf.lora.plan import AdapterStep
 from workers.engine.hf.lora.quantized import QuantizedLora
+from workers.models.layers import is_plain
 
 
 def wrap_linears(
@@ -30,7 +31,10 @@ def wrap_linears(
     linears = {
         name: module
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and module is not output_layer and module in inside
+        if isinstance(module, nn.Linear)
+        and is_plain(module)
+        and module is not output_layer
+        and module in inside
     }
     wrapped: dict[str, LoraLinear] = {}
     for names in _find_groups(linears, run):

@@ -1,0 +1,96 @@
+"""Whose turn it is: sequences are admitted in order of arrival and get a token each in turn, so a
+long answer does not hold back the others."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from workers.engine.hf.compatible.caches import OwnCache
+from workers.engine.hf.compatible.memory import CacheMemory
+from workers.engine.hf.loaded import LoadedModel
+from workers.engine.hf.lora.places import AdapterPlaces
+from workers.engine.hf.scheduler import Slice, Step
+from workers.engine.hf.sequence import Sequence
+
+
+class Turns:
+    """Scheduler and rows of the engine in one: nothing is kept of a sequence that has ended."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        places: AdapterPlaces | None,
+        memory: CacheMemory,
+        *,
+        max_sequences: int,
+    ) -> None:
+        self._model = loaded.model
+        self._places = places
+        self._memory = memory
+        self._max_sequences = max_sequences
+        self._caches: dict[int, OwnCache] = {}
+        self.waiting: deque[Sequence] = deque()
+        self.active: list[Sequence] = []
+        """Whose turn is next stands first."""
+        self.admitting: Sequence | None = None
+
+    @property
+    def usage(self) -> float:
+        return sum(map(self._needed, self.active)) / self._memory.budget_bytes
+
+    def cache_of(self, sequence: Sequence) -> OwnCache:
+        return self._caches[sequence.work.key]
+
+    @property
+    def num_active(self) -> int:
+        return len(self.active)
+
+    def admit(self) -> list[Sequence]:
+        """Of none is the prompt computed by another."""
+        while self.waiting and self._admit(self.waiting[0]):
+            self.active.append(self.waiting.popleft())
+        return []
+
+    def plan(self) -> Step:
+        if not self.active:
+            return Step([], [])
+        sequence = self.active.pop(0)
+        self.active.append(sequence)
+        start = sequence.row.num_computed
+        part = Slice(sequence, start, len(sequence.tokens))
+        return Step([part], []) if start else Step([], [part])
+
+    def finish(self, sequence: Sequence) -> None:
+        self.drop(sequence)
+
+    def drop(self, sequence: Sequence) -> None:
+        if sequence is self.admitting:
+            self.admitting = None
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+            return
+        self.active.remove(sequence)
+        del self._caches[sequence.work.key]
+        if sequence.adapter is not None and self._places is not None:
+            self._places.release(sequence.adapter)
+
+    def forget_kept(self, adapter_uid: int | None = None) -> None:
+        """Nothing is kept."""
+
+    def _admit(self, sequence: Sequence) -> bool:
+        if len(self.active) >= self._max_sequences:
+            return False
+        needed = sum(map(self._needed, [*self.active, sequence]))
+        if self.active and needed > self._memory.budget_bytes:
+            return False
+        self.admitting = sequence
+        adapter = sequence.adapter
+        if adapter is not None and self._places is not None and not self._places.acquire(adapter):
+            self.admitting = None
+            return False
+        self._caches[sequence.work.key] = OwnCache(self._model)
+        self.admitting = None
+        return True
+
+    def _needed(self, sequence: Sequence) -> int:
+        return self._memory.needed(sequence.num_prompt + sequence.work.max_tokens)
