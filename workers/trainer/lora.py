@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftType, get_peft_model
 
 from workers.contract.parameters import FinetuningArguments
+from workers.models.adapters import IncompleteAdapterError, load_adapter
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
 from workers.trainer.targets import choose_targets
 
@@ -37,13 +38,12 @@ def load_lora(base: Any, path: Path, arguments: FinetuningArguments) -> torch.nn
             "lora_dropout",
         )
     config.lora_dropout = arguments.lora_dropout
-    return PeftModel.from_pretrained(base, str(path), is_trainable=True, config=config)
+    return _load(base, path, is_trainable=True, config=config)
 
 
 def merge_lora(base: Any, path: Path) -> torch.nn.Module:
     """The base with the adapter's weights added, all of it trainable."""
-    merged: Any = PeftModel.from_pretrained(base, str(path), config=_config_of(path))
-    model = merged.merge_and_unload()
+    model = _load(base, path, config=_config_of(path)).merge_and_unload()
     model.requires_grad_(True)
     return model
 
@@ -57,6 +57,15 @@ def kept_shape(path: Path, arguments: FinetuningArguments) -> str | None:
         f"Training goes on in the shape of the earlier adapter: rank {config.r}, "
         f"alpha {config.lora_alpha}."
     )
+
+
+def _load(base: Any, path: Path, **options: Any) -> Any:
+    try:
+        return load_adapter(base, path, **options)
+    except IncompleteAdapterError as error:
+        raise InvalidHyperparameters(
+            f"This adapter cannot be gone on from: {error}.", "adapter_name_or_path"
+        ) from error
 
 
 def _config_of(path: Path) -> Any:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from workers.engine.hf.context import context_length
 from workers.engine.hf.settings import HfSettings
 from workers.engine.rope import rope_overrides
 from workers.engine.spec import EngineSpec, SpecError
+from workers.models.adapters import load_adapter
 from workers.models.rope import fix_regime
 
 log = logging.getLogger(__name__)
@@ -43,15 +42,9 @@ def merge_adapters(model: Any, settings: HfSettings) -> Any:
         if not (Path(path) / "adapter_config.json").is_file():
             raise SpecError(f"settings: merged_adapters: {path} holds no adapter")
         try:
-            with warnings.catch_warnings():
-                # peft reports keys that the model lacks as a warning; half an adapter is none.
-                warnings.filterwarnings("error", message="Found missing adapter keys")
-                merged: Any = PeftModel.from_pretrained(model, path).merge_and_unload(
-                    safe_merge=True
-                )
-        except (RuntimeError, ValueError, KeyError, UserWarning) as error:
+            model = load_adapter(model, path).merge_and_unload(safe_merge=True)
+        except (RuntimeError, ValueError, KeyError) as error:
             raise SpecError(f"settings: merged_adapters: {path}: {error}") from error
-        model = merged
     return model
 
 
