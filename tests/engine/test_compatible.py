@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BloomConfig
 
+from tests.architectures.subject import PROMPTS as IDS
 from tests.architectures.subject import Subject
 from workers.contract.hello import Capability
 from workers.contract.messages import Admitted, FinishReason, PromptScored
-from workers.contract.parts import AdapterRef, Grammar, GrammarKind
+from workers.contract.parts import AdapterRef, Grammar, GrammarKind, Sampling
+from workers.engine.backend import Output, Work
+from workers.engine.hf.backend import HfBackend, create
+from workers.engine.hf.compatible.forward import OwnForward
 from workers.engine.hf.compatible.interleaving import can_interleave
+from workers.engine.hf.compatible.memory import measure_memory
+from workers.engine.hf.compatible.turns import Turns
+from workers.engine.hf.model import load_model
+from workers.engine.hf.sequence import Sequence
+from workers.engine.hf.settings import HfSettings
+from workers.engine.spec import BackendName, EngineSpec
 
 from . import models
 from .conftest import GUARD_S, WorkerClient, WorkerProcess
@@ -26,11 +36,25 @@ PROMPTS = ["The quick brown fox", '{"name": "Ada", "age": 36', "a", "0123456789 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
 
 
+class Silent:
+    """Nothing is generated."""
+
+    def deliver(self, outputs: Iterable[Output]) -> None:
+        raise AssertionError(outputs)
+
+    def adapters_changed(self) -> None:
+        pass
+
+    def died(self, reason: str) -> None:
+        raise AssertionError(reason)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ALiBi instead of positions: no other attention than the model's own computes it."""
     folder = tmp_path_factory.mktemp("models") / "bloom"
     torch.manual_seed(3)
+    eos: Any = models.tokenizer().eos_token_id
     config = BloomConfig(
         vocab_size=448,
         hidden_size=64,
@@ -38,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         n_head=4,
         tie_word_embeddings=False,
         initializer_range=0.2,
-        eos_token_id=models.tokenizer().eos_token_id,
+        eos_token_id=eos,
         bos_token_id=None,
         pad_token_id=None,
     )
@@ -176,6 +200,82 @@ def test_a_model_that_keeps_its_state_in_itself_is_not_shared(tmp_path: Path) ->
     description, answers = subject.answers(subject.adapters)
     assert description.compatibility is not None
     assert answers == subject.expected(subject.adapters)
+
+
+def test_a_sequence_whose_forward_pass_breaks_off_is_computed_anew(tmp_path: Path) -> None:
+    """Some layers' caches have the token then and some have not."""
+    subject = Subject("bloom", tmp_path)
+    spec = EngineSpec(
+        model_id="m",
+        backend=BackendName.HF,
+        listen="unix:/unused",
+        model_path=str(subject.path),
+        dtype="float32",
+        device="cpu",
+        max_loras=0,
+    )
+    loaded = load_model(spec, HfSettings())
+    turns = Turns(loaded, None, measure_memory(loaded.model, 128, HfSettings()), max_sequences=2)
+    forward = OwnForward(loaded, None, turns)
+    sequences = [
+        Sequence(Work(key, prompt, Sampling(), 8, frozenset())) for key, prompt in enumerate(IDS)
+    ]
+    turns.waiting.extend(sequences)
+    num_calls = 0
+
+    def break_off(*_: object) -> None:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls in (2, 7, 8):
+            raise MemoryError
+
+    loaded.model.transformer.h[1].register_forward_pre_hook(break_off)
+    with torch.inference_mode():
+        while turns.active or turns.waiting:
+            turns.admit()
+            (part,) = [*(step := turns.plan()).decode, *step.chunks]
+            try:
+                logits = forward.logits(step)
+            except MemoryError:
+                continue
+            part.sequence.row.num_computed = part.end
+            part.sequence.append(int(logits[-1].argmax()))
+            if part.sequence.num_output == 8:
+                turns.finish(part.sequence)
+    assert num_calls == 2 * 8 + 3
+    answers = [sequence.tokens[sequence.num_prompt :].tolist() for sequence in sequences]
+    assert [answers] == subject.expected()
+
+
+async def test_inputs_of_models_that_see_both_ways_are_pooled_without_padding(
+    tmp_path: Path,
+) -> None:
+    subject = Subject("bert", tmp_path)
+    spec = EngineSpec(
+        model_id="m",
+        backend=BackendName.HF,
+        listen="unix:/unused",
+        model_path=str(subject.path),
+        dtype="float32",
+        device="cpu",
+        max_loras=0,
+        settings={"task": "generate", "pooling": "mean", "normalize": False},
+    )
+    backend, _ = create(spec)
+    assert isinstance(backend, HfBackend)
+    try:
+        description = await backend.start(Silent())
+        assert description.compatibility is not None
+        assert backend.pooling is not None
+        vectors = await backend.pooling.embed(list(IDS), None, None)
+    finally:
+        await backend.close()
+    model = subject.load().base_model
+    with torch.inference_mode():
+        for ids, vector in zip(IDS, vectors, strict=True):
+            wanted = model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(0)
+            found = torch.frombuffer(bytearray(vector), dtype=torch.float32)
+            assert torch.allclose(found, wanted, atol=1e-4)
 
 
 async def test_an_abort_costs_no_more_than_the_token_under_way(client: WorkerClient) -> None:

@@ -232,7 +232,8 @@ class Engine:
             output = outputs[sequence.work.key] = Output(sequence.work.key)
             if not sequence.num_output:
                 self._num_cached += sequence.num_cached
-                sequence.prompt_logits_V = logits_NV[at - 1].clone()  # sampling changes them
+                if self._rows.shares_prompts:
+                    sequence.prompt_logits_V = logits_NV[at - 1].clone()  # sampling changes them
                 output.prompt_scores, sequence.prompt_scores = sequence.prompt_scores, None
             if sequence.work.max_tokens == 0:
                 self._end(output, sequence, FinishReason.LENGTH)

@@ -19,7 +19,7 @@ from workers.contract.messages import FailureKind
 from workers.contract.parts import AdapterRef
 from workers.engine.backend import RefusedError
 from workers.engine.hf.lora.places import AdapterPlaces
-from workers.engine.hf.lora.plan import plan_adapters
+from workers.engine.hf.lora.plan import plan_one_adapter
 from workers.engine.hf.lora.weights import AdapterWeights
 from workers.engine.hf.memory import is_out_of_memory
 from workers.engine.hf.model import LoadedModel
@@ -98,18 +98,22 @@ class PoolQueue:
         return self._places.acquire(batch.adapter)
 
     def _compute(self, batch: PooledBatch) -> Tensor:
-        """The model is causal and padding is on the right, so no token sees any."""
+        """A batched model is causal and padding is on the right, so no token sees any. In
+        compatibility mode there is no padding."""
         loaded = self._loaded
-        ids_BT, lengths = pad(batch.prompts, loaded.device)
-        inputs = {"input_ids": ids_BT}
-        if loaded.compatibility is None:
-            positions = torch.arange(ids_BT.shape[1], device=loaded.device)
-            inputs["position_ids"] = positions.expand_as(ids_BT)
-        loaded.attention.layout = None
         if self._places is not None:
-            columns = self._places.columns(batch.adapter)
-            plan_adapters(loaded.adapter_step, [columns], [ids_BT.numel()], loaded.device)
-        hidden = loaded.model.base_model(**inputs, use_cache=False).last_hidden_state
+            plan_one_adapter(loaded.adapter_step, self._places.columns(batch.adapter))
+        if loaded.compatibility is not None:
+            return torch.cat([self._pool([prompt], {}) for prompt in batch.prompts])
+        loaded.attention.layout = None
+        longest = max(map(len, batch.prompts))
+        positions = torch.arange(longest, device=loaded.device)
+        return self._pool(batch.prompts, {"position_ids": positions.expand(len(batch.prompts), -1)})
+
+    def _pool(self, prompts: list[list[int]], options: dict[str, Tensor]) -> Tensor:
+        ids_BT, lengths = pad(prompts, self._loaded.device)
+        model = self._loaded.model.base_model
+        hidden = model(input_ids=ids_BT, use_cache=False, **options).last_hidden_state
         return pool(hidden, lengths, self._kind).cpu()
 
 

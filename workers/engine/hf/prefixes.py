@@ -58,6 +58,8 @@ class Shared:
 
 
 class Rows:
+    shares_prompts = True
+
     def __init__(self, cache: SlotCache, max_kept: int) -> None:
         self._cache = cache
         self._max_kept = max_kept

@@ -26,4 +26,8 @@ class OwnForward:
             plan_one_adapter(self._loaded.adapter_step, block)
         scores_prompt = sequence.prompt_scores is not None and not sequence.num_output
         ids = sequence.tokens[part.start : part.end].tolist()
-        return self._turns.cache_of(sequence).compute(ids, all_logits=scores_prompt)
+        try:
+            return self._turns.cache_of(sequence).compute(ids, all_logits=scores_prompt)
+        except (MemoryError, RuntimeError):
+            self._turns.restart(sequence)
+            raise

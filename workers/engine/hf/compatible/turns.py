@@ -16,6 +16,8 @@ from workers.engine.hf.sequence import Sequence
 class Turns:
     """Scheduler and rows of the engine in one: nothing is kept of a sequence that has ended."""
 
+    shares_prompts = False
+
     def __init__(
         self,
         loaded: LoadedModel,
@@ -39,7 +41,15 @@ class Turns:
         return sum(map(self._needed, self.active)) / self._memory.budget_bytes
 
     def cache_of(self, sequence: Sequence) -> OwnCache:
-        return self._caches[sequence.work.key]
+        cache = self._caches.get(sequence.work.key)
+        if cache is None:
+            cache = self._caches[sequence.work.key] = OwnCache(self._model)
+        return cache
+
+    def restart(self, sequence: Sequence) -> None:
+        """What its cache holds is not known: it is computed anew."""
+        self._caches.pop(sequence.work.key, None)
+        sequence.restart()
 
     @property
     def num_active(self) -> int:
@@ -70,7 +80,7 @@ class Turns:
             self.waiting.remove(sequence)
             return
         self.active.remove(sequence)
-        del self._caches[sequence.work.key]
+        self._caches.pop(sequence.work.key, None)
         if sequence.adapter is not None and self._places is not None:
             self._places.release(sequence.adapter)
 
@@ -88,7 +98,6 @@ class Turns:
         if adapter is not None and self._places is not None and not self._places.acquire(adapter):
             self.admitting = None
             return False
-        self._caches[sequence.work.key] = OwnCache(self._model)
         self.admitting = None
         return True
 
