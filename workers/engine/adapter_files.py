@@ -37,7 +37,8 @@ _FACTOR = re.compile(
 )
 _WHOLE = re.compile(r"^(?P<module>.+?)(?P<copy>\.base_layer)?(?:\.modules_to_save)?\.weight$")
 _BIAS = re.compile(r"\.bias$")
-_EXPERT = re.compile(r"\.experts(\.|$)")
+_EXPERT = re.compile(r"\.experts(\.(?!router\.)|$)")
+"""A router inside is no expert: every token goes through it."""
 _ENDS = frozenset({"embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings"})
 """How models name their embeddings and output layers."""
 

@@ -209,6 +209,7 @@ class HfAdapters:
         receiver: Receiver,
     ) -> None:
         self._layers = loaded.lora_layers
+        self._unserved = loaded.unserved
         self._dtype = loaded.dtype
         self._rules = rules_of(spec.backend, spec.max_lora_rank)
         self._model_path = spec.model_path or ""
@@ -266,7 +267,7 @@ class HfAdapters:
     @torch.inference_mode()
     def _read_plain(self, ref: AdapterRef) -> AdapterWeights:
         layers, limit = self._layers, self._max_whole_bytes
-        return read_adapter(ref, layers, self._rules, self._dtype, limit)
+        return read_adapter(ref, layers, self._rules, self._dtype, limit, self._unserved)
 
     def close(self) -> None:
         self._reader.shutdown(wait=False, cancel_futures=True)

@@ -31,16 +31,29 @@ class LoadedModel:
     compatibility: str | None = None
     """Why the model runs in compatibility mode, one sequence at a time with its own attention and
     cache; None where it is batched."""
-    _selects_logits: bool = field(init=False)
+    unserved: frozenset[str] = frozenset()
+    """Layers with places for adapters that cannot tell whose their tokens are."""
+    wants_all_logits: bool = False
+    """Adapted layers lie between the selection of logits and the output layer: nothing is selected
+    before them."""
+    _selects: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        parameters = inspect.signature(self.model.forward).parameters
-        self._selects_logits = "logits_to_keep" in parameters
+        self._selects = can_select_logits(self.model) and not self.wants_all_logits
+
+    @property
+    def selects_logits(self) -> bool:
+        """Only tokens whose logits are wanted reach the output layer."""
+        return self._selects or self.media is not None or self.decoder is not None
 
     def logits(self, inputs: dict[str, Any], keep: Tensor) -> Tensor:
         """Float32 logits [N, V] of the tokens whose places in the packed row `keep` lists."""
         if self.media is not None:
             return self.media.family.logits(self.model, inputs, keep).float()
-        if self._selects_logits:
+        if self._selects:
             return self.model(**inputs, use_cache=False, logits_to_keep=keep).logits[0].float()
         return self.model(**inputs, use_cache=False).logits[0, keep].float()
+
+
+def can_select_logits(model: Any) -> bool:
+    return "logits_to_keep" in inspect.signature(model.forward).parameters

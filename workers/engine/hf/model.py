@@ -16,11 +16,12 @@ from workers.engine.hf.attention import SlotAttention
 from workers.engine.hf.context import context_length
 from workers.engine.hf.dense import DenseDecoder, dense_decoder, probe_decoder
 from workers.engine.hf.kv import SlotCache
-from workers.engine.hf.loaded import LoadedModel
+from workers.engine.hf.loaded import LoadedModel, can_select_logits
 from workers.engine.hf.lora.ends import wrap_ends
 from workers.engine.hf.lora.parts import AdaptedLayer
 from workers.engine.hf.lora.plan import AdapterStep
 from workers.engine.hf.lora.quantized import quantized_linears
+from workers.engine.hf.lora.tokens import layers_apart
 from workers.engine.hf.lora.wrapping import wrap_linears, wrap_quantized
 from workers.engine.hf.media.check import MediaProbe
 from workers.engine.hf.media.families import FAMILIES
@@ -81,6 +82,9 @@ def _batched(
     layers = _adapt(model, spec, step)
     if probe is not None and stock_media is not None:
         _compare(stock_media, probe.ours(attention), model.dtype)
+    served = layers if spec.max_loras else {}
+    apart = layers_apart(served, partial(_probe, model), _PROBE_TOKENS)
+    behind = _behind_selection(model, served) - apart
     return LoadedModel(
         model,
         attention,
@@ -91,7 +95,17 @@ def _batched(
         max_model_len,
         media,
         _fast_decoder(model, attention, max_model_len),
+        unserved=apart if media is None else apart | behind,
+        wants_all_logits=media is None and bool(behind),
     )
+
+
+def _behind_selection(model: Any, layers: dict[str, AdaptedLayer]) -> frozenset[str]:
+    """Layers that see only tokens whose logits are wanted."""
+    if not layers or not can_select_logits(model):
+        return frozenset()
+    last = torch.tensor([_PROBE_TOKENS - 1], device=model.device)
+    return layers_apart(layers, partial(_probe, model, logits_to_keep=last), _PROBE_TOKENS)
 
 
 def _adapt(model: Any, spec: EngineSpec, step: AdapterStep) -> dict[str, AdaptedLayer]:
@@ -201,8 +215,8 @@ def _read(path: str, spec: EngineSpec, settings: HfSettings, device: torch.devic
 
 
 @torch.inference_mode()
-def _probe(model: Any) -> Tensor:
-    return model(input_ids=_probe_row(model), use_cache=False).logits[0].float()
+def _probe(model: Any, **options: Any) -> Tensor:
+    return model(input_ids=_probe_row(model), use_cache=False, **options).logits[0].float()
 
 
 def _probe_row(model: Any) -> Tensor:

@@ -25,7 +25,7 @@ class Packed:
     def logits(self, loaded: LoadedModel) -> torch.Tensor:
         """Float32 [N, V], where they are wanted; `lay_out` must have been called."""
         device = loaded.device
-        loaded.adapter_step.keep = self.keep
+        loaded.adapter_step.keep = self.keep if loaded.selects_logits else None
         if loaded.decoder is not None and not self.media:
             every = len(self.keep) == len(self.ids)
             return loaded.decoder.logits(

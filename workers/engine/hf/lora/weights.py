@@ -55,10 +55,15 @@ def read_adapter(
     rules: AdapterRules,
     dtype: torch.dtype,
     max_whole_bytes: int = 0,
+    unserved: frozenset[str] = frozenset(),
 ) -> AdapterWeights:
-    """`layers` are the model's. Raises RefusedError."""
+    """`layers` are the model's, of which the `unserved` take no adapters. Raises RefusedError."""
     shapes = {f"{name}.weight": (x.out_features, x.in_features) for name, x in layers.items()}
     facts = check_adapter(ref, shapes, rules)
+    for module in sorted(unserved & facts.layers.keys()):
+        raise invalid(
+            ref, f"{module} does not see every token of a batch, so it cannot tell whose they are"
+        )
     found: dict[str, LayerWeights] = {}
     try:
         with safe_open(Path(ref.path) / WEIGHTS_FILE, framework="pt", device="cpu") as tensors:
