@@ -39,14 +39,6 @@ NOT_BUILT = {
 }
 """Why there is no tiny model of a family here."""
 
-FAILING = {
-    "inkling2_text": "its answers with an adapter are not peft's",
-    "jetmoe": "adapters of its few linear layers do not change its answers here",
-    "laguna": "its answers with a trained adapter are not peft's",
-    "modernbert-decoder": "an adapter on the layer between decoder and output ends in an error",
-}
-"""What is known to be wrong: the page says so."""
-
 FAMILIES = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 WINDOW = 12
 _HIDDEN, _HEADS, _HEAD_SIZE, _MLP, _LAYERS = 64, 4, 16, 96, 4

@@ -15,7 +15,8 @@ float32 on a CPU.
 
 - **base**: greedy ids of a long and a short prompt, side by side, equal transformers' `generate`;
   `batched` by our engine, or in `compatibility` mode one sequence at a time.
-- **adapters**: base, two LoRA adapters and the job's own, mixed, equal peft.
+- **adapters**: base, two LoRA adapters and the job's own, mixed, equal peft; where peft leaves out
+  weights while it loads (inkling2_text, laguna), the stock model with all of them merged.
 - **job**: a LoRA job of two steps ends well.
 - **packing**: a job may pack examples, or is refused by name as the model would mix them.
 """
