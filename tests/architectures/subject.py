@@ -100,7 +100,7 @@ class Subject:
                 for weight_name, weight in adapted.named_parameters():
                     if "lora_" in weight_name:
                         weight.normal_(0, 0.2)
-            adapted.save_pretrained(self.folder / name)
+            adapted.save_pretrained(str(self.folder / name))
             found.append(AdapterRef(name, uid, str(self.folder / name)))
         return found
 
