@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.conformance.model_files import MODEL_PATH
 from tests.engine.conftest import GUARD_S, WorkerClient
+from tests.gateway.conftest import MODEL
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 240.0
@@ -92,7 +93,7 @@ class EngineProcess:
         parent_fd, parent_end = os.pipe()
         self._parent_end: int | None = parent_end
         spec = {
-            "model_id": "conformance",
+            "model_id": MODEL,
             "model_path": str(MODEL_PATH),
             "backend": kind.name,
             "listen": self.address,

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.forked import PARENT_FD, ForkedWorker
+from tests.gateway.conftest import MODEL
 from workers.contract.codec import FrameReader, decode_events, encode
 from workers.contract.hello import Hello
 from workers.contract.messages import (
@@ -197,7 +198,7 @@ class WorkerProcess:
         read_end, self._parent_pipe = os.pipe()
         self.address = spec.setdefault("listen", f"unix:{folder}/engine.sock")
         self.token = spec.get("token")
-        spec.setdefault("model_id", "test-model")
+        spec.setdefault("model_id", MODEL)
         is_light = spec["backend"] == "scripted"
         spec["parent_fd"] = read_end if is_light else PARENT_FD
         file = folder / "spec.json"

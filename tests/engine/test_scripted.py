@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.gateway.conftest import MODEL
 from workers.contract.hello import Capability
 from workers.contract.messages import (
     Abort,
@@ -48,7 +49,7 @@ def scripted(start_worker: Any) -> Any:
 
 async def test_it_greets_then_echoes_the_users_words(scripted: Any, connect: Any) -> None:
     client = await connect(scripted())
-    assert client.hello.model == "test-model"
+    assert client.hello.model == MODEL
     assert Capability.LORA in client.hello.capabilities
     answer = await client.generate(CHAT)
     assert answer.text == "say hello to my world"
