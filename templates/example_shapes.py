@@ -12,8 +12,8 @@ UNEXPECTED_FORMAT = (
 )
 
 _PREFERENCE = (
-    "this is a row of preferences, which supervised training cannot use: keep the better answer "
-    "alone, as the last message of 'messages'"
+    "this is a row of preferences, which supervised training cannot use: train with method.type "
+    "'dpo', or keep the better answer alone, as the last message of 'messages'"
 )
 _SHAPES: tuple[tuple[Callable[[JsonObject], bool], str], ...] = (
     (
@@ -57,7 +57,7 @@ def check_shape(row: JsonObject) -> None:
             raise ExampleError(f"{UNEXPECTED_FORMAT} It seems that {advice}.")
     if "messages" not in row:
         _check_pair(row)
-    _check_columns(row)
+    check_columns(row)
 
 
 def _check_pair(row: JsonObject) -> None:
@@ -74,7 +74,7 @@ def _check_pair(row: JsonObject) -> None:
         )
 
 
-def _check_columns(row: JsonObject) -> None:
+def check_columns(row: JsonObject) -> None:
     """Columns beside the messages that would be missed if they were dropped."""
     for name in _MEDIA_COLUMNS.intersection(row):
         if row[name]:

@@ -1,6 +1,7 @@
 """Rows of training files: one JSON object a line, as OpenAI's fine-tuning takes them.
 
-Three kinds: chat (`messages`, `tools`), prompt and completion, and plain text for pretraining.
+Three kinds: chat (`messages`, `tools`), prompt and completion, and plain text for pretraining;
+`templates.preferences` reads a fourth, pairs of answers.
 Reading a row checks all that can be told without the model, and turns OpenAI's message shapes into
 a `Conversation`; what its chat format cannot write is told by `templates.training`. Counts, limits
 and duplicate rows are the caller's to check. Messages of `ExampleError` follow OpenAI's wording and
@@ -20,6 +21,7 @@ from templates.conversation import (
     Part,
     Role,
     TextPart,
+    Tool,
 )
 from templates.example_fields import (
     ExampleError,
@@ -50,6 +52,23 @@ class ChatExample:
     conversation: Conversation
     notes: RowNotes = field(default_factory=RowNotes)
 
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        return (self.conversation,)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceExample:
+    """Two conversations that differ in their last message."""
+
+    chosen: Conversation
+    rejected: Conversation
+    notes: RowNotes = field(default_factory=RowNotes)
+
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        return (self.chosen, self.rejected)
+
 
 @dataclass(frozen=True, slots=True)
 class CompletionExample:
@@ -57,16 +76,24 @@ class CompletionExample:
     completion: str
     notes: RowNotes = field(default_factory=RowNotes)
 
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class TextExample:
     text: str
     notes: RowNotes = field(default_factory=RowNotes)
 
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        return ()
 
-Example = ChatExample | CompletionExample | TextExample
 
-_CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls", "functions"})
+Example = ChatExample | PreferenceExample | CompletionExample | TextExample
+
+CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls", "functions"})
 _MESSAGE_KEYS = frozenset({"role", "content", "name"})
 _ASSISTANT_KEYS = _MESSAGE_KEYS | {
     "weight",
@@ -81,18 +108,14 @@ _TOOL_KEYS = _MESSAGE_KEYS | {"tool_call_id"}
 
 def read_example(line: str | bytes, *, pretraining: bool = False) -> Example:
     """A row of supervised training, or one of plain text. Raises ExampleError."""
-    try:
-        value = parse_json(line)
-    except ExampleError as error:
-        raise ExampleError(f"line contains {error}") from error
-    row = shape_of(value)
+    row = read_row(line)
     if pretraining:
         return _text_example(row)
     check_shape(row)
     notes = RowNotes()
     if "messages" in row:
-        notes.ignored_columns = unknown_fields(row, _CHAT_KEYS)
-        return ChatExample(_conversation(row, notes), notes)
+        notes.ignored_columns = unknown_fields(row, CHAT_KEYS)
+        return ChatExample(_chat(row, notes), notes)
     if "prompt" in row or "completion" in row:
         notes.ignored_columns = unknown_fields(row, frozenset({"prompt", "completion"}))
         completion = text_of(row, "completion")
@@ -100,6 +123,15 @@ def read_example(line: str | bytes, *, pretraining: bool = False) -> Example:
             raise ExampleError("'completion' is empty")
         return CompletionExample(text_of(row, "prompt"), completion, notes)
     raise ExampleError(UNEXPECTED_FORMAT)
+
+
+def read_row(line: str | bytes) -> JsonObject:
+    """Raises ExampleError."""
+    try:
+        value = parse_json(line)
+    except ExampleError as error:
+        raise ExampleError(f"line contains {error}") from error
+    return shape_of(value)
 
 
 def _text_example(row: JsonObject) -> TextExample:
@@ -111,17 +143,34 @@ def _text_example(row: JsonObject) -> TextExample:
     return TextExample(text, RowNotes(unknown_fields(row, frozenset({"text"}))))
 
 
-def _conversation(row: JsonObject, notes: RowNotes) -> Conversation:
+def _chat(row: JsonObject, notes: RowNotes) -> Conversation:
+    tools = read_tool_fields(row)
+    return checked(Conversation(read_messages(row, notes), tools))
+
+
+def read_tool_fields(row: JsonObject) -> tuple[Tool, ...]:
+    """Raises ExampleError."""
     if not isinstance(row.get("parallel_tool_calls"), bool | None):
         raise ExampleError("'parallel_tool_calls' must be a boolean")
-    tools = read_tools(row)
-    raw = row["messages"]
+    return read_tools(row)
+
+
+def read_messages(
+    row: JsonObject, notes: RowNotes, field_name: str = "messages", place: str = "message"
+) -> tuple[ChatMessage, ...]:
+    """Raises ExampleError."""
+    raw = row.get(field_name)
     if not isinstance(raw, list) or not raw:
-        raise ExampleError("'messages' must be a non-empty array")
-    messages = tuple(
-        read_at(f"message {number}", lambda value: _message(value, notes), item)
+        raise ExampleError(f"'{field_name}' must be a non-empty array")
+    return tuple(
+        read_at(f"{place} {number}", lambda value: _message(value, notes), item)
         for number, item in enumerate(cast(list[object], raw), 1)
     )
+
+
+def checked(conversation: Conversation) -> Conversation:
+    """Calls, weights and the order of messages. Raises ExampleError."""
+    messages, tools = conversation.messages, conversation.tools
     declared = {tool.name for tool in tools}
     for number, message in enumerate(messages, 1):
         for call in message.tool_calls:
@@ -130,7 +179,7 @@ def _conversation(row: JsonObject, notes: RowNotes) -> Conversation:
     if not any(message.role is Role.ASSISTANT and message.weight != 0 for message in messages):
         raise ExampleError("there must be at least one assistant message with weight 1")
     check_order(messages)
-    return Conversation(messages, tools)
+    return conversation
 
 
 def _message(value: object, notes: RowNotes) -> ChatMessage:

@@ -23,13 +23,13 @@ from server.errors import (
 from server.fine_tuning.base_shape import BaseShape, read_base_shape
 from server.fine_tuning.hyperparameters import (
     AUTO,
+    METHODS,
     Hyperparameters,
     learning_rate,
     max_learning_rate,
 )
 from server.fine_tuning.schemas import MAX_SEED, CreateJob
 from server.fine_tuning.servable import (
-    WHERE,
     FindHello,
     check_engine,
     check_entry,
@@ -39,7 +39,7 @@ from server.fine_tuning.servable import (
 from server.store import Store
 from server.store.identifiers import random_id
 from server.store.records import File, Job, JobPlan, JobStatus, Model, Project
-from workers.contract.parameters import MAX_COUNT, FinetuningType, settable
+from workers.contract.parameters import LOSS_OF, MAX_COUNT, FinetuningType, settable
 
 FINE_TUNE = "fine-tune"
 _MODEL_ID_CHARS = 8
@@ -55,7 +55,7 @@ class JobFactory:
     async def make(self, project: Project, request: CreateJob) -> Job:
         """The job to be kept; its files are pinned already. Raises ApiError."""
         _check_method(request)
-        wanted = request.supervised()
+        wanted = request.wanted()
         model = await self._store.models.find(request.model, project.id)
         if model is None:
             raise ModelNotFound(request.model)
@@ -65,7 +65,7 @@ class JobFactory:
         self._check_size(shape, model, wanted)
         if wanted.of("eval_steps") and request.validation_file is None:
             raise unsupported_parameter(
-                f"{WHERE}.eval_steps", "It needs a 'validation_file' to be evaluated on."
+                f"{wanted.where()}.eval_steps", "It needs a 'validation_file' to be evaluated on."
             )
         if request.validation_file == request.training_file:
             raise invalid_value("validation_file", "It must not be the training file.")
@@ -92,7 +92,7 @@ class JobFactory:
             training_blob=training_blob,
             validation_file=request.validation_file,
             validation_blob=validation_blob,
-            method={"type": "supervised"},
+            method={"type": wanted.method},
             seed=chosen_seed,
             suffix=request.suffix,
             metadata=request.metadata,
@@ -156,10 +156,10 @@ class JobFactory:
             raise _not_available(model)
         if wanted.of("train_on_prompt") and wanted.of("mask_history"):
             raise unsupported_value(
-                f"{WHERE}.mask_history", "It and 'train_on_prompt' exclude each other."
+                f"{wanted.where()}.mask_history", "It and 'train_on_prompt' exclude each other."
             )
         _check_places(wanted)
-        check_entry(entry, wanted.kind)
+        check_entry(entry, wanted.kind, wanted.where())
         if wanted.kind is FinetuningType.FULL:
             return entry, _check_full(model, wanted)
         if model.adapter_uid is not None:
@@ -171,9 +171,9 @@ class JobFactory:
         kind = wanted.kind
         hello = self._find_hello(model.engine_model) or self._find_hello(entry.id)
         if kind is FinetuningType.LORA:
-            check_rank(entry, wanted.of("lora_rank"), hello)
+            check_rank(entry, wanted.of("lora_rank"), hello, wanted.where())
         if hello is not None:
-            check_engine(entry, hello, kind)
+            check_engine(entry, hello, kind, wanted.where())
         else:
             await check_starts(self._config.run_dir, entry)
 
@@ -184,7 +184,7 @@ class JobFactory:
             limits = [self._config.training.max_cutoff_len, shape.context_len or MAX_COUNT]
             if cutoff_len > min(limits):
                 raise unsupported_value(
-                    f"{WHERE}.cutoff_len",
+                    f"{wanted.where()}.cutoff_len",
                     f"'{model.id}' is trained on examples of {min(limits)} tokens at most: the "
                     "shorter of the model's context and what this server allows.",
                 )
@@ -198,7 +198,10 @@ def _check_rate(model: Model, wanted: Hyperparameters, rate: float) -> None:
     most = max_learning_rate(optim)
     if rate <= most:
         return
-    where, given = f"{WHERE}.learning_rate_multiplier", float(wanted.learning_rate_multiplier)
+    where, given = (
+        f"{wanted.where()}.learning_rate_multiplier",
+        float(wanted.learning_rate_multiplier),
+    )
     raise InvalidRequest(
         f"Invalid '{where}': decimal above maximum value. Expected a value <= "
         f"{given * most / rate:.4g}, but got {given:g} instead. It makes a learning rate of "
@@ -209,10 +212,11 @@ def _check_rate(model: Model, wanted: Hyperparameters, rate: float) -> None:
 
 
 def _check_method(request: CreateJob) -> None:
-    if request.method is not None and request.method.type != "supervised":
+    if request.method is not None and request.method.type not in METHODS:
+        there = " and ".join(f"'{name}'" for name in METHODS)
         raise unsupported_value(
             "method.type",
-            f"'{request.method.type}' is not available on this server, only 'supervised'.",
+            f"'{request.method.type}' is not available on this server, only {there}.",
         )
     if request.integrations:
         raise unsupported_parameter("integrations", "This server reports to none.")
@@ -227,19 +231,24 @@ def _not_available(model: Model) -> InvalidRequest:
 
 
 def _check_places(wanted: Hyperparameters) -> None:
-    """Raises InvalidRequest for a parameter of another kind of fine-tuning."""
+    """Raises InvalidRequest for a parameter of another kind of fine-tuning, or another loss."""
     for name, declared in settable().items():
         if name in wanted.model_fields_set and not declared.is_of(kind=wanted.kind):
             raise unsupported_parameter(
-                f"{WHERE}.{name}",
+                f"{wanted.where()}.{name}",
                 f"It belongs to {declared.home}, not to finetuning_type '{wanted.kind}'.",
+            )
+    for name, loss in LOSS_OF.items():
+        if name in wanted.model_fields_set and wanted.of("pref_loss") != loss:
+            raise unsupported_parameter(
+                f"{wanted.where()}.{name}", f"It belongs to pref_loss '{loss}'."
             )
 
 
 def _check_full(model: Model, wanted: Hyperparameters) -> Hyperparameters:
     if model.adapter_uid is not None:
         raise unsupported_value(
-            f"{WHERE}.finetuning_type",
+            f"{wanted.where()}.finetuning_type",
             f"'{model.id}' is a LoRA adapter; only LoRA training can go on from it.",
         )
     return wanted
@@ -255,11 +264,11 @@ def _continue_adapter(model: Model, wanted: Hyperparameters) -> Hyperparameters:
     for name, value in (("lora_rank", rank), ("lora_alpha", alpha)):
         if name in wanted.model_fields_set and wanted.of(name) not in (None, value):
             raise unsupported_value(
-                f"{WHERE}.{name}", f"'{model.id}' has {value}, which cannot change."
+                f"{wanted.where()}.{name}", f"'{model.id}' has {value}, which cannot change."
             )
     if "lora_target" in wanted.model_fields_set:
         raise unsupported_parameter(
-            f"{WHERE}.lora_target", f"The layers of '{model.id}' cannot change."
+            f"{wanted.where()}.lora_target", f"The layers of '{model.id}' cannot change."
         )
     return wanted.model_copy(update={"lora_rank": rank, "lora_alpha": alpha})
 

@@ -1,29 +1,32 @@
-"""What can be set of a supervised job, and how `auto` is settled.
+"""What can be set of a job, by its method, and how `auto` is settled.
 
-Three are OpenAI's; the rest are declared in `workers.contract.parameters`. All go to
-`method.supervised.hyperparameters`; the deprecated top-level `hyperparameters` takes OpenAI's only.
+Three, and `beta` of dpo, are OpenAI's; the rest are declared in `workers.contract.parameters`. All
+go to `method.<type>.hyperparameters`; the deprecated top-level `hyperparameters` takes those three
+alone.
 
 `auto`, once the number of examples is known:
 - `n_epochs`: 3, but more for few examples (up to 25, towards 100 examples seen in all) and fewer
   for very many (towards 25,000 seen).
 - `batch_size`: 0.2 % of the examples, 1 to 256.
 - `learning_rate_multiplier`: 1.
+- `beta`: 0.1.
 
 The multiplier scales a base rate of 5e-5 · (2000 / hidden_size)^0.775, ten times that for LoRA:
-wider models take smaller steps, and low-rank updates larger ones. A rate that no model is trained
-at is refused.
+wider models take smaller steps, and low-rank updates larger ones. Preferences take a tenth of it. A
+rate that no model is trained at is refused.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from server.fine_tuning.declared import wire_fields
-from workers.contract.parameters import Arguments, FinetuningType, Stage, settable
+from server.store.records import Job
+from workers.contract.parameters import Arguments, FinetuningType, Stage, parameters, settable
 
 GroupT = TypeVar("GroupT", bound=Arguments)
 
@@ -38,6 +41,9 @@ _BATCH_SHARE = 0.002
 _MAX_BATCH = 256
 _BASE_RATE = 5e-5
 _LORA_FACTOR = 10
+_STAGE_FACTORS = {Stage.DPO: 0.1}
+_BETA = "beta"
+_AUTO_BETA = 0.1
 _REFERENCE_WIDTH = 2000
 _WIDTH_EXPONENT = 0.775
 _MAX_EXAMPLES_AT_ONCE = 16
@@ -60,6 +66,15 @@ class Hyperparameters(OpenAIHyperparameters):
     """OpenAI's three, and the declared parameters of a stage. What is not there is refused, not
     ignored."""
 
+    method: ClassVar[str]
+    """The `method.type` it belongs to."""
+    stage: ClassVar[Stage]
+
+    @classmethod
+    def where(cls) -> str:
+        """Its place in a request."""
+        return where(cls.method)
+
     def arguments(self, group: type[GroupT], **own: object) -> GroupT:
         """The declared parameters of `group` as they were set, and `own` beside them."""
         names = {field.name for field in msgspec.structs.fields(group)}
@@ -67,9 +82,10 @@ class Hyperparameters(OpenAIHyperparameters):
         return group(**{**chosen, **own})
 
     def of(self, name: str) -> Any:
-        """A declared parameter. Raises KeyError."""
+        """A declared parameter; the default of one that belongs to another stage. Raises
+        KeyError."""
         if name not in type(self).model_fields:
-            raise KeyError(name)
+            return parameters()[name].default
         return getattr(self, name)
 
     @property
@@ -77,12 +93,46 @@ class Hyperparameters(OpenAIHyperparameters):
         return self.of("finetuning_type")
 
 
-def _of_stage(name: str, stage: Stage) -> type[Hyperparameters]:
-    fields = wire_fields(settable(stage))
-    return create_model(name, __base__=Hyperparameters, __module__=__name__, **fields)
+class _OfSupervised(Hyperparameters):
+    method = "supervised"
+    stage = Stage.SFT
 
 
-SupervisedHyperparameters = _of_stage("SupervisedHyperparameters", Stage.SFT)
+class _OfDpo(Hyperparameters):
+    method = "dpo"
+    stage = Stage.DPO
+
+    beta: Annotated[float, Field(strict=True, gt=0, le=2, allow_inf_nan=False)] | Auto = AUTO
+
+
+HyperparametersT = TypeVar("HyperparametersT", bound=Hyperparameters)
+
+
+def _of_stage(name: str, base: type[HyperparametersT]) -> type[HyperparametersT]:
+    fields = wire_fields(settable(base.stage))
+    return create_model(name, __base__=base, __module__=__name__, **fields)
+
+
+SupervisedHyperparameters = _of_stage("SupervisedHyperparameters", _OfSupervised)
+DpoHyperparameters = _of_stage("DpoHyperparameters", _OfDpo)
+
+METHODS: dict[str, type[Hyperparameters]] = {
+    each.method: each for each in (SupervisedHyperparameters, DpoHyperparameters)
+}
+
+
+def where(method: str) -> str:
+    """The place of a method's parameters in a request."""
+    return f"method.{method}.hyperparameters"
+
+
+def given_of(job: Job) -> Hyperparameters:
+    """What was set of a job."""
+    return METHODS[method_of(job)].model_validate(job.hyperparameters)
+
+
+def method_of(job: Job) -> str:
+    return str(job.plan.method["type"])
 
 
 def advice(name: str) -> str | None:
@@ -90,13 +140,19 @@ def advice(name: str) -> str | None:
     declared = settable()
     if name in declared:
         return f"It belongs to {declared[name].home}."
-    near = difflib.get_close_matches(name, [*declared, *OpenAIHyperparameters.model_fields], 1)
+    if name == _BETA:
+        return f"It belongs to stage {Stage.DPO}."
+    near = difflib.get_close_matches(
+        name, [*declared, *OpenAIHyperparameters.model_fields, _BETA], 1
+    )
     return f"Did you mean '{near[0]}'?" if near else None
 
 
 def settle(given: Hyperparameters, num_examples: int) -> Hyperparameters:
     """`auto` replaced by numbers."""
     settled: dict[str, int | float] = {}
+    if isinstance(given, _OfDpo) and given.beta == AUTO:
+        settled[_BETA] = _AUTO_BETA
     if given.n_epochs == AUTO:
         settled["n_epochs"] = auto_epochs(num_examples)
     if given.batch_size == AUTO:
@@ -119,6 +175,7 @@ def learning_rate(settled: Hyperparameters, hidden_size: int | None) -> float:
     assert settled.learning_rate_multiplier != AUTO
     width = _REFERENCE_WIDTH / (hidden_size or _REFERENCE_WIDTH)
     factor = _LORA_FACTOR if settled.kind is FinetuningType.LORA else 1
+    factor *= _STAGE_FACTORS.get(settled.stage, 1.0)
     return settled.learning_rate_multiplier * _BASE_RATE * width**_WIDTH_EXPONENT * factor
 
 

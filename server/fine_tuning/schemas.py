@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from server.fine_tuning.hyperparameters import (
+    METHODS,
+    DpoHyperparameters,
     Hyperparameters,
     OpenAIHyperparameters,
     SupervisedHyperparameters,
+    method_of,
 )
 from server.store.records import Checkpoint, Job, JobEvent
 from server.wire import several
@@ -30,13 +33,17 @@ class Supervised(_Request):
     hyperparameters: SupervisedHyperparameters | None = None  # pyright: ignore[reportInvalidTypeForm]
 
 
+class Dpo(_Request):
+    hyperparameters: DpoHyperparameters | None = None  # pyright: ignore[reportInvalidTypeForm]
+
+
 class Method(_Request):
     """Sub-objects of methods other than `type` are allowed and of no effect, as OpenAI's own SDK
     examples send all of them."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
-    dpo: dict[str, Any] | None = None
+    dpo: Dpo | None = None
     reinforcement: dict[str, Any] | None = None
 
 
@@ -52,15 +59,17 @@ class CreateJob(_Request):
     integrations: Annotated[list[dict[str, Any]], several(MAX_INTEGRATIONS)] | None = None
     metadata: Metadata | None = None
 
-    def supervised(self) -> Hyperparameters:
-        """The settings asked for, wherever they were given."""
-        if self.method is not None and self.method.supervised is not None:
-            given = self.method.supervised.hyperparameters
-            if given is not None:
-                return given
+    def wanted(self) -> Hyperparameters:
+        """The settings asked for, wherever they were given. Raises KeyError for a method that is
+        not there."""
+        name = SupervisedHyperparameters.method if self.method is None else self.method.type
+        of_method = METHODS[name]
+        part: Supervised | Dpo | None = getattr(self.method, name, None)
+        if part is not None and part.hyperparameters is not None:
+            return part.hyperparameters
         if self.hyperparameters is not None:
-            return SupervisedHyperparameters(**self.hyperparameters.model_dump())
-        return SupervisedHyperparameters()
+            return of_method(**self.hyperparameters.model_dump())
+        return of_method()
 
 
 class JobErrorObject(BaseModel):
@@ -94,7 +103,7 @@ class JobObject(BaseModel):
     @classmethod
     def of(cls, job: Job, organization_id: str) -> JobObject:
         plan, error = job.plan, job.error
-        own = OpenAIHyperparameters.model_fields
+        own, method = OpenAIHyperparameters.model_fields, method_of(job)
         return cls(
             id=job.id,
             created_at=job.created_at,
@@ -108,11 +117,10 @@ class JobObject(BaseModel):
             validation_file=plan.validation_file,
             result_files=list(job.result_files),
             trained_tokens=job.trained_tokens,
-            hyperparameters={k: v for k, v in job.hyperparameters.items() if k in own},
-            method={
-                "type": "supervised",
-                "supervised": {"hyperparameters": job.hyperparameters},
-            },
+            hyperparameters={k: v for k, v in job.hyperparameters.items() if k in own}
+            if method == SupervisedHyperparameters.method
+            else {},
+            method={"type": method, method: {"hyperparameters": job.hyperparameters}},
             seed=plan.seed,
             integrations=[],
             metadata=plan.metadata,

@@ -13,62 +13,61 @@ from server.errors import InvalidRequest, Unavailable, unsupported_value
 from workers.contract.hello import Capability, Hello
 from workers.contract.parameters import FinetuningType
 
-WHERE = "method.supervised.hyperparameters"
 _RETRY_AFTER_FAILURE_S = 30.0
 
 FindHello = Callable[[str], Hello | None]
 """What an engine of the model says of itself; None while there is none."""
 
 
-def check_entry(entry: ModelEntry, kind: FinetuningType) -> None:
-    """Raises InvalidRequest."""
+def check_entry(entry: ModelEntry, kind: FinetuningType, where: str) -> None:
+    """`where` are the parameters in the request. Raises InvalidRequest."""
     if entry.merges_adapters:
         raise _unavailable(
             f"The model '{entry.id}' is served with adapters merged into it, and training starts "
             "from the weights in its directory."
         )
     if kind is FinetuningType.LORA:
-        _check_takes_adapters(entry)
+        _check_takes_adapters(entry, where)
     elif entry.engine is EngineKind.ATTACHED:
         raise unsupported_value(
-            f"{WHERE}.finetuning_type",
+            f"{where}.finetuning_type",
             f"'{entry.id}' is served by an attached engine, which takes only adapters.",
         )
     elif not entry.replicas:
         raise unsupported_value(
-            f"{WHERE}.finetuning_type",
+            f"{where}.finetuning_type",
             f"'{entry.id}' is served on other hosts only, which take only adapters.",
         )
 
 
-def _check_takes_adapters(entry: ModelEntry) -> None:
+def _check_takes_adapters(entry: ModelEntry, where: str) -> None:
     if entry.engine is EngineKind.ATTACHED and not entry.allow_adapters:
         raise _unavailable(
             f"The model '{entry.id}' is served by an attached engine that takes no adapters."
         )
     if entry.max_loras == 0:
         raise unsupported_value(
-            f"{WHERE}.finetuning_type", f"'{entry.id}' is served without LoRA; use 'full'."
+            f"{where}.finetuning_type", f"'{entry.id}' is served without LoRA; use 'full'."
         )
 
 
-def check_rank(entry: ModelEntry, rank: int, hello: Hello | None) -> None:
+def check_rank(entry: ModelEntry, rank: int, hello: Hello | None, where: str) -> None:
     """The entry's own limit, or the engine's where that is lower. Raises InvalidRequest."""
     limit = entry.max_lora_rank
     if hello is not None and hello.max_lora_rank:
         limit = min(limit, hello.max_lora_rank)
     if rank > limit:
         raise unsupported_value(
-            f"{WHERE}.lora_rank", f"'{entry.id}' is served with adapters of rank {limit} at most."
+            f"{where}.lora_rank", f"'{entry.id}' is served with adapters of rank {limit} at most."
         )
 
 
-def check_engine(entry: ModelEntry, hello: Hello, kind: FinetuningType) -> None:
+def check_engine(entry: ModelEntry, hello: Hello, kind: FinetuningType, where: str) -> None:
     """Raises InvalidRequest."""
     if kind is FinetuningType.LORA and no_adapters(hello):
         other = "" if entry.engine is EngineKind.ATTACHED else "; use 'full'"
         raise unsupported_value(
-            f"{WHERE}.finetuning_type",
+            f"{where}.finetuning_type",
             f"The engine of '{entry.id}' says that it serves no adapters{other}.",
         )
 

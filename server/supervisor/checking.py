@@ -8,7 +8,7 @@ from pathlib import Path
 
 from server.blobs import Blobs
 from server.config import Config
-from server.fine_tuning.hyperparameters import SupervisedHyperparameters, settle
+from server.fine_tuning.hyperparameters import given_of, settle
 from server.store import Store
 from server.store.records import EventLevel, Job, JobError, NewEvent
 from server.supervisor.patience import passes
@@ -19,10 +19,13 @@ from server.supervisor.validation import (
     validate_training_file,
     validate_validation_file,
 )
+from templates.examples import read_example
 from templates.format import AS_IT_IS, ChatFormat, FormatSettings
 from templates.own_templates import read_own_tokenizer
+from templates.preferences import read_preference
 from templates.registry import open_format
 from templates.training import MaskOptions
+from workers.contract.parameters import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +57,7 @@ async def check_job(job: Job, owner: str, config: Config, store: Store, blobs: B
             "file"
         )
     events += [NewEvent(message, EventLevel.WARN) for message in warnings]
-    given = SupervisedHyperparameters.model_validate(job.hyperparameters)
-    settled = settle(given, training.num_examples).model_dump(mode="json")
+    settled = settle(given_of(job), training.num_examples).model_dump(mode="json")
     events.append(NewEvent("Files validated, moving job to queued state"))
     await store.progress.accept(owner, job.id, settled, events)
 
@@ -90,7 +92,8 @@ async def _validate(job: Job, config: Config, blobs: Blobs) -> tuple[ValidFile, 
 
 def _chat_rows(job: Job, config: Config) -> ChatRows:
     entry = config.model(job.plan.base)
-    wanted = SupervisedHyperparameters.model_validate(job.hyperparameters)
+    wanted = given_of(job)
+    is_pairs = wanted.stage is Stage.DPO
 
     def open_chats() -> ChatFormat:
         return open_format(
@@ -101,6 +104,8 @@ def _chat_rows(job: Job, config: Config) -> ChatRows:
         )
 
     masks = MaskOptions(
-        train_on_prompt=wanted.of("train_on_prompt"), mask_history=wanted.of("mask_history")
+        train_on_prompt=wanted.of("train_on_prompt"),
+        mask_history=wanted.of("mask_history"),
+        last_turn_only=is_pairs,
     )
-    return ChatRows(open_chats, masks)
+    return ChatRows(open_chats, masks, read_preference if is_pairs else read_example)

@@ -8,6 +8,7 @@ import time
 
 from server.config import Config, ModelEntry
 from server.errors import ApiError
+from server.fine_tuning.hyperparameters import method_of, where
 from server.fine_tuning.servable import check_engine, check_rank, never_starts
 from server.store.records import Job, JobError
 from server.supervisor.engine_keeper import EngineKeeper
@@ -57,9 +58,10 @@ class EngineOutlook:
             knobs = self._job.hyperparameters
             try:
                 kind = FinetuningType(knobs["finetuning_type"])
-                check_engine(self._entry, hello, kind)
+                place = where(method_of(self._job))
+                check_engine(self._entry, hello, kind, place)
                 if kind is FinetuningType.LORA:
-                    check_rank(self._entry, knobs["lora_rank"], hello)
+                    check_rank(self._entry, knobs["lora_rank"], hello, place)
             except ApiError as error:
                 raise NotServableError(
                     JobError("model_not_available", error.message, error.param)

@@ -9,7 +9,8 @@ from server.config import ModelEntry, Training
 from server.fine_tuning.base_shape import read_base_shape
 from server.fine_tuning.hyperparameters import (
     AUTO,
-    SupervisedHyperparameters,
+    Hyperparameters,
+    given_of,
     learning_rate,
     split_batch,
 )
@@ -19,7 +20,6 @@ from workers.contract.parameters import (
     FinetuningArguments,
     FinetuningType,
     ModelArguments,
-    Stage,
     TrainingArguments,
 )
 from workers.contract.training import TrainSpec
@@ -35,7 +35,7 @@ def build_train_spec(
     template_folders: tuple[Path, ...],
     output_dir: Path,
 ) -> TrainSpec:
-    wanted = SupervisedHyperparameters.model_validate(job.hyperparameters)
+    wanted = given_of(job)
     assert wanted.batch_size != AUTO
     assert wanted.n_epochs != AUTO
     at_once, accumulation = split_batch(wanted.batch_size)
@@ -60,7 +60,7 @@ def build_train_spec(
             cutoff_len=wanted.of("cutoff_len") or settings.max_cutoff_len,
             packing_len=_PACKED_LEN if wanted.of("cutoff_len") is None else None,
         ),
-        finetuning=wanted.arguments(FinetuningArguments, stage=Stage.SFT),
+        finetuning=wanted.arguments(FinetuningArguments, stage=wanted.stage, **_beta(wanted)),
         training=wanted.arguments(
             TrainingArguments,
             num_train_epochs=float(wanted.n_epochs),
@@ -72,6 +72,11 @@ def build_train_spec(
             seed=job.plan.seed,
         ),
     )
+
+
+def _beta(settled: Hyperparameters) -> dict[str, float]:
+    beta: float | None = getattr(settled, "beta", None)
+    return {} if beta is None else {"pref_beta": float(beta)}
 
 
 def resulting_model(

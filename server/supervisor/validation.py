@@ -17,7 +17,7 @@ from templates.conversation import Conversation
 from templates.example_faults import Faults, Lines
 from templates.example_fields import ExampleError, RowNotes, shown_name
 from templates.example_lines import ExampleFileError, read_lines
-from templates.examples import ChatExample, Example, read_example
+from templates.examples import Example, read_example
 from templates.format import ChatFormat, FormatError
 from templates.training import MaskOptions, check_trainable
 
@@ -45,10 +45,18 @@ class InvalidFileError(Exception):
 
 
 class ChatRows:
-    """Chats as the trainer writes them: in the format that the base is served in."""
+    """Rows as the trainer reads them, and chats as it writes them: in the format that the base is
+    served in."""
 
-    def __init__(self, open_format: Callable[[], ChatFormat], masks: MaskOptions) -> None:
-        """`open_format` may raise FormatError; it is asked at the first chat."""
+    def __init__(
+        self,
+        open_format: Callable[[], ChatFormat],
+        masks: MaskOptions,
+        read: Callable[[bytes], Example] = read_example,
+    ) -> None:
+        """`open_format` may raise FormatError; it is asked at the first chat. `read` may raise
+        ExampleError."""
+        self.read = read
         self._open = open_format
         self._masks = masks
         self._format: ChatFormat | None = None
@@ -136,9 +144,9 @@ class _Check:
 
     def _read(self, number: int, line: bytes) -> Example | None:
         try:
-            example = read_example(line)
-            if isinstance(example, ChatExample):
-                self.chats.check(example.conversation)
+            example = self.chats.read(line)
+            for conversation in example.conversations:
+                self.chats.check(conversation)
         except ExampleError as error:
             self.faults.add(number, str(error))
             return None

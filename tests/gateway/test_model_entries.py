@@ -139,12 +139,12 @@ def test_an_attached_engines_place_reaches_its_worker() -> None:
 def test_jobs_whose_result_an_attached_engine_could_not_serve_are_refused() -> None:
     closed = entry(engine="attached", url="http://x")
     with pytest.raises(InvalidRequest, match="takes no adapters"):
-        check_entry(closed, FinetuningType.LORA)
+        check_entry(closed, FinetuningType.LORA, "here")
     opened = entry(engine="attached", url="http://x", allow_adapters=True)
-    check_entry(opened, FinetuningType.LORA)
+    check_entry(opened, FinetuningType.LORA, "here")
     with pytest.raises(InvalidRequest, match="only adapters"):
-        check_entry(opened, FinetuningType.FULL)
-    check_entry(entry(), FinetuningType.FULL)
+        check_entry(opened, FinetuningType.FULL, "here")
+    check_entry(entry(), FinetuningType.FULL, "here")
 
 
 def test_an_entry_that_was_written_out_reads_the_same() -> None:

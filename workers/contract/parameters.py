@@ -23,6 +23,7 @@ MAX_COUNT = 2**31 - 1
 class Stage(StrEnum):
     PT = "pt"
     SFT = "sft"
+    DPO = "dpo"
 
 
 class FinetuningType(StrEnum):
@@ -52,13 +53,17 @@ def param(
     return msgspec.Meta(description=doc, extra={"place": Place(stages, types)}, **limits)
 
 
-def own(doc: str, **limits: Any) -> msgspec.Meta:
+def own(doc: str, *, stages: tuple[Stage, ...] = (), **limits: Any) -> msgspec.Meta:
     """A parameter that the service sets."""
-    return msgspec.Meta(description=doc, extra={"place": Place(is_settable=False)}, **limits)
+    place = Place(stages, is_settable=False)
+    return msgspec.Meta(description=doc, extra={"place": place}, **limits)
 
 
 _LORA = (FinetuningType.LORA,)
 _SFT = (Stage.SFT,)
+_DPO = (Stage.DPO,)
+LOSS_OF = {"dpo_label_smoothing": "sigmoid", "simpo_gamma": "simpo"}
+"""Parameters of one `pref_loss` alone."""
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,7 +121,11 @@ class DataArguments(Arguments, frozen=True):
         | None
     ) = None
     packing: Annotated[
-        bool, param("Put several short examples into one row, kept apart from each other.")
+        bool,
+        param(
+            "Put several short examples into one row, kept apart from each other.",
+            stages=(Stage.PT, Stage.SFT),
+        ),
     ] = False
     packing_len: (
         Annotated[
@@ -166,6 +175,38 @@ class FinetuningArguments(Arguments, frozen=True):
             pattern=r"^\s*[A-Za-z0-9_.]+\s*(,\s*[A-Za-z0-9_.]+\s*)*$",
         ),
     ] = "all"
+
+    pref_beta: Annotated[
+        float, own("Strength of the preference: a job's `beta`.", stages=_DPO, gt=0, le=2)
+    ] = 0.1
+    pref_loss: Annotated[
+        Literal["sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"],
+        param("Loss of a pair of answers; orpo and simpo need no reference.", stages=_DPO),
+    ] = "sigmoid"
+    pref_ftx: Annotated[
+        float,
+        param(
+            "Share of the preferred answer's own loss per token that is added.",
+            stages=_DPO,
+            ge=0,
+            le=100,
+        ),
+    ] = 0.0
+    dpo_label_smoothing: Annotated[
+        float,
+        param(
+            "Share of the pairs that are taken to be the wrong way round (pref_loss sigmoid).",
+            stages=_DPO,
+            ge=0,
+            lt=0.5,
+        ),
+    ] = 0.0
+    simpo_gamma: Annotated[
+        float,
+        param(
+            "Margin that SimPO asks of the rewards (pref_loss simpo).", stages=_DPO, ge=0, le=100
+        ),
+    ] = 0.5
 
     @property
     def alpha(self) -> int:

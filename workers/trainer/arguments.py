@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.contract.parameters import FinetuningType, parameters
+from workers.contract.parameters import LOSS_OF, FinetuningType, parameters
 from workers.contract.training import TrainSpec
 from workers.trainer.failures import InvalidHyperparameters
 
@@ -24,6 +24,17 @@ def check_arguments(spec: TrainSpec) -> None:
         raise InvalidHyperparameters(
             "'train_on_prompt' and 'mask_history' exclude each other.", "mask_history"
         )
+
+    _check_loss(spec)
+
+
+def _check_loss(spec: TrainSpec) -> None:
+    """What belongs to other losses of pairs has its default."""
+    given = spec.finetuning
+    for name, loss in LOSS_OF.items():
+        default = parameters()[name].default
+        if given.pref_loss != loss and getattr(given, name) != default:
+            raise InvalidHyperparameters(f"'{name}' belongs to pref_loss {loss}.", name)
 
 
 def _check_stage(spec: TrainSpec) -> None:

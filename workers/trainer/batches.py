@@ -45,7 +45,7 @@ class Batch:
     num_tokens: int
     """Tokens of examples, padding apart."""
     values: torch.Tensor | None = None
-    """[examples] what the stage keeps beside the sequences."""
+    """[examples, ...] what the stage keeps beside the sequences."""
 
 
 class BatchPlan:

@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from templates.example_faults import Faults, Lines
 from templates.example_fields import ExampleError
@@ -74,6 +75,8 @@ class EncodedExamples:
         self._starts: list[int] = np.cumsum([0, *(len(ids) for ids, _ in flat)]).tolist()
         self._num_each = len(examples[0]) if examples else 1
         self.values = list(values)
+        self.references: torch.Tensor | None = None
+        """[examples, sequences] log-probabilities by the reference, where the stage needs them."""
         self.lengths = [len(e) * max(len(ids) for ids, _ in e) for e in examples]
         """Of each example: tokens with its sequences padded to the longest of them."""
 

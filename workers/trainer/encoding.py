@@ -117,7 +117,7 @@ def _cut(ids: list[int], labels: list[int], end: int) -> EncodedSequence:
     return EncodedSequence(ids[:end], labels[:end], is_truncated=len(ids) > end)
 
 
-def load_row_encoder(spec: TrainSpec) -> RowEncoder:
+def load_row_encoder(spec: TrainSpec, *, last_turn_only: bool = False) -> RowEncoder:
     """Raises TrainerError."""
     model = spec.model
     tokenizer = _load_tokenizer(model)
@@ -138,7 +138,9 @@ def load_row_encoder(spec: TrainSpec) -> RowEncoder:
         open_chat,
         opening=_opening(tokenizer),
         masks=MaskOptions(
-            train_on_prompt=spec.data.train_on_prompt, mask_history=spec.data.mask_history
+            train_on_prompt=spec.data.train_on_prompt,
+            mask_history=spec.data.mask_history,
+            last_turn_only=last_turn_only,
         ),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from workers.contract.parameters import TrainingArguments
 from workers.contract.training import TrainSpec
@@ -14,6 +15,7 @@ from workers.trainer.schedule import Schedule
 from workers.trainer.stages.stage import TrainingStage
 from workers.trainer.stopping import StopRequest
 
+RowT = TypeVar("RowT", bound=Row)
 DEFAULT_CUTOFF_LEN = 2048
 """Where neither the run nor the model's config names a length."""
 MAX_TOKENS_AT_ONCE = 32_768
@@ -50,10 +52,12 @@ def prepare_data(
         )
 
     training = load(spec.data.train_file, is_validation=False)
+    stage.prepare(training.examples, stop.check)
     warnings = _warnings(training, window, "training")
     validation: list[Batch] = []
     if spec.data.validation_file is not None:
         held_out = load(spec.data.validation_file, is_validation=True)
+        stage.prepare(held_out.examples, stop.check)
         warnings += _warnings(held_out, window, "validation")
         validation = _validation_batches(spec, stage, held_out.examples)
     plan = BatchPlan(
@@ -87,7 +91,7 @@ def _validation_batches(
     ]
 
 
-def fitting(rows: Sequence[Row], lengths: Sequence[int]) -> Iterator[Sequence[Row]]:
+def fitting(rows: Sequence[RowT], lengths: Sequence[int]) -> Iterator[Sequence[RowT]]:
     """The rows of a batch in parts that fit into memory at once, the order kept: a row alone, or
     several whose padded length is at most `MAX_TOKENS_AT_ONCE`."""
     start, width = 0, 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from workers.contract.parameters import parameters
 from workers.contract.training import Completed, Stopped, TrainFailed, TrainSpec, Warned
 from workers.trainer.arguments import check_arguments
 from workers.trainer.events import UNSENT, EventLog
@@ -134,15 +135,17 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
 
 
 def fingerprint(spec: TrainSpec) -> Mapping[str, str]:
-    """Arguments a state belongs to. Paths and devices may change when a run moves."""
+    """Arguments a state belongs to: those of its stage. Paths and devices may change when a run
+    moves."""
     moved = {"model_name_or_path", "adapter_name_or_path", "train_file", "validation_file"}
     free = moved | {"device", "trust_remote_code", "save_total_limit"}
     groups = (spec.model, spec.data, spec.finetuning, spec.training)
+    declared = parameters()
     return {
         name: str(value)
         for group in groups
         for name, value in msgspec.structs.asdict(group).items()
-        if name not in free
+        if name not in free and declared[name].is_of(stage=spec.finetuning.stage)
     }
 
 

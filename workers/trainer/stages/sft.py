@@ -6,7 +6,7 @@ transformers models leaves them out. Accuracy is that of the most likely token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -53,6 +53,9 @@ class Supervised:
             else one_each(next(encoded))
             for row in rows
         ]
+
+    def prepare(self, examples: EncodedExamples, between: Callable[[], None]) -> None:
+        pass
 
     def collate(self, examples: EncodedExamples, rows: Sequence[Row]) -> Batch:
         lines = [[examples.sequences(index)[0] for index in row] for row in rows]

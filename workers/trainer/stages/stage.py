@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,11 @@ class TrainingStage(Protocol):
 
     def encode(self, rows: Sequence[Example], cutoff_len: int) -> list[EncodedRow]:
         """Many rows at once, which is faster; the error of one does not hold up the others."""
+        ...
+
+    def prepare(self, examples: EncodedExamples, between: Callable[[], None]) -> None:
+        """Measures, before the first step, what does not change by training, and keeps it with the
+        examples. `between` passes may raise."""
         ...
 
     def collate(self, examples: EncodedExamples, rows: Sequence[Row]) -> Batch:

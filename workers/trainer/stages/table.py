@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from workers.contract.parameters import Stage
 from workers.contract.training import TrainSpec
+from workers.trainer.stages.pairs import Pairs
 from workers.trainer.stages.pt import Pretraining
 from workers.trainer.stages.sft import Supervised
 from workers.trainer.stages.stage import TrainingStage
@@ -13,4 +14,5 @@ from workers.trainer.stages.stage import TrainingStage
 STAGES: dict[Stage, Callable[[TrainSpec], TrainingStage]] = {
     Stage.PT: Pretraining.open,
     Stage.SFT: Supervised.open,
+    Stage.DPO: Pairs.open,
 }
