@@ -23,7 +23,7 @@ ROWS = [pair(f"{QUESTION} {n}", "A blue whale.", "I will not say.") for n in ran
 def client(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Generator[OpenAI]:
     folder = tmp_path_factory.mktemp("preferences")
     entry = {"id": "tiny", "path": str(tiny_model), "engine": "hf", "device": "cpu"}
-    settings = {"models": [entry], "training": {"device": "cpu"}}
+    settings: dict[str, object] = {"models": [entry], "training": {"device": "cpu"}}
     with running_gateway(folder, settings) as gateway, running_supervisor(folder):
         yield gateway.client()
 

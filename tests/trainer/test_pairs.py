@@ -209,8 +209,7 @@ def test_only_the_answers_differ_and_only_they_are_learned(workspace: Workspace)
     learned = [labels[labels != IGNORED].tolist() for _, labels in sides]
     tokenizer = build_tokenizer()
     assert [tokenizer.decode(ids) for ids in learned] == ["one<|im_end|>\n", "none<|im_end|>\n"]
-    prompts = {tokenizer.decode(ids[labels == IGNORED]) for ids, labels in sides}
-    (prompt,) = prompts
+    (prompt,) = {str(tokenizer.decode(ids[labels == IGNORED])) for ids, labels in sides}
     assert "Hello" in prompt
     assert prompt.endswith("<|im_start|>assistant\n")
 

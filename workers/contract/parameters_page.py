@@ -17,9 +17,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "parameters.md"
 
 _HEAD = """# Parameters of fine-tuning jobs
 
-What `method.<type>.hyperparameters` takes beside OpenAI's `n_epochs`, `batch_size` and
-`learning_rate_multiplier`. Names and meanings are LLaMA-Factory's and Hugging Face's. Anything else
-is a 400 that names the field.
+What `method.<type>.hyperparameters` takes beside OpenAI's `n_epochs`, `batch_size`,
+`learning_rate_multiplier` and, for dpo, `beta`. Names and meanings are LLaMA-Factory's and Hugging
+Face's. Anything else is a 400 that names the field.
 
 This page is generated: `python -m workers.contract.parameters_page`.
 

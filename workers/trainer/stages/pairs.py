@@ -143,8 +143,11 @@ class Pairs(Supervised):
         logits = self._forward.logits(batch)
         targets = batch.targets.to(self.model.device)
         losses = functional.cross_entropy(
-            logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-        )
+            logits.flatten(0, 1).float(),
+            targets.flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+        ).view_as(targets)
         num_tokens = (targets != IGNORED).sum(1)
         return -losses.sum(1).view(2, -1), num_tokens.view(2, -1)
 
