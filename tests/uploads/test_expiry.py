@@ -11,6 +11,7 @@ from server.config import Config
 from server.store import open_store
 from server.store.records import Upload, UploadPart, UploadStatus
 from server.supervisor.janitor import Janitor
+from server.supervisor.patience import Patience
 
 
 async def test_an_expired_upload_takes_nothing_and_its_parts_are_removed(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ async def test_an_expired_upload_takes_nothing_and_its_parts_are_removed(tmp_pat
     assert found is not None
     assert found.status is UploadStatus.EXPIRED
     assert await store.uploads.num_pending(project.id) == 1
-    janitor = Janitor("supervisor", Config(data=tmp_path), store, blobs)
+    janitor = Janitor("supervisor", Config(data=tmp_path), store, blobs, Patience())
     await janitor.tidy()
     assert (tmp_path / "files" / "part_a").exists()
     assert await store.uploads.cancel(upload.id)

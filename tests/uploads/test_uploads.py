@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import openai
@@ -21,7 +22,7 @@ LINE = b'{"messages": [{"role": "user", "content": "hi"}]}\n'
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Generator[Gateway]:
-    settings = {"limits": {"max_upload_bytes": MAX_BYTES}}
+    settings: dict[str, object] = {"limits": {"max_upload_bytes": MAX_BYTES}}
     with running_gateway(tmp_path_factory.mktemp("uploads"), settings) as gateway:
         yield gateway
 
@@ -57,7 +58,7 @@ def test_parts_that_come_in_parallel_become_the_file_in_the_named_order(
     upload_id = begin(client, len(content))
     surplus = add(client, upload_id, b"sent, and not used")
     with ThreadPoolExecutor(8) as threads:
-        backwards = list(threads.map(lambda piece: add(client, upload_id, piece), pieces[::-1]))
+        backwards = list(threads.map(partial(add, client, upload_id), pieces[::-1]))
     done = client.uploads.complete(
         upload_id, part_ids=backwards[::-1], md5=hashlib.md5(content).hexdigest()
     )
@@ -113,7 +114,7 @@ def test_what_does_not_make_the_announced_file_is_refused_and_can_be_mended(
         ([first, broken], None, "file", "Line 2 is not a dictionary"),
     ):
         with pytest.raises(openai.BadRequestError, match=said) as error:
-            client.uploads.complete(upload_id, part_ids=part_ids, md5=md5 or openai.NOT_GIVEN)
+            client.uploads.complete(upload_id, part_ids=part_ids, md5=md5 or openai.omit)
         assert error.value.param == param
     assert client.uploads.complete(upload_id, part_ids=[second, first]).status == "completed"
 
