@@ -230,6 +230,12 @@ def unknown_parameter(param: str) -> InvalidRequest:
     return InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
 
 
+def missing_parameter(param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+    )
+
+
 def unsupported_parameter(param: str, reason: str) -> InvalidRequest:
     """`reason` is a whole sentence."""
     return InvalidRequest(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from server.errors import InvalidRequest
+from server.errors import InvalidRequest, missing_parameter
 from server.store.records import File
 
 MIN_EXPIRY_S = 3600
@@ -76,11 +76,7 @@ class FileDeleted(BaseModel):
 def parse_purpose(value: str | None) -> Purpose:
     """Raises InvalidRequest."""
     if value is None:
-        raise InvalidRequest(
-            "Missing required parameter: 'purpose'.",
-            param="purpose",
-            code="missing_required_parameter",
-        )
+        raise missing_parameter("purpose")
     try:
         return Purpose(value)
     except ValueError:
@@ -98,11 +94,7 @@ def parse_expiry(anchor: str | None, seconds: str | None) -> int | None:
         return None
     for name, value in (("anchor", anchor), ("seconds", seconds)):
         if value is None:
-            raise InvalidRequest(
-                f"Missing required parameter: 'expires_after.{name}'.",
-                param=f"expires_after.{name}",
-                code="missing_required_parameter",
-            )
+            raise missing_parameter(f"expires_after.{name}")
     if anchor != "created_at":
         raise InvalidRequest(
             f"Invalid value: '{anchor}'. Supported values are: 'created_at'.",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 
-from server.blobs import Blobs, BlobWriter
-from server.errors import InvalidRequest, NotFound
+from server.blobs import Blobs, BlobWriter, StorageFullError
+from server.errors import InvalidRequest, NotFound, missing_parameter, unknown_parameter
 from server.files.form import FormReader, ReceivedFile, ReceivedForm
 from server.files.jsonl import LineCheck, check_extension
 from server.files.names import clean_filename
@@ -21,7 +22,7 @@ from server.files.schemas import (
     parse_purpose,
 )
 from server.idempotency import IdempotentCall, idempotent_call
-from server.store import Store
+from server.store import Store, StoreUnavailableError
 from server.store.identifiers import random_id
 from server.store.records import File
 
@@ -103,12 +104,14 @@ class FileService:
         return first, chunks
 
     async def delete(self, project_id: str, file_id: str) -> None:
-        """Jobs that were given the file have their own copy. Raises NotFound."""
+        """Jobs that were given the file have their own copy. Raises NotFound. Once the row is
+        deleted the file is, and bytes that a busy store keeps are left to the janitor."""
         file = await self._store.files.delete(project_id, file_id)
         if file is None:
             raise no_such_file(file_id)
-        await self._blobs.delete(file.blob)
-        await self._store.files.set_reclaimed(file.id)
+        with suppress(StoreUnavailableError, StorageFullError):
+            await self._blobs.delete(file.blob)
+            await self._store.files.set_reclaimed(file.id)
 
 
 def no_such_file(file_id: str) -> NotFound:
@@ -119,18 +122,14 @@ def _checked(project_id: str, file_id: str, form: ReceivedForm) -> tuple[File, R
     """Everything that can be refused without the file's bytes is refused here."""
     unknown = sorted(form.fields.keys() - _FIELDS)
     if unknown:
-        raise InvalidRequest(
-            f"Unknown parameter: '{unknown[0]}'.", param=unknown[0], code="unknown_parameter"
-        )
+        raise unknown_parameter(unknown[0])
     purpose = parse_purpose(form.fields.get("purpose"))
     expires_s = parse_expiry(
         form.fields.get("expires_after[anchor]"), form.fields.get("expires_after[seconds]")
     )
     received = form.file
     if received is None:
-        raise InvalidRequest(
-            "Missing required parameter: 'file'.", param="file", code="missing_required_parameter"
-        )
+        raise missing_parameter("file")
     filename = clean_filename(received.filename)
     if received.num_bytes == 0:
         raise InvalidRequest("The file is empty.", param="file", code="empty_file")

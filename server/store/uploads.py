@@ -46,11 +46,6 @@ class Uploads:
         async with self._database.read() as connection:
             return await connection.scalar(query) or 0
 
-    async def held(self, upload_id: str) -> tuple[int, int]:
-        """How many parts there are, and their bytes."""
-        async with self._database.read() as connection:
-            return await _held(connection, upload_id)
-
     async def add_part(self, part: UploadPart, max_parts: int, max_bytes: int) -> bool:
         """False if the upload is not pending any more, or has no place for the part."""
         async with self._database.write() as connection:
@@ -111,6 +106,7 @@ def _is_pending() -> tuple[Any, ...]:
 
 
 async def _held(connection: AsyncConnection, upload_id: str) -> tuple[int, int]:
+    """How many parts there are, and their bytes."""
     query = select(func.count(), func.coalesce(func.sum(upload_parts.c.bytes), 0)).where(
         upload_parts.c.upload_id == upload_id
     )

@@ -44,13 +44,14 @@ class Janitor:
             await self._patience.attempt(part)
 
     async def _remove_files(self) -> None:
-        for file in await self._store.files.list_reclaimable():
-            await self._blobs.delete(file.blob)
-            await self._store.files.set_reclaimed(file.id)
-        parts = await self._store.uploads.list_reclaimable_parts()
-        for part_id in parts:
-            await self._blobs.delete(part_id)
-        await self._store.uploads.forget_parts(parts)
+        while files := await self._store.files.list_reclaimable():
+            for file in files:
+                await self._blobs.delete(file.blob)
+                await self._store.files.set_reclaimed(file.id)
+        while parts := await self._store.uploads.list_reclaimable_parts():
+            for part_id in parts:
+                await self._blobs.delete(part_id)
+            await self._store.uploads.forget_parts(parts)
         await self._blobs.remove_abandoned(ABANDONED_AFTER_S)
 
     async def _remove_models(self) -> None:

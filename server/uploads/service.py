@@ -6,15 +6,23 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from server.blobs import Blobs, BlobWriter
-from server.errors import InvalidRequest, NotFound, RateLimited, TooLarge
+from server.blobs import Blobs, BlobWriter, StorageFullError
+from server.errors import (
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    TooLarge,
+    missing_parameter,
+    unknown_parameter,
+)
 from server.files.form import FormReader
 from server.files.jsonl import LineCheck, check_extension
 from server.files.names import clean_filename
 from server.files.schemas import BATCH_EXPIRY_S, LINE_APIS, Purpose
-from server.store import Store
+from server.store import Store, StoreUnavailableError
 from server.store.identifiers import random_id
 from server.store.records import File, Upload, UploadPart, UploadStatus
 from server.uploads.schemas import MAX_PARTS, CompleteUpload, CreateUpload
@@ -83,16 +91,9 @@ class UploadService:
         try:
             form = await reader.read(content_type, body)
             if form.fields:
-                name = min(form.fields)
-                raise InvalidRequest(
-                    f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter"
-                )
+                raise unknown_parameter(min(form.fields))
             if form.file is None:
-                raise InvalidRequest(
-                    "Missing required parameter: 'data'.",
-                    param="data",
-                    code="missing_required_parameter",
-                )
+                raise missing_parameter("data")
             part = UploadPart(part_id, upload.id, form.file.num_bytes, int(time.time()))
             await form.file.writer.commit()
         finally:
@@ -136,7 +137,12 @@ class UploadService:
             expires_at=None if expires_s is None else created_at + expires_s,
             blob=file_id,
         )
-        await self._put_together(file, parts, wanted.md5)
+        try:
+            await self._put_together(file, parts, wanted.md5)
+        except FileNotFoundError:
+            # Another call completed or cancelled it meanwhile, and the parts are gone.
+            await self._pending(project_id, upload_id)
+            raise
         kept = False
         try:
             kept = await self._store.uploads.complete(upload.id, file)
@@ -180,11 +186,12 @@ class UploadService:
             await writer.discard()
 
     async def _drop_parts(self, upload_id: str) -> None:
-        """What a crash leaves of them, the janitor removes."""
-        part_ids = list(await self._store.uploads.parts(upload_id))
-        for part_id in part_ids:
-            await self._blobs.delete(part_id)
-        await self._store.uploads.forget_parts(part_ids)
+        """The upload has ended, whatever becomes of its parts: the janitor removes the rest."""
+        with suppress(StoreUnavailableError, StorageFullError):
+            part_ids = list(await self._store.uploads.parts(upload_id))
+            for part_id in part_ids:
+                await self._blobs.delete(part_id)
+            await self._store.uploads.forget_parts(part_ids)
 
     async def _pending(self, project_id: str, upload_id: str) -> Upload:
         """Raises NotFound, and InvalidRequest for an upload that has ended."""
