@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from server.cli.listing import minute, show
 from server.cli.options import ConfigPath, load, refuse
 from server.config import Config
 from server.data_directory import DataUnusableError, check_database, prepare_data
@@ -40,8 +39,7 @@ def list_keys(
 
     Example: tuneyard keys list --all
     """
-    keys = asyncio.run(_list(load(config)))
-    Console().print(_table([key for key in keys if every or key.revoked_at is None], every))
+    _show(asyncio.run(_list(load(config))), every)
 
 
 @app.command()
@@ -105,17 +103,16 @@ async def _store(config: Config) -> AsyncGenerator[Store]:
         refuse(str(error), _STATUS)
 
 
-def _table(keys: Sequence[ApiKey], with_ends: bool) -> Table:
-    table = Table("id", "name", "begins", "project", "from", "since")
+def _show(keys: Sequence[ApiKey], with_ends: bool) -> None:
+    heads = ["id", "name", "begins", "project", "from", "since"]
+    show(
+        [*heads, "revoked"] if with_ends else heads,
+        [_row(key, with_ends) for key in keys if with_ends or key.revoked_at is None],
+    )
+
+
+def _row(key: ApiKey, with_ends: bool) -> list[str]:
+    row = [key.id, key.name, key.prefix, key.project.id, key.origin.value, minute(key.created_at)]
     if with_ends:
-        table.add_column("revoked")
-    for key in keys:
-        row = [key.id, key.name, key.prefix, key.project.id, key.origin.value, _day(key.created_at)]
-        if with_ends:
-            row.append("" if key.revoked_at is None else _day(key.revoked_at))
-        table.add_row(*row)
-    return table
-
-
-def _day(at: int) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+        row.append("" if key.revoked_at is None else minute(key.revoked_at))
+    return row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +11,9 @@ from urllib.parse import quote
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from server.cli.listing import minute, show
 from server.cli.options import ConfigPath, refuse
 from server.cli.service_client import ApiKey, BaseUrl, ServiceClient
 
@@ -43,7 +43,7 @@ def list_jobs(
             (job["id"], job["status"], job["model"], job["fine_tuned_model"], _at(job))
             for job in client.pages("/fine_tuning/jobs", limit)
         )
-        _show(("job", "state", "model", "result", "since"), rows)
+        show(("job", "state", "model", "result", "since"), rows)
 
 
 @jobs.command()
@@ -87,7 +87,7 @@ def list_files(
             (file["id"], file["filename"], file["purpose"], f"{file['bytes']:,}", _at(file))
             for file in client.pages("/files", limit)
         )
-        _show(("file", "name", "purpose", "bytes", "since"), rows)
+        show(("file", "name", "purpose", "bytes", "since"), rows)
 
 
 @files.command()
@@ -127,7 +127,7 @@ def list_models(
             (model["id"], model["owned_by"], model.get("root"), _at(model, "created"))
             for model in client.get("/models")["data"]
         )
-        _show(("model", "owned by", "base", "since"), rows)
+        show(("model", "owned by", "base", "since"), rows)
 
 
 @models.command("delete")
@@ -188,15 +188,8 @@ def _reason(job: dict[str, Any]) -> str:
     return f": {error['message']}" if error.get("message") else ""
 
 
-def _show(heads: Sequence[str], rows: Iterable[Sequence[str | None]]) -> None:
-    table = Table(*heads)
-    for row in rows:
-        table.add_row(*(cell or "" for cell in row))
-    Console().print(table)
-
-
 def _at(record: dict[str, Any], field: str = "created_at") -> str:
-    return datetime.fromtimestamp(record[field]).astimezone().strftime("%Y-%m-%d %H:%M")
+    return minute(record[field])
 
 
 def _clock(at: int) -> str:

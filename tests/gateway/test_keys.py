@@ -24,7 +24,7 @@ def tuneyard(folder: Path, *arguments: str, **variables: str) -> subprocess.Comp
         text=True,
         timeout=DEADLINE_S,
         check=False,
-        env={**os.environ, "COLUMNS": "200", **variables},
+        env={**os.environ, "COLUMNS": "80", **variables},
     )
 
 

@@ -73,11 +73,11 @@ def test_what_the_service_refuses_is_one_line(service: Service) -> None:
 
 
 def test_files_and_models_are_listed_and_removed(service: Service) -> None:
-    examples = service.folder / "mine.jsonl"
+    examples = service.folder / "mine [b].jsonl"
     examples.write_bytes(lines(rows()))
     file_id = tuneyard(service, "files", "upload", str(examples)).stdout.strip()
     assert file_id.startswith("file-")
-    assert "mine.jsonl" in tuneyard(service, "files", "list").stdout
+    assert "mine [b].jsonl" in tuneyard(service, "files", "list").stdout
     assert tuneyard(service, "files", "delete", file_id).stdout == f"{file_id} deleted\n"
     assert file_id not in tuneyard(service, "files", "list").stdout
     assert "tiny" in tuneyard(service, "models", "list").stdout
