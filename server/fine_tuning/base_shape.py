@@ -14,6 +14,8 @@ class BaseShape:
 
     hidden_size: int | None = None
     context_len: int | None = None
+    num_experts: int | None = None
+    """Of each layer that is a mixture of experts."""
 
 
 def read_base_shape(folder: Path) -> BaseShape:
@@ -26,9 +28,13 @@ def read_base_shape(folder: Path) -> BaseShape:
         return BaseShape()
     whole = cast(dict[str, Any], config)
     sections = [whole, cast(dict[str, Any], whole.get("text_config") or {})]
-    return BaseShape(_first(sections, "hidden_size"), _first(sections, "max_position_embeddings"))
+    return BaseShape(
+        _first(sections, "hidden_size"),
+        _first(sections, "max_position_embeddings"),
+        _first(sections, "num_experts", "num_local_experts", "n_routed_experts"),
+    )
 
 
-def _first(sections: list[dict[str, Any]], name: str) -> int | None:
-    found = (section.get(name) for section in sections)
+def _first(sections: list[dict[str, Any]], *names: str) -> int | None:
+    found = (section.get(name) for section in sections for name in names)
     return next((value for value in found if isinstance(value, int)), None)

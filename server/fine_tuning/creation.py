@@ -33,6 +33,7 @@ from server.fine_tuning.servable import (
     FindHello,
     check_engine,
     check_entry,
+    check_experts,
     check_rank,
     check_starts,
 )
@@ -63,6 +64,8 @@ class JobFactory:
         entry, wanted = self._check_trainable(model, wanted)
         shape = await asyncio.to_thread(read_base_shape, Path(weights_path))
         self._check_size(shape, model, wanted)
+        if wanted.kind is FinetuningType.LORA:
+            check_experts(entry, shape, wanted.of("lora_target"), wanted.where())
         if wanted.of("eval_steps") and request.validation_file is None:
             raise unsupported_parameter(
                 f"{wanted.where()}.eval_steps", "It needs a 'validation_file' to be evaluated on."

@@ -10,6 +10,7 @@ from pathlib import Path
 from server.config import EngineKind, ModelEntry
 from server.engines.start_failures import failing_engines
 from server.errors import InvalidRequest, Unavailable, unsupported_value
+from server.fine_tuning.base_shape import BaseShape
 from workers.contract.hello import Capability, Hello
 from workers.contract.parameters import FinetuningType
 
@@ -48,6 +49,18 @@ def _check_takes_adapters(entry: ModelEntry, where: str) -> None:
     if entry.max_loras == 0:
         raise unsupported_value(
             f"{where}.finetuning_type", f"'{entry.id}' is served without LoRA; use 'full'."
+        )
+
+
+def check_experts(entry: ModelEntry, shape: BaseShape, lora_target: str, where: str) -> None:
+    """By default a job adapts layers beside the experts that PEFT names as parameters, which SGLang
+    does not serve. Raises InvalidRequest."""
+    is_sglang = entry.engine is EngineKind.SGLANG or entry.flavour == EngineKind.SGLANG.value
+    if is_sglang and shape.num_experts and lora_target.strip() == "all":
+        raise unsupported_value(
+            f"{where}.lora_target",
+            f"SGLang serves no adapters on all layers of '{entry.id}', a mixture of experts: name "
+            "those of its attention, such as 'q_proj,k_proj,v_proj,o_proj'.",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from server.config import EngineKind, ModelEntry
 from server.config.factory_names import ENGINES, NAMES, Field, Own
 from server.config.listing import names_table
 from server.errors import InvalidRequest
-from server.fine_tuning.servable import check_entry
+from server.fine_tuning.base_shape import BaseShape, read_base_shape
+from server.fine_tuning.servable import check_entry, check_experts
 from server.supervisor.engine_spec import ServedModel, engine_spec
 from workers.contract.parameters import FinetuningType
 from workers.engine.hf.settings import HfSettings
@@ -145,6 +147,18 @@ def test_jobs_whose_result_an_attached_engine_could_not_serve_are_refused() -> N
     with pytest.raises(InvalidRequest, match="only adapters"):
         check_entry(opened, FinetuningType.FULL, "here")
     check_entry(entry(), FinetuningType.FULL, "here")
+
+
+def test_a_job_on_experts_that_sglang_could_not_serve_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"text_config": {"n_routed_experts": 8}}')
+    shape = read_base_shape(tmp_path)
+    served = entry(engine="sglang")
+    with pytest.raises(InvalidRequest, match="name those of its attention") as refused:
+        check_experts(served, shape, "all", "here")
+    assert refused.value.param == "here.lora_target"
+    check_experts(served, shape, "q_proj", "here")
+    check_experts(served, BaseShape(), "all", "here")
+    check_experts(entry(), shape, "all", "here")
 
 
 def test_an_entry_that_was_written_out_reads_the_same() -> None:
