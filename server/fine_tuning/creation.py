@@ -23,14 +23,17 @@ from server.errors import (
 from server.fine_tuning.base_shape import BaseShape, read_base_shape
 from server.fine_tuning.hyperparameters import (
     AUTO,
+    MAX_BATCH,
     METHODS,
     Hyperparameters,
+    batch_given,
     learning_rate,
     max_learning_rate,
 )
 from server.fine_tuning.schemas import MAX_SEED, CreateJob
 from server.fine_tuning.servable import (
     FindHello,
+    check_adapter_kind,
     check_engine,
     check_entry,
     check_experts,
@@ -40,6 +43,7 @@ from server.fine_tuning.servable import (
 from server.store import Store
 from server.store.identifiers import random_id
 from server.store.records import File, Job, JobPlan, JobStatus, Model, Project
+from workers.contract.conflicts import find_conflict
 from workers.contract.parameters import LOSS_OF, MAX_COUNT, FinetuningType, settable
 
 FINE_TUNE = "fine-tune"
@@ -66,10 +70,7 @@ class JobFactory:
         self._check_size(shape, model, wanted)
         if wanted.kind is FinetuningType.LORA:
             check_experts(entry, shape, wanted.of("lora_target"), wanted.where())
-        if wanted.of("eval_steps") and request.validation_file is None:
-            raise unsupported_parameter(
-                f"{wanted.where()}.eval_steps", "It needs a 'validation_file' to be evaluated on."
-            )
+        _check_validation(request, wanted)
         if request.validation_file == request.training_file:
             raise invalid_value("validation_file", "It must not be the training file.")
         training = await self._file(project, "training_file", request.training_file)
@@ -157,14 +158,15 @@ class JobFactory:
         entry = self._config.model(model.base)
         if entry is None:
             raise _not_available(model)
-        if wanted.of("train_on_prompt") and wanted.of("mask_history"):
-            raise unsupported_value(
-                f"{wanted.where()}.mask_history", "It and 'train_on_prompt' exclude each other."
-            )
+        found = find_conflict(lambda name: getattr(wanted, name, None))
+        if found is not None:
+            raise unsupported_value(f"{wanted.where()}.{found.name}", found.reason)
         _check_places(wanted)
+        _check_alternatives(wanted)
         check_entry(entry, wanted.kind, wanted.where())
         if wanted.kind is FinetuningType.FULL:
             return entry, _check_full(model, wanted)
+        check_adapter_kind(entry, wanted.model_dump(), wanted.where())
         if model.adapter_uid is not None:
             return entry, _continue_adapter(model, wanted)
         return entry, wanted
@@ -191,7 +193,7 @@ class JobFactory:
                     f"'{model.id}' is trained on examples of {min(limits)} tokens at most: the "
                     "shorter of the model's context and what this server allows.",
                 )
-        if wanted.learning_rate_multiplier != AUTO:
+        if wanted.learning_rate_multiplier != AUTO or wanted.of("learning_rate") is not None:
             _check_rate(model, wanted, learning_rate(wanted, shape.hidden_size))
 
 
@@ -201,17 +203,34 @@ def _check_rate(model: Model, wanted: Hyperparameters, rate: float) -> None:
     most = max_learning_rate(optim)
     if rate <= most:
         return
-    where, given = (
-        f"{wanted.where()}.learning_rate_multiplier",
-        float(wanted.learning_rate_multiplier),
-    )
+    absolute: float | None = wanted.of("learning_rate")
+    name, why = "learning_rate", "Training"
+    if absolute is None:
+        name = "learning_rate_multiplier"
+        why = f"It makes a learning rate of {rate:.3g} for '{model.id}', and training"
+    where, given = f"{wanted.where()}.{name}", float(getattr(wanted, name))
     raise InvalidRequest(
         f"Invalid '{where}': decimal above maximum value. Expected a value <= "
-        f"{given * most / rate:.4g}, but got {given:g} instead. It makes a learning rate of "
-        f"{rate:.3g} for '{model.id}', and training with {optim} diverges beyond {most:g}.",
+        f"{given * most / rate:.4g}, but got {given:g} instead. "
+        f"{why} with {optim} diverges beyond {most:g}.",
         param=where,
         code="decimal_above_max_value",
     )
+
+
+def _check_validation(request: CreateJob, wanted: Hyperparameters) -> None:
+    """Raises InvalidRequest."""
+    has_file, val_size = request.validation_file is not None, wanted.of("val_size")
+    if val_size and has_file:
+        raise unsupported_parameter(
+            f"{wanted.where()}.val_size", "It is for jobs without a 'validation_file'."
+        )
+    for name in ("eval_steps", "eval_strategy"):
+        if wanted.of(name) not in (None, 0, "no") and not (has_file or val_size):
+            raise unsupported_parameter(
+                f"{wanted.where()}.{name}",
+                "It needs a 'validation_file' or a 'val_size' to be evaluated on.",
+            )
 
 
 def _check_method(request: CreateJob) -> None:
@@ -248,6 +267,21 @@ def _check_places(wanted: Hyperparameters) -> None:
             )
 
 
+def _check_alternatives(wanted: Hyperparameters) -> None:
+    """Raises InvalidRequest for two names of the same thing, and for a batch that is too large."""
+    for name, declared in settable().items():
+        other = declared.place.instead_of
+        if other and getattr(wanted, name, None) is not None and getattr(wanted, other) != AUTO:
+            raise unsupported_value(
+                f"{wanted.where()}.{name}", f"It and '{other}' exclude each other."
+            )
+    if (batch_given(wanted) or 1) > MAX_BATCH:
+        raise unsupported_value(
+            f"{wanted.where()}.gradient_accumulation_steps",
+            f"Times 'per_device_train_batch_size' it must be {MAX_BATCH} at most.",
+        )
+
+
 def _check_full(model: Model, wanted: Hyperparameters) -> Hyperparameters:
     if model.adapter_uid is not None:
         raise unsupported_value(
@@ -269,11 +303,17 @@ def _continue_adapter(model: Model, wanted: Hyperparameters) -> Hyperparameters:
             raise unsupported_value(
                 f"{wanted.where()}.{name}", f"'{model.id}' has {value}, which cannot change."
             )
+    kinds = {name: bool(config.get(name)) for name in ("use_rslora", "use_dora")}
+    for name, is_so in kinds.items():
+        if wanted.of(name) != is_so and name in wanted.model_fields_set:
+            raise unsupported_parameter(
+                f"{wanted.where()}.{name}", f"The kind of '{model.id}' cannot change."
+            )
     if "lora_target" in wanted.model_fields_set:
         raise unsupported_parameter(
             f"{wanted.where()}.lora_target", f"The layers of '{model.id}' cannot change."
         )
-    return wanted.model_copy(update={"lora_rank": rank, "lora_alpha": alpha})
+    return wanted.model_copy(update={"lora_rank": rank, "lora_alpha": alpha, **kinds})
 
 
 def fine_tuned_id(base: str, organization: str, suffix: str | None) -> str:

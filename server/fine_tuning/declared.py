@@ -21,7 +21,12 @@ _LIMITS = ("ge", "gt", "le", "lt", "pattern", "min_length", "max_length")
 
 def wire_fields(declared: Mapping[str, Parameter]) -> dict[str, Any]:
     """Fields for `pydantic.create_model`, by name."""
-    return {name: (_translated(each.type), each.default) for name, each in declared.items()}
+    return {name: (_wire_type(each), each.unset) for name, each in declared.items()}
+
+
+def _wire_type(declared: Parameter) -> Any:
+    kind = _translated(declared.type)
+    return kind | None if declared.place.instead_of else kind
 
 
 def _translated(annotation: Any) -> Any:

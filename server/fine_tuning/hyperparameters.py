@@ -11,6 +11,10 @@ alone.
 - `learning_rate_multiplier`: 1.
 - `beta`: 0.1.
 
+`num_train_epochs`, `per_device_train_batch_size` with `gradient_accumulation_steps`, and
+`learning_rate` take the places of these three. All are settled but the last: the multiplier stays
+`auto` beside a `learning_rate`.
+
 The multiplier scales a base rate of 5e-5 · (2000 / hidden_size)^0.775, ten times that for LoRA:
 wider models take smaller steps, and low-rank updates larger ones. Preferences take a tenth of it. A
 rate that no model is trained at is refused.
@@ -19,6 +23,7 @@ rate that no model is trained at is refused.
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
@@ -38,7 +43,7 @@ _MAX_EXAMPLES_SEEN = 25_000
 _DEFAULT_EPOCHS = 3
 _MAX_AUTO_EPOCHS = 25
 _BATCH_SHARE = 0.002
-_MAX_BATCH = 256
+MAX_BATCH = 256
 _BASE_RATE = 5e-5
 _LORA_FACTOR = 10
 _STAGE_FACTORS = {Stage.DPO: 0.1}
@@ -56,7 +61,7 @@ class OpenAIHyperparameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     n_epochs: Annotated[int, Field(strict=True, ge=1, le=50)] | Auto = AUTO
-    batch_size: Annotated[int, Field(strict=True, ge=1, le=_MAX_BATCH)] | Auto = AUTO
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH)] | Auto = AUTO
     learning_rate_multiplier: (
         Annotated[float, Field(strict=True, ge=1e-4, le=1e4, allow_inf_nan=False)] | Auto
     ) = AUTO
@@ -150,16 +155,42 @@ def advice(name: str) -> str | None:
 
 def settle(given: Hyperparameters, num_examples: int) -> Hyperparameters:
     """`auto` replaced by numbers."""
+    num_examples = min(num_examples, given.of("max_samples") or num_examples)
     settled: dict[str, int | float] = {}
     if isinstance(given, _OfDpo) and given.beta == AUTO:
         settled[_BETA] = _AUTO_BETA
     if given.n_epochs == AUTO:
-        settled["n_epochs"] = auto_epochs(num_examples)
+        epochs: float | None = given.of("num_train_epochs")
+        settled["n_epochs"] = auto_epochs(num_examples) if epochs is None else math.ceil(epochs)
     if given.batch_size == AUTO:
-        settled["batch_size"] = max(1, min(_MAX_BATCH, int(num_examples * _BATCH_SHARE)))
-    if given.learning_rate_multiplier == AUTO:
+        auto = max(1, min(MAX_BATCH, int(num_examples * _BATCH_SHARE)))
+        settled["batch_size"] = batch_given(given) or auto
+    if given.learning_rate_multiplier == AUTO and given.of("learning_rate") is None:
         settled["learning_rate_multiplier"] = 1.0
-    return given.model_copy(update=settled)
+    return filled(given.model_copy(update=settled))
+
+
+def filled(settled: Hyperparameters) -> Hyperparameters:
+    """With what follows from OpenAI's `n_epochs` and `batch_size` under the trainer's names."""
+    assert settled.n_epochs != AUTO
+    assert settled.batch_size != AUTO
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    batch = split_batch(settled.batch_size)
+    if batch_given(settled) is not None:
+        batch = tuple(settled.of(name) or 1 for name in names)
+    more: dict[str, object] = dict(zip(names, batch, strict=True))
+    if settled.of("num_train_epochs") is None:
+        more["num_train_epochs"] = float(settled.n_epochs)
+    return settled.model_copy(update=more)
+
+
+def batch_given(wanted: Hyperparameters) -> int | None:
+    """The examples of a step, by the trainer's names; None where they name none."""
+    at_once: int | None = wanted.of("per_device_train_batch_size")
+    accumulation: int | None = wanted.of("gradient_accumulation_steps")
+    if at_once is None and accumulation is None:
+        return None
+    return (at_once or 1) * (accumulation or 1)
 
 
 def auto_epochs(num_examples: int) -> int:
@@ -171,7 +202,11 @@ def auto_epochs(num_examples: int) -> int:
 
 
 def learning_rate(settled: Hyperparameters, hidden_size: int | None) -> float:
-    """The trainer's rate for a model of this width; an unknown width counts as 2000."""
+    """The one that was set, else the multiplier's for a model of this width; an unknown width
+    counts as 2000."""
+    absolute: float | None = settled.of("learning_rate")
+    if absolute is not None:
+        return absolute
     assert settled.learning_rate_multiplier != AUTO
     width = _REFERENCE_WIDTH / (hidden_size or _REFERENCE_WIDTH)
     factor = _LORA_FACTOR if settled.kind is FinetuningType.LORA else 1

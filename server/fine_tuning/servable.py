@@ -4,7 +4,7 @@ says of itself once it runs. What is refused here would otherwise fail after the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from server.config import EngineKind, ModelEntry
@@ -15,6 +15,12 @@ from workers.contract.hello import Capability, Hello
 from workers.contract.parameters import FinetuningType
 
 _RETRY_AFTER_FAILURE_S = 30.0
+
+SERVED_BY = {
+    "use_dora": frozenset({EngineKind.HF}),
+    "use_rslora": frozenset(EngineKind) - {EngineKind.SGLANG},
+}
+"""Kinds of adapters that not every engine serves."""
 
 FindHello = Callable[[str], Hello | None]
 """What an engine of the model says of itself; None while there is none."""
@@ -62,6 +68,16 @@ def check_experts(entry: ModelEntry, shape: BaseShape, lora_target: str, where: 
             f"SGLang serves no adapters on all layers of '{entry.id}', a mixture of experts: name "
             "those of its attention, such as 'q_proj,k_proj,v_proj,o_proj'.",
         )
+
+
+def check_adapter_kind(entry: ModelEntry, chosen: Mapping[str, object], where: str) -> None:
+    """Raises InvalidRequest."""
+    for name, engines in SERVED_BY.items():
+        if chosen.get(name) and entry.engine not in engines:
+            raise unsupported_value(
+                f"{where}.{name}",
+                f"The {entry.engine} engine of '{entry.id}' does not serve such adapters.",
+            )
 
 
 def check_rank(entry: ModelEntry, rank: int, hello: Hello | None, where: str) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from server.config import ModelEntry, Training
 from server.fine_tuning.base_shape import read_base_shape
 from server.fine_tuning.hyperparameters import (
-    AUTO,
     Hyperparameters,
+    filled,
     given_of,
     learning_rate,
-    split_batch,
 )
 from server.store.records import Job, Model, ModelKind
 from workers.contract.parameters import (
@@ -35,10 +34,7 @@ def build_train_spec(
     template_folders: tuple[Path, ...],
     output_dir: Path,
 ) -> TrainSpec:
-    wanted = given_of(job)
-    assert wanted.batch_size != AUTO
-    assert wanted.n_epochs != AUTO
-    at_once, accumulation = split_batch(wanted.batch_size)
+    wanted = filled(given_of(job))
     has_validation = job.plan.validation_blob is not None
     return TrainSpec(
         job_id=job.id,
@@ -63,9 +59,6 @@ def build_train_spec(
         finetuning=wanted.arguments(FinetuningArguments, stage=wanted.stage, **_beta(wanted)),
         training=wanted.arguments(
             TrainingArguments,
-            num_train_epochs=float(wanted.n_epochs),
-            per_device_train_batch_size=at_once,
-            gradient_accumulation_steps=accumulation,
             learning_rate=learning_rate(
                 wanted, read_base_shape(Path(job.plan.weights_path)).hidden_size
             ),

@@ -82,7 +82,8 @@ class Training:
         self._workshop = workshop
         self._dir = workshop.config.jobs_dir / job.id
         self._files = JobFiles(job, self._dir, workshop.blobs)
-        has_validation = job.plan.validation_blob is not None
+        held_out = bool(job.hyperparameters.get("val_size"))
+        has_validation = job.plan.validation_blob is not None or held_out
         self._fold = RunFold(job.train_seq, has_validation)
         self._recorded_seq = job.train_seq
         self._last_step: Step | None = None

@@ -109,7 +109,7 @@ def time_ours(spec: TrainSpec, data: Data) -> float:
         schedule=schedule,
         stage=stage,
         data=data,
-        optimisation=build_optimisation(spec.training, stage.model, schedule.total_steps),
+        optimisation=build_optimisation(spec, stage.model, schedule.total_steps),
         log=log,
         exports=Exports(output_dir, stage.export, 1, room),
         states=StateFolder(output_dir / "state", {}, room),

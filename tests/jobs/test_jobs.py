@@ -43,6 +43,40 @@ def test_a_job_goes_through_its_whole_life(service: Service) -> None:
     check_checkpoints(service, job.id, done.fine_tuned_model)
 
 
+def test_a_job_takes_the_trainers_own_names(service: Service) -> None:
+    client = service.gateway.client()
+    given = {
+        "learning_rate": 1e-3,
+        "num_train_epochs": 1.5,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "val_size": 0.25,
+        "logging_steps": 2,
+        "save_strategy": "no",
+        "use_dft_loss": True,
+        "bf16": True,
+    }
+    auto = {"n_epochs": "auto", "batch_size": "auto"}
+    job = create(client, upload(client, lines(rows(16))), hyperparameters=given | auto)
+    done = wait_for(client, job.id)
+    assert done.status == "succeeded", done.error
+    assert (done.hyperparameters.n_epochs, done.hyperparameters.batch_size) == (2, 4)
+    assert done.method is not None
+    assert done.method.supervised is not None
+    echoed = done.method.supervised.hyperparameters
+    assert echoed is not None
+    assert given.items() <= echoed.model_dump().items()
+    told = [message for message in messages(client, job.id) if "/5:" in message]
+    assert [message.split(":")[0] for message in told] == ["Step 2/5", "Step 4/5", "Step 5/5"]
+    assert "full validation loss=" in told[-1]
+    assert not list(client.fine_tuning.jobs.checkpoints.list(job.id))
+    assert done.fine_tuned_model is not None
+    assert say(client, done.fine_tuned_model) == f"I am {done.fine_tuned_model}."
+    with pytest.raises(openai.BadRequestError, match="cannot change") as error:
+        create(client, model=done.fine_tuned_model, hyperparameters={"use_rslora": True})
+    assert error.value.param == "method.supervised.hyperparameters.use_rslora"
+
+
 def check_events(service: Service, job_id: str, training: str, validation: str, model: str) -> None:
     client = service.gateway.client()
     told = messages(client, job_id)

@@ -12,11 +12,14 @@ import openai
 import pytest
 from openai import OpenAI
 
-from server.config import ModelEntry
+from server.config import EngineKind, ModelEntry
 from server.engines.start_failures import failing_engines
+from server.fine_tuning.servable import SERVED_BY
 from tests.jobs.conftest import settings_for
 from tests.jobs.live import Gateway, engines_of, running_gateway, running_supervisor, wait_until
 from tests.jobs.stories import create, messages, say, upload, wait_for
+from workers.engine.adapter_kinds import rules_of
+from workers.engine.spec import BackendName
 
 KNOBS = "method.supervised.hyperparameters"
 ATTACHED = {"engine": "attached", "url": "http://127.0.0.1:9"}
@@ -87,6 +90,51 @@ def training_file(client: OpenAI) -> str:
             f"{KNOBS}.learning_rate_multiplier",
             "decimal_below_min_value",
         ),
+        ("odd-rank", {"use_dora": True}, f"{KNOBS}.use_dora", "unsupported_value"),
+        ("odd-rank", {"fp16": True}, f"{KNOBS}.fp16", "unsupported_value"),
+        (
+            "odd-rank",
+            {"use_dft_loss": True, "use_eaft_loss": True},
+            f"{KNOBS}.use_eaft_loss",
+            "unsupported_value",
+        ),
+        (
+            "odd-rank",
+            {"eval_strategy": "epoch"},
+            f"{KNOBS}.eval_strategy",
+            "unsupported_parameter",
+        ),
+        ("odd-rank", {"save_strategy": "steps"}, f"{KNOBS}.save_steps", "unsupported_value"),
+        ("odd-rank", {"val_size": 1.5}, f"{KNOBS}.val_size", "unsupported_value"),
+        ("odd-rank", {"learning_rate": 0.06}, f"{KNOBS}.learning_rate", "decimal_above_max_value"),
+        (
+            "odd-rank",
+            {"learning_rate": 1e-4, "learning_rate_multiplier": 1.0},
+            f"{KNOBS}.learning_rate",
+            "unsupported_value",
+        ),
+        (
+            "odd-rank",
+            {"num_train_epochs": 3.0, "n_epochs": 3},
+            f"{KNOBS}.num_train_epochs",
+            "unsupported_value",
+        ),
+        (
+            "odd-rank",
+            {"gradient_accumulation_steps": 2, "batch_size": 4},
+            f"{KNOBS}.gradient_accumulation_steps",
+            "unsupported_value",
+        ),
+        (
+            "odd-rank",
+            {
+                "batch_size": "auto",
+                "per_device_train_batch_size": 16,
+                "gradient_accumulation_steps": 17,
+            },
+            f"{KNOBS}.gradient_accumulation_steps",
+            "unsupported_value",
+        ),
     ],
 )
 def test_what_could_not_be_served_is_refused_at_creation(
@@ -111,6 +159,11 @@ def test_what_could_not_be_served_is_refused_at_creation(
         ("elsewhere", {}),
         ("odd-rank", {"cutoff_len": 512}),
         ("odd-rank", {"optim": "sgd", "learning_rate_multiplier": 50.0}),
+        ("odd-rank", {"optim": "sgd", "learning_rate": 0.06}),
+        ("odd-rank", {"use_rslora": True, "val_size": 2, "eval_strategy": "epoch"}),
+        ("elsewhere", {"use_dora": True}),
+        ("odd-rank", {"n_epochs": "auto", "num_train_epochs": 0.5}),
+        ("odd-rank", {"batch_size": "auto", "gradient_accumulation_steps": 256}),
     ],
 )
 def test_what_can_be_served_is_accepted(
@@ -138,6 +191,13 @@ def test_the_rate_that_is_refused_is_told_with_the_most_that_is_not(
 def test_a_rank_that_vllm_cannot_be_started_with_is_no_configuration() -> None:
     with pytest.raises(ValueError, match="at most 512"):
         ModelEntry.model_validate({"id": "m", "path": "/m", "engine": "vllm", "max_lora_rank": 600})
+
+
+def test_kinds_of_adapters_are_refused_where_an_engine_refuses_them() -> None:
+    for engine in EngineKind:
+        rules = rules_of(BackendName(engine), 64)
+        assert (engine in SERVED_BY["use_dora"]) == rules.dora
+        assert (engine in SERVED_BY["use_rslora"]) == rules.rslora
 
 
 def test_a_base_whose_engine_never_starts_is_not_trained(tmp_path: Path, tiny_model: Path) -> None:

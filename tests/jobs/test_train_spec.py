@@ -36,6 +36,39 @@ def test_packed_rows_are_no_longer_than_they_need_to_be_unless_the_job_says() ->
     assert spec_of(Training(), packing=True, cutoff_len=4096).data.packing_len is None
 
 
+def test_a_run_is_told_the_numbers_that_the_job_names() -> None:
+    told = spec_of(
+        Training(),
+        learning_rate=1e-4,
+        num_train_epochs=2.5,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=8,
+    ).training
+    assert (told.learning_rate, told.num_train_epochs) == (1e-4, 2.5)
+    assert (told.per_device_train_batch_size, told.gradient_accumulation_steps) == (2, 8)
+
+
+def test_openais_names_become_the_trainers() -> None:
+    told = spec_of(Training(), n_epochs=4, batch_size=48, finetuning_type="full").training
+    assert (told.num_train_epochs, told.learning_rate) == (4.0, 5e-5)
+    assert (told.per_device_train_batch_size, told.gradient_accumulation_steps) == (16, 3)
+    half = spec_of(Training(), gradient_accumulation_steps=4).training
+    assert (half.per_device_train_batch_size, half.gradient_accumulation_steps) == (1, 4)
+
+
+def test_what_is_settled_is_told_under_either_name() -> None:
+    given = {"num_train_epochs": 2.5, "per_device_train_batch_size": 3, "learning_rate": 1e-4}
+    settled = settle(SupervisedHyperparameters.model_validate(given), 100)
+    assert (settled.n_epochs, settled.batch_size) == (3, 3)
+    assert settled.of("gradient_accumulation_steps") == 1
+    assert (settled.of("learning_rate"), settled.learning_rate_multiplier) == (1e-4, "auto")
+    auto = settle(SupervisedHyperparameters(), 100)
+    assert (auto.n_epochs, auto.of("num_train_epochs"), auto.of("learning_rate")) == (3, 3.0, None)
+    for each in (settled, auto):
+        kept = SupervisedHyperparameters.model_validate(each.model_dump(mode="json"))
+        assert settle(kept, 7) == kept
+
+
 @pytest.mark.parametrize(
     ("config", "shape"),
     [

@@ -39,12 +39,13 @@ ROWS = [pair(f"Say {n}.", f"{n}, gladly", f"No{'!' * (n % 4)}") for n in range(1
 
 
 def spec_of(workspace: Workspace, output_dir: str = "run", **finetuning: Any) -> TrainSpec:
+    is_full = finetuning.get("finetuning_type") == "full"
     return workspace.spec(
         ROWS,
         output_dir=output_dir,
-        finetuning={"stage": "dpo", "lora_rank": 4, **finetuning},
+        finetuning={"stage": "dpo", **({} if is_full else {"lora_rank": 4}), **finetuning},
         num_train_epochs=2,
-        learning_rate=5e-3 if finetuning.get("finetuning_type") != "full" else 5e-4,
+        learning_rate=5e-4 if is_full else 5e-3,
         lr_scheduler_type="constant",
     )
 

@@ -25,6 +25,8 @@ from workers.contract.training import (
     TrainEvent,
     TrainSpec,
 )
+from workers.trainer.run import run
+from workers.trainer.stopping import StopRequest
 
 ROWS = [
     {"prompt": f"count to {n}: ", "completion": " ".join(map(str, range(n + 1)))} for n in range(16)
@@ -214,6 +216,64 @@ def test_a_full_run_resumes_with_the_same_weights(workspace: Workspace) -> None:
     assert process.wait(DEADLINE_S) == 0
     assert start(spec).wait(DEADLINE_S) == 0
     assert_same_run(spec, whole)
+
+
+class StopsAt(StopRequest):
+    """Asks to leave at the step that it is asked for the `count`th time whether to."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._left = count
+
+    @property
+    def requested(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+def test_further_parameters_resume_as_well(workspace: Workspace) -> None:
+    def spec(output_dir: str) -> TrainSpec:
+        return workspace.spec(
+            ROWS,
+            output_dir=output_dir,
+            data={"val_size": 4, "max_samples": 14},
+            finetuning={
+                "lora_dropout": 0.1,
+                "use_dora": True,
+                "loraplus_lr_ratio": 4.0,
+                "use_asft_loss": True,
+            },
+            num_train_epochs=2.5,
+            gradient_accumulation_steps=2,
+            warmup_steps=2,
+            adam_beta2=0.95,
+            bf16=True,
+            gradient_checkpointing=True,
+            neftune_noise_alpha=5.0,
+            logging_steps=2,
+            eval_strategy="epoch",
+            save_strategy="steps",
+            save_steps=2,
+            save_total_limit=10,
+        )
+
+    train(spec("whole"))
+    for steps in (1, 2):
+        assert run(spec("stopped"), StopsAt(steps))
+        assert isinstance(events_of(spec("stopped"))[-1], Stopped)
+    train(spec("stopped"))
+    assert_same_run(spec("stopped"), spec("whole"))
+
+
+def test_a_state_of_a_trainer_that_knew_fewer_arguments_is_taken_up(workspace: Workspace) -> None:
+    spec = spec_of(workspace, "older")
+    assert run(spec, StopsAt(3))
+    state = next((Path(spec.output_dir) / "state").glob("step-*.pt"))
+    content = torch.load(state)
+    for name in ("use_dora", "adam_beta1", "bf16", "val_size"):
+        del content["fingerprint"][name]
+    torch.save(content, state)
+    assert isinstance(train(spec)[-1], Completed)
 
 
 def test_other_arguments_than_the_saved_ones_are_refused(workspace: Workspace) -> None:

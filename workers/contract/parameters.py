@@ -39,6 +39,9 @@ class Place:
     types: tuple[FinetuningType, ...] = ()
     is_settable: bool = True
     """Whether a job sets it; the others are the service's own."""
+    instead_of: str | None = None
+    """OpenAI's hyperparameter that it takes the place of. A job that does not set it has it from
+    there, whatever its default."""
 
 
 def param(
@@ -46,11 +49,13 @@ def param(
     *,
     stages: tuple[Stage, ...] = (),
     types: tuple[FinetuningType, ...] = (),
+    instead_of: str | None = None,
     **limits: Any,
 ) -> msgspec.Meta:
     """A parameter that a job sets. `limits` are those of `msgspec.Meta`: ge, gt, le, lt, pattern,
     min_length, max_length."""
-    return msgspec.Meta(description=doc, extra={"place": Place(stages, types)}, **limits)
+    place = Place(stages, types, instead_of=instead_of)
+    return msgspec.Meta(description=doc, extra={"place": place}, **limits)
 
 
 def own(doc: str, *, stages: tuple[Stage, ...] = (), **limits: Any) -> msgspec.Meta:
@@ -120,6 +125,19 @@ class DataArguments(Arguments, frozen=True):
         ]
         | None
     ) = None
+    max_samples: (
+        Annotated[int, param("So many lines of each file are used: the first.", ge=1, le=MAX_COUNT)]
+        | None
+    ) = None
+    val_size: Annotated[
+        float,
+        param(
+            "Examples of the training file that are held out to validate on, as a share below 1 or "
+            "a number of them; chosen by the seed. For jobs without a validation file.",
+            ge=0,
+            le=MAX_COUNT,
+        ),
+    ] = 0.0
     packing: Annotated[
         bool,
         param(
@@ -207,6 +225,65 @@ class FinetuningArguments(Arguments, frozen=True):
             "Margin that SimPO asks of the rewards (pref_loss simpo).", stages=_DPO, ge=0, le=100
         ),
     ] = 0.5
+    use_rslora: Annotated[
+        bool,
+        param("Scale the factors by alpha over the root of the rank (rsLoRA).", types=_LORA),
+    ] = False
+    use_dora: Annotated[
+        bool,
+        param(
+            "Train the lengths of the weights' columns beside the factors (DoRA, "
+            "arXiv:2402.09353). The hf engine alone serves it.",
+            types=_LORA,
+        ),
+    ] = False
+    loraplus_lr_ratio: (
+        Annotated[
+            float,
+            param(
+                "Learning rate of the second factors over that of the first (LoRA+, "
+                "arXiv:2402.12354).",
+                types=_LORA,
+                gt=0,
+                le=1000,
+            ),
+        ]
+        | None
+    ) = None
+    use_dft_loss: Annotated[
+        bool,
+        param("Weigh each token's loss by its probability (DFT, arXiv:2508.05629).", stages=_SFT),
+    ] = False
+    use_asft_loss: Annotated[
+        bool,
+        param(
+            "As use_dft_loss, held to the model without its adapter (ASFT, arXiv:2509.23753).",
+            stages=_SFT,
+            types=_LORA,
+        ),
+    ] = False
+    asft_alpha: Annotated[
+        float,
+        param("How strongly use_asft_loss holds.", stages=_SFT, types=_LORA, ge=0, le=1000),
+    ] = 0.1
+    use_eaft_loss: Annotated[
+        bool,
+        param(
+            "Weigh each token's loss by the entropy of the likeliest twenty (EAFT, "
+            "arXiv:2601.02151).",
+            stages=_SFT,
+        ),
+    ] = False
+    eaft_alpha: Annotated[
+        float, param("Power of use_eaft_loss's weight.", stages=_SFT, ge=0, le=100)
+    ] = 1.0
+    pure_bf16: Annotated[
+        bool,
+        param(
+            "Hold all weights in bfloat16, those that are trained too, and compute in it. Half the "
+            "memory of bf16, but updates of less than about 0.4 % of a weight are lost."
+        ),
+    ] = False
 
     @property
     def alpha(self) -> int:
@@ -215,7 +292,14 @@ class FinetuningArguments(Arguments, frozen=True):
 
 class TrainingArguments(Arguments, frozen=True):
     num_train_epochs: Annotated[
-        float, own("Passes over the training file: a job's n_epochs.", gt=0)
+        float,
+        param(
+            "Passes over the training file, of which the last may be a part. Excludes n_epochs, "
+            "which is it rounded up.",
+            instead_of="n_epochs",
+            gt=0,
+            le=50,
+        ),
     ] = 3.0
     max_steps: (
         Annotated[
@@ -229,11 +313,32 @@ class TrainingArguments(Arguments, frozen=True):
         | None
     ) = None
     per_device_train_batch_size: Annotated[
-        int, own("Examples at once; times the accumulation it is a job's batch_size.", ge=1)
+        int,
+        param(
+            "Examples at once: 1 where gradient_accumulation_steps stands alone. The product of "
+            "both is batch_size, which they exclude.",
+            instead_of="batch_size",
+            ge=1,
+            le=256,
+        ),
     ] = 1
-    gradient_accumulation_steps: Annotated[int, own("Batches before a step.", ge=1)] = 1
+    gradient_accumulation_steps: Annotated[
+        int,
+        param(
+            "Batches before a step: 1 where per_device_train_batch_size stands alone.",
+            instead_of="batch_size",
+            ge=1,
+            le=256,
+        ),
+    ] = 1
     learning_rate: Annotated[
-        float, own("Highest learning rate: from a job's learning_rate_multiplier.", gt=0)
+        float,
+        param(
+            "Highest learning rate, as it is. Excludes learning_rate_multiplier, which scales one "
+            "that follows from the model's width.",
+            instead_of="learning_rate_multiplier",
+            gt=0,
+        ),
     ] = 5e-5
     lr_scheduler_type: Annotated[
         Literal[
@@ -250,6 +355,12 @@ class TrainingArguments(Arguments, frozen=True):
     warmup_ratio: Annotated[
         float, param("Share of the steps in which the learning rate rises.", ge=0, le=1)
     ] = 0.0
+    warmup_steps: Annotated[
+        int,
+        param(
+            "Steps in which the learning rate rises; 0: as warmup_ratio says.", ge=0, le=MAX_COUNT
+        ),
+    ] = 0
     weight_decay: Annotated[float, param("Decay of all but biases and norms.", ge=0, le=10)] = 0.0
     max_grad_norm: Annotated[
         float, param("Norm that gradients are clipped to; 0 leaves them.", ge=0)
@@ -258,8 +369,60 @@ class TrainingArguments(Arguments, frozen=True):
         Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"],
         param("The optimiser."),
     ] = "adamw_torch"
+    adam_beta1: Annotated[float, param("How long AdamW remembers gradients.", ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, param("How long AdamW remembers their squares.", ge=0, lt=1)] = (
+        0.999
+    )
+    adam_epsilon: Annotated[
+        float, param("What AdamW adds to the root of the squares.", ge=0, le=1)
+    ] = 1e-8
+    bf16: (
+        Annotated[
+            bool,
+            param(
+                "Compute matrix products in bfloat16, with trained weights in float32; false: in "
+                "float32. Without it, as the operator set."
+            ),
+        ]
+        | None
+    ) = None
+    fp16: Annotated[
+        bool, param("Refused if true: the trainer does not scale losses. See bf16.")
+    ] = False
+    gradient_checkpointing: Annotated[
+        bool,
+        param("Compute activations again for the gradient instead of keeping them: less memory."),
+    ] = False
+    disable_gradient_checkpointing: (
+        Annotated[
+            bool, param("LLaMA-Factory's opposite of gradient_checkpointing; false turns it on.")
+        ]
+        | None
+    ) = None
+    neftune_noise_alpha: (
+        Annotated[
+            float,
+            param(
+                "Noise on the embeddings while training, uniform up to this over the root of "
+                "tokens times width (NEFTune, arXiv:2310.05914).",
+                gt=0,
+                le=1000,
+            ),
+        ]
+        | None
+    ) = None
     seed: Annotated[int, own("Seed of all that is random: a job's own `seed`.", ge=0)] = 42
-    logging_steps: Annotated[int, own("Steps between two reports.", ge=1)] = 1
+    logging_steps: Annotated[
+        int,
+        param("Steps between two reports, which tell of all since the last.", ge=1, le=MAX_COUNT),
+    ] = 1
+    eval_strategy: (
+        Annotated[
+            Literal["no", "steps", "epoch"],
+            param("When whole passes over the validation file are; null: as eval_steps says."),
+        ]
+        | None
+    ) = None
     eval_steps: Annotated[
         int,
         param(
@@ -273,6 +436,16 @@ class TrainingArguments(Arguments, frozen=True):
         int,
         param("Checkpoints every so many steps; 0: at the end of each epoch.", ge=0, le=MAX_COUNT),
     ] = 0
+    save_strategy: (
+        Annotated[
+            Literal["no", "steps", "epoch"],
+            param(
+                "When checkpoints are, of which the end of the training is one unless it is 'no'; "
+                "null: as save_steps says."
+            ),
+        ]
+        | None
+    ) = None
     save_total_limit: Annotated[
         int, param("Newest checkpoints that stay; older ones stop answering.", ge=1, le=50)
     ] = 3
@@ -312,6 +485,11 @@ class Parameter:
         return (not stages or stage is None or stage in stages) and (
             not types or kind is None or kind in types
         )
+
+    @property
+    def unset(self) -> Any:
+        """What a job has that does not set it: None where another one stands in."""
+        return None if self.place.instead_of else self.default
 
     @property
     def home(self) -> str:

@@ -37,8 +37,8 @@ def _row(parameter: Parameter) -> str:
     kinds = [*place.stages, *place.types]
     cells = [
         f"`{parameter.name}`",
-        _type(parameter.type),
-        _default(parameter.default),
+        _type(parameter.type) + (" or null" if place.instead_of else ""),
+        _default(parameter.unset),
         ", ".join(map(str, kinds)) or "all",
         parameter.doc,
     ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from workers.contract.conflicts import find_conflict
 from workers.contract.parameters import LOSS_OF, FinetuningType, parameters
 from workers.contract.training import TrainSpec
 from workers.trainer.failures import InvalidHyperparameters
@@ -20,9 +23,17 @@ def check_arguments(spec: TrainSpec) -> None:
                 "A model trained from scratch cannot start from an adapter.",
                 "adapter_name_or_path",
             )
-    if spec.data.train_on_prompt and spec.data.mask_history:
+    values = {
+        name: value
+        for group in (spec.data, spec.finetuning, spec.training)
+        for name, value in msgspec.structs.asdict(group).items()
+    }
+    found = find_conflict(values.get)
+    if found is not None:
+        raise InvalidHyperparameters(found.reason, found.name)
+    if spec.data.val_size and spec.data.validation_file is not None:
         raise InvalidHyperparameters(
-            "'train_on_prompt' and 'mask_history' exclude each other.", "mask_history"
+            "'val_size' is for runs without a validation file.", "val_size"
         )
 
     _check_loss(spec)
@@ -38,11 +49,12 @@ def _check_loss(spec: TrainSpec) -> None:
 
 
 def _check_stage(spec: TrainSpec) -> None:
-    """What belongs to other stages has its default."""
-    stage = spec.finetuning.stage
+    """What belongs to other stages, or to other kinds of fine-tuning, has its default."""
+    stage, kind = spec.finetuning.stage, spec.finetuning.finetuning_type
     for group in (spec.data, spec.finetuning, spec.training):
         for name, declared in parameters((type(group),)).items():
-            if not declared.is_of(stage=stage) and getattr(group, name) != declared.default:
+            is_set = getattr(group, name) != declared.default
+            if is_set and not declared.is_of(stage=stage, kind=kind):
                 raise InvalidHyperparameters(
-                    f"'{name}' belongs to {declared.home}, not to stage {stage}.", name
+                    f"'{name}' belongs to {declared.home}, not to stage {stage} with {kind}.", name
                 )

@@ -87,6 +87,10 @@ class EncodedExamples:
         first = index * self._num_each
         return [self._sequence(first + number) for number in range(self._num_each)]
 
+    def subset(self, indices: Sequence[int]) -> EncodedExamples:
+        chosen = [tuple(self.sequences(index)) for index in indices]
+        return EncodedExamples(chosen, [self.values[index] for index in indices])
+
     def _sequence(self, number: int) -> Sequence32:
         start, end = self._starts[number], self._starts[number + 1]
         return self._ids[start:end], self._labels[start:end]
@@ -160,14 +164,15 @@ def load_file(
     *,
     is_validation: bool,
     between_lines: Callable[[], None],
+    max_lines: int | None = None,
 ) -> LoadedFile:
-    """Reads and encodes every row.
+    """Reads and encodes every row, or the first `max_lines` of them.
 
     Raises InvalidTrainingFile or InvalidValidationFile, and whatever `between_lines` raises.
     """
     gathering = _Gathering()
     try:
-        for number, row in _encoded_lines(path, reader, window.cutoff_len):
+        for number, row in _encoded_lines(path, reader, window.cutoff_len, max_lines):
             between_lines()
             gathering.add(number, row)
     except ExampleFileError as error:
@@ -200,9 +205,9 @@ def _nothing_to_learn(gathering: _Gathering, window: Window) -> str:
 
 
 def _encoded_lines(
-    path: Path, reader: RowReader, cutoff_len: int
+    path: Path, reader: RowReader, cutoff_len: int, max_lines: int | None
 ) -> Iterator[tuple[int, EncodedRow]]:
-    lines = read_lines(path)
+    lines = itertools.islice(read_lines(path), max_lines)
     while chunk := list(itertools.islice(lines, _LINES_AT_ONCE)):
         read = [_read(line, reader) for _, line in chunk]
         rows = [row for row in read if not isinstance(row, ExampleError)]

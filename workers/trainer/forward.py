@@ -17,6 +17,19 @@ class Forward:
         accepted = inspect.signature(model.causal_lm.forward).parameters
         self._selects_logits = "logits_to_keep" in accepted
 
+    @torch.no_grad()
+    def base_logits(self, batch: Batch) -> torch.Tensor:
+        """As `logits`, of the model without its adapter, as it answers: without dropout or
+        noise."""
+        module: Any = self._model.module
+        was_training = module.training
+        module.eval()
+        try:
+            with module.disable_adapter():
+                return self.logits(batch)
+        finally:
+            module.train(was_training)
+
     def logits(self, batch: Batch) -> torch.Tensor:
         """[rows, scored columns, vocabulary]"""
         device = self._model.device

@@ -208,6 +208,7 @@ class Loop:
         if self.schedule.saves_after(step):
             self._check_weights(step)
             self._checkpoint(step, full_valid)
+        if self.schedule.saves_after(step) or step == self.schedule.total_steps:
             self._save_state(progress)
 
     def _check_weights(self, step: int) -> None:

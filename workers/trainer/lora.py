@@ -18,12 +18,20 @@ def add_lora(base: Any, arguments: FinetuningArguments) -> tuple[torch.nn.Module
     """The model with fresh factors, and what the run's user should know of it."""
     has_dropout = arguments.lora_dropout > 0
     targets = choose_targets(base, arguments.lora_target, has_dropout=has_dropout)
+    if arguments.use_dora and targets.parameters:
+        raise InvalidHyperparameters(
+            "'use_dora' cannot be used with this model: peft trains "
+            f"{', '.join(targets.parameters)} without it only.",
+            "use_dora",
+        )
     config = LoraConfig(
         r=arguments.lora_rank,
         lora_alpha=arguments.alpha,
         lora_dropout=arguments.lora_dropout,
         target_modules=targets.modules,
         target_parameters=targets.parameters or None,
+        use_rslora=arguments.use_rslora,
+        use_dora=arguments.use_dora,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(base, config), targets.notes

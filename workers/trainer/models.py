@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations.neftune import neftune_post_forward_hook
 from transformers.utils.logging import disable_progress_bar
 
-from workers.contract.parameters import FinetuningType, ModelArguments
+from workers.contract.parameters import FinetuningType, ModelArguments, TrainingArguments
 from workers.contract.training import TrainSpec
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
 from workers.trainer.lora import add_lora, kept_shape, load_lora, merge_lora
@@ -34,6 +35,8 @@ class TrainedModel:
     export_dtype: torch.dtype
     """The base's own: a full model is written as it was read."""
     is_adapter: bool
+    is_pure: bool
+    """Whether trained weights are in `compute_dtype` too."""
     trust_remote_code: bool
     notes: tuple[str, ...] = ()
     """What the run's user should know of it."""
@@ -56,7 +59,7 @@ class TrainedModel:
         )
 
     def autocast(self) -> AbstractContextManager[Any]:
-        enabled = self.compute_dtype != torch.float32
+        enabled = self.compute_dtype != torch.float32 and not self.is_pure
         return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=enabled)
 
 
@@ -64,12 +67,14 @@ def load_model(spec: TrainSpec) -> TrainedModel:
     """Seeds torch first, so that fresh weights are the seed's. Raises TrainerError."""
     disable_progress_bar()
     device = _device(spec.model.device)
-    compute_dtype = _DTYPES[spec.model.compute_dtype]
+    compute_dtype = _compute_dtype(spec)
     is_adapter = spec.finetuning.finetuning_type is FinetuningType.LORA
     base_path = Path(spec.model.model_name_or_path)
     torch.manual_seed(spec.training.seed)
     # Weights that are trained stay in float32: bfloat16 swallows small updates.
     base, export_dtype = _load_base(spec.model, compute_dtype if is_adapter else torch.float32)
+    if _keeps_no_activations(spec.training):
+        _checkpoint_activations(base)
     module: torch.nn.Module = base
     notes: list[str | None] = []
     adapter_path = spec.model.adapter_name_or_path
@@ -81,6 +86,10 @@ def load_model(spec: TrainSpec) -> TrainedModel:
         notes += told
     elif adapter_path is not None:
         module = merge_lora(base, Path(adapter_path))
+    if spec.finetuning.pure_bf16:
+        _hold_in(compute_dtype, module)
+    if spec.training.neftune_noise_alpha is not None:
+        _add_noise(base.get_input_embeddings(), spec.training.neftune_noise_alpha)
     module.to(device)
     module.train()
     return TrainedModel(
@@ -90,9 +99,42 @@ def load_model(spec: TrainSpec) -> TrainedModel:
         compute_dtype=compute_dtype,
         export_dtype=export_dtype,
         is_adapter=is_adapter,
+        is_pure=spec.finetuning.pure_bf16,
         trust_remote_code=spec.model.trust_remote_code,
         notes=tuple(note for note in notes if note is not None),
     )
+
+
+def _compute_dtype(spec: TrainSpec) -> torch.dtype:
+    """The job's, else the operator's."""
+    if spec.finetuning.pure_bf16 or spec.training.bf16:
+        return torch.bfloat16
+    if spec.training.bf16 is False:
+        return torch.float32
+    return _DTYPES[spec.model.compute_dtype]
+
+
+def _keeps_no_activations(arguments: TrainingArguments) -> bool:
+    return arguments.gradient_checkpointing or arguments.disable_gradient_checkpointing is False
+
+
+def _checkpoint_activations(base: Any) -> None:
+    if not base.supports_gradient_checkpointing:
+        raise InvalidHyperparameters(
+            "This model cannot compute its activations again.", "gradient_checkpointing"
+        )
+    base.activation_checkpointing_enable({"use_reentrant": False})
+
+
+def _hold_in(dtype: torch.dtype, module: torch.nn.Module) -> None:
+    """Parameters only: rotary embeddings and other buffers keep their precision."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def _add_noise(embeddings: Any, alpha: float) -> None:
+    embeddings.neftune_noise_alpha = alpha
+    embeddings.register_forward_hook(neftune_post_forward_hook)
 
 
 def _load_base(arguments: ModelArguments, dtype: torch.dtype) -> tuple[Any, torch.dtype]:

@@ -11,6 +11,7 @@ import torch
 from transformers.optimization import get_scheduler
 
 from workers.contract.parameters import TrainingArguments
+from workers.contract.training import TrainSpec
 from workers.trainer.models import TrainedModel
 
 _Groups = list[dict[str, Any]]
@@ -22,55 +23,70 @@ class Optimisation:
     schedule: torch.optim.lr_scheduler.LRScheduler
 
 
-def build_optimisation(
-    arguments: TrainingArguments, model: TrainedModel, total_steps: int
-) -> Optimisation:
-    optimiser = _OPTIMISERS[arguments.optim](
-        _groups(model, arguments.weight_decay), arguments.learning_rate
-    )
+def build_optimisation(spec: TrainSpec, model: TrainedModel, total_steps: int) -> Optimisation:
+    arguments = spec.training
+    groups = _groups(model, arguments, spec.finetuning.loraplus_lr_ratio)
+    optimiser = _OPTIMISERS[arguments.optim](groups, arguments)
+    by_ratio = math.ceil(total_steps * arguments.warmup_ratio)
     schedule = get_scheduler(
         arguments.lr_scheduler_type,
         optimiser,
-        num_warmup_steps=math.ceil(total_steps * arguments.warmup_ratio),
+        num_warmup_steps=arguments.warmup_steps or by_ratio,
         num_training_steps=total_steps,
     )
     return Optimisation(optimiser, schedule)
 
 
-def _groups(model: TrainedModel, weight_decay: float) -> _Groups:
-    """Biases and norms are not decayed."""
-    decayed = [weight for _, weight in model.trainable() if weight.ndim > 1]
-    others = [weight for _, weight in model.trainable() if weight.ndim <= 1]
-    groups: _Groups = [{"params": decayed, "weight_decay": weight_decay}]
-    if others:
-        groups.append({"params": others, "weight_decay": 0.0})
-    return groups
+def _groups(model: TrainedModel, arguments: TrainingArguments, ratio: float | None) -> _Groups:
+    """Biases and norms are not decayed. With LoRA+'s `ratio`, second factors and vectors learn by
+    so much faster, as in `peft.optimizers.create_loraplus_optimizer`."""
+    sorts: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, weight in model.trainable():
+        is_vector = weight.ndim <= 1
+        is_fast = ratio is not None and (is_vector or "lora_B" in name)
+        is_kept = is_vector and "lora_magnitude_vector" not in name
+        sorts.setdefault((is_fast, is_kept), []).append(weight)
+    rate = arguments.learning_rate
+    return [
+        {
+            "params": weights,
+            "lr": rate * (ratio or 1.0) if is_fast else rate,
+            "weight_decay": 0.0 if is_kept else arguments.weight_decay,
+        }
+        for (is_fast, is_kept), weights in sorted(sorts.items(), key=lambda item: item[0])
+    ]
 
 
-def _adamw(groups: _Groups, learning_rate: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+def _adamw(groups: _Groups, arguments: TrainingArguments) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        groups,
+        lr=arguments.learning_rate,
+        betas=(arguments.adam_beta1, arguments.adam_beta2),
+        eps=arguments.adam_epsilon,
+        fused=True,
+    )
 
 
-def _adafactor(groups: _Groups, learning_rate: float) -> torch.optim.Optimizer:
+def _adafactor(groups: _Groups, arguments: TrainingArguments) -> torch.optim.Optimizer:
     """As transformers' Trainer sets it up: a fixed rate, no relative steps."""
     from transformers.optimization import Adafactor
 
-    return Adafactor(groups, lr=learning_rate, scale_parameter=False, relative_step=False)
+    return Adafactor(groups, lr=arguments.learning_rate, scale_parameter=False, relative_step=False)
 
 
-def _sgd(groups: _Groups, learning_rate: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=learning_rate)
+def _sgd(groups: _Groups, arguments: TrainingArguments) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=arguments.learning_rate)
 
 
-def _adagrad(groups: _Groups, learning_rate: float) -> torch.optim.Optimizer:
-    return torch.optim.Adagrad(groups, lr=learning_rate)
+def _adagrad(groups: _Groups, arguments: TrainingArguments) -> torch.optim.Optimizer:
+    return torch.optim.Adagrad(groups, lr=arguments.learning_rate)
 
 
-def _rmsprop(groups: _Groups, learning_rate: float) -> torch.optim.Optimizer:
-    return torch.optim.RMSprop(groups, lr=learning_rate)
+def _rmsprop(groups: _Groups, arguments: TrainingArguments) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(groups, lr=arguments.learning_rate)
 
 
-_OPTIMISERS: dict[str, Callable[[_Groups, float], torch.optim.Optimizer]] = {
+_OPTIMISERS: dict[str, Callable[[_Groups, TrainingArguments], torch.optim.Optimizer]] = {
     "adamw_torch": _adamw,
     "adamw_torch_fused": _adamw,
     "adafactor": _adafactor,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from workers.contract.parameters import TrainingArguments
 from workers.contract.training import TrainSpec
 from workers.trainer.batches import Batch, BatchPlan, Row, pack_rows, single_rows
 from workers.trainer.dataset import EncodedExamples, LoadedFile, Window, load_file
+from workers.trainer.failures import InvalidHyperparameters
 from workers.trainer.schedule import Schedule
 from workers.trainer.stages.stage import TrainingStage
 from workers.trainer.stopping import StopRequest
@@ -48,26 +51,49 @@ def prepare_data(
             stage,
             window,
             is_validation=is_validation,
+            max_lines=spec.data.max_samples,
             between_lines=stop.check,
         )
 
-    training = load(spec.data.train_file, is_validation=False)
-    stage.prepare(training.examples, stop.check)
-    warnings = _warnings(training, window, "training")
+    loaded = load(spec.data.train_file, is_validation=False)
+    warnings = _warnings(loaded, window, "training")
+    training = loaded.examples
     validation: list[Batch] = []
     if spec.data.validation_file is not None:
         held_out = load(spec.data.validation_file, is_validation=True)
-        stage.prepare(held_out.examples, stop.check)
         warnings += _warnings(held_out, window, "validation")
+        stage.prepare(held_out.examples, stop.check)
         validation = _validation_batches(spec, stage, held_out.examples)
+    elif spec.data.val_size:
+        training, apart = hold_out(training, spec.data.val_size, spec.training.seed)
+        stage.prepare(apart, stop.check)
+        validation = _validation_batches(spec, stage, apart)
+    stage.prepare(training, stop.check)
     plan = BatchPlan(
-        _rows(spec, training.examples, cutoff_len),
-        training.examples.lengths,
+        _rows(spec, training, cutoff_len),
+        training.lengths,
         batch_size=spec.training.per_device_train_batch_size,
         seed=spec.training.seed,
         group_by_length=True,
     )
-    return Data(plan, training.examples, validation), warnings
+    return Data(plan, training, validation), warnings
+
+
+def hold_out(
+    examples: EncodedExamples, size: float, seed: int
+) -> tuple[EncodedExamples, EncodedExamples]:
+    """What stays to train on, and what is held out: a share of the examples, rounded up, or so many
+    of them. Raises InvalidHyperparameters."""
+    total = len(examples)
+    num_held = math.ceil(size * total) if size < 1 else int(size)
+    if num_held >= total:
+        raise InvalidHyperparameters(
+            f"'val_size' leaves nothing to train on: the training file has {total} example(s).",
+            "val_size",
+        )
+    order = list(range(total))
+    random.Random(f"{seed}/held out").shuffle(order)
+    return examples.subset(sorted(order[num_held:])), examples.subset(sorted(order[:num_held]))
 
 
 def _rows(spec: TrainSpec, examples: EncodedExamples, cutoff_len: int) -> list[Row]:

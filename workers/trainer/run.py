@@ -117,7 +117,7 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
         schedule=schedule,
         stage=stage,
         data=data,
-        optimisation=build_optimisation(spec.training, model, schedule.total_steps),
+        optimisation=build_optimisation(spec, model, schedule.total_steps),
         log=log,
         exports=Exports(output_dir, stage.export, spec.training.save_total_limit, room),
         states=StateFolder(output_dir / "state", fingerprint(spec), room),

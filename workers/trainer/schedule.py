@@ -12,8 +12,9 @@ from workers.contract.parameters import TrainingArguments
 class Schedule:
     steps_per_epoch: int
     total_steps: int
-    eval_steps: int
-    save_steps: int
+    eval_steps: int | None
+    """0: each epoch; None: never."""
+    save_steps: int | None
     logging_steps: int
 
     @classmethod
@@ -23,8 +24,8 @@ class Schedule:
         return cls(
             steps_per_epoch=per_epoch,
             total_steps=by_epochs if arguments.max_steps is None else arguments.max_steps,
-            eval_steps=arguments.eval_steps,
-            save_steps=arguments.save_steps,
+            eval_steps=None if arguments.eval_strategy == "no" else arguments.eval_steps,
+            save_steps=None if arguments.save_strategy == "no" else arguments.save_steps,
             logging_steps=arguments.logging_steps,
         )
 
@@ -37,5 +38,7 @@ class Schedule:
     def reports(self, step: int) -> bool:
         return step % self.logging_steps == 0 or step == self.total_steps
 
-    def _falls_on(self, step: int, every: int) -> bool:
+    def _falls_on(self, step: int, every: int | None) -> bool:
+        if every is None:
+            return False
         return step % (every or self.steps_per_epoch) == 0 or step == self.total_steps

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from workers.contract.parameters import parameters
 from workers.trainer.failures import TrainerError
 from workers.trainer.models import TrainedModel
 from workers.trainer.optimisation import Optimisation
@@ -84,11 +85,12 @@ class StateFolder:
         return progress
 
     def _check(self, found: dict[str, str]) -> None:
-        """An argument that the state's trainer did not know had no value then."""
+        """An argument that the state's trainer did not know had its default then."""
+        unknown = {name: str(each.default) for name, each in parameters().items()}
         changed = sorted(
             name
             for name in self._fingerprint.keys() | found.keys()
-            if self._fingerprint.get(name, "None") != found.get(name, "None")
+            if self._fingerprint.get(name) != found.get(name, unknown.get(name))
         )
         if changed:
             _log.error("state of other arguments: %s", ", ".join(changed))

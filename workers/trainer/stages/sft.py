@@ -23,6 +23,7 @@ from workers.trainer.encoding import EncodedText, RowEncoder, load_row_encoder
 from workers.trainer.exports import write_model
 from workers.trainer.forward import Forward
 from workers.trainer.models import TrainedModel, load_model
+from workers.trainer.stages import token_losses
 from workers.trainer.tally import Score, Tally
 
 
@@ -64,12 +65,26 @@ class Supervised:
     def loss(self, batch: Batch) -> Score:
         logits = self._forward.logits(batch).flatten(0, 1)
         targets = batch.targets.to(self.model.device).flatten()
-        loss = functional.cross_entropy(
-            logits.float(), targets, ignore_index=IGNORED, reduction="sum"
-        )
+        loss = self._sum(batch, logits, targets)
         with torch.no_grad():
             correct = (logits.argmax(-1) == targets).sum()
         return Score(loss, {"correct": correct})
+
+    def _sum(self, batch: Batch, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Of the losses of all targets, by the loss that the run names."""
+        chosen = self._spec.finetuning
+        if not (chosen.use_dft_loss or chosen.use_asft_loss or chosen.use_eaft_loss):
+            return functional.cross_entropy(
+                logits.float(), targets, ignore_index=IGNORED, reduction="sum"
+            )
+        kept = targets != IGNORED
+        logits, targets = logits[kept], targets[kept]
+        if chosen.use_dft_loss:
+            return token_losses.dft(logits, targets).sum()
+        if chosen.use_eaft_loss:
+            return token_losses.eaft(logits, targets, chosen.eaft_alpha).sum()
+        reference = self._forward.base_logits(batch).flatten(0, 1)[kept]
+        return token_losses.asft(logits, targets, reference, chosen.asft_alpha).sum()
 
     def metrics(self, tally: Tally) -> dict[str, float]:
         return {"loss": tally.mean_loss, "mean_token_accuracy": tally.mean("correct")}
