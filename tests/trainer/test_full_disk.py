@@ -48,7 +48,7 @@ def spec_on(disk: SmallDisk, workspace: Workspace) -> TrainSpec:
 
 
 def table(spec: TrainSpec) -> list[tuple[int, float]]:
-    return [(e.step, e.train_loss) for e in events_of(spec) if isinstance(e, Step)]
+    return [(e.step, e.metrics["train_loss"]) for e in events_of(spec) if isinstance(e, Step)]
 
 
 def warnings(spec: TrainSpec) -> list[str]:

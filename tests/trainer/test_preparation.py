@@ -62,7 +62,7 @@ def test_a_batch_in_several_passes_is_one_step_with_the_same_result(workspace: W
             )
         )
         assert isinstance(events[-1], Completed)
-        return [event.train_loss for event in events if isinstance(event, Step)]
+        return [event.metrics["train_loss"] for event in events if isinstance(event, Step)]
 
     split, accumulated = losses("split", 80, 1), losses("accumulated", 16, 5)
     assert len(split) == len(accumulated) == 2
