@@ -7,6 +7,7 @@ from workers.contract.training import Completed, Step, Warned
 from workers.trainer.batches import single_rows
 from workers.trainer.dataset import EncodedExamples
 from workers.trainer.preparation import MAX_TOKENS_AT_ONCE, fitting, prepare_data
+from workers.trainer.stages.sft import Supervised
 from workers.trainer.stopping import StopRequest
 
 
@@ -28,13 +29,13 @@ def test_long_rows_take_several_passes_in_their_order() -> None:
 
 
 def lengths_of(examples: EncodedExamples, rows: list[tuple[int, ...]]) -> list[int]:
-    return [sum(examples.length(index) for index in row) for row in rows]
+    return [sum(examples.lengths[index] for index in row) for row in rows]
 
 
 def packed(workspace: Workspace, rows: list[object], **data: object) -> list[int]:
     """The lengths of packed rows."""
     spec = workspace.spec(rows, data={"packing": True, "cutoff_len": 512, **data})
-    prepared, _ = prepare_data(spec, 512, StopRequest())
+    prepared, _ = prepare_data(spec, Supervised.open(spec), StopRequest())
     batches = prepared.plan.epoch(0)
     return lengths_of(prepared.training, [row for batch in batches for row in batch])
 
