@@ -35,6 +35,7 @@ def post(target: Target, path: str, body: bytes, *headers: str) -> tuple[int, di
         ("deflate", zlib.compress(HELLO)),
         ("identity", HELLO),
     ],
+    ids=["gzip", "X-GZIP", "deflate", "identity"],
 )
 def test_an_encoded_body_is_decoded(target: Target, encoding: str, body: bytes) -> None:
     status, answer = post(target, CHAT, body, f"Content-Encoding: {encoding}")
