@@ -192,5 +192,5 @@ def test_more_requests_than_max_concurrent_wait_and_more_than_max_queued_are_ref
         assert refused.value.status_code == 503
         assert refused.value.code == "server_is_overloaded"
         assert int(refused.value.response.headers["retry-after"]) >= 1
-        assert metric(gateway, "tuneyard_line_inside") == 0
+        wait_until(lambda: metric(gateway, "tuneyard_line_inside") == 0)
         assert metric(gateway, "tuneyard_line_refused_total") == 1
