@@ -179,12 +179,13 @@ def _structured(fields: SamplingFields) -> list[Guide]:
 
 def _schema(schema: dict[str, object] | str, param: str) -> Guide:
     """Raises InvalidRequest."""
-    if isinstance(schema, str):
-        _check_json(schema, param)
     try:
         source = schema if isinstance(schema, str) else msgspec.json.encode(schema).decode()
     except RecursionError as error:
         raise too_deep(param) from error
+    if isinstance(schema, str):
+        check_size(Grammar(GrammarKind.JSON_SCHEMA, source), param)
+        _check_json(schema, param)
     return Guide(Grammar(GrammarKind.JSON_SCHEMA, source), param)
 
 
