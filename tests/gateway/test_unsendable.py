@@ -7,7 +7,7 @@ from pathlib import Path
 
 from server.engines.client import Work
 from server.engines.connecting import connect_engine
-from tests.gateway.conftest import DEADLINE_S, REPLIES, start_worker
+from tests.gateway.conftest import DEADLINE_S, MODEL, REPLIES, start_worker
 from workers.contract.messages import Event, Failed, FailureKind, Finished
 from workers.contract.parts import Sampling, Text
 
@@ -16,7 +16,7 @@ def test_an_unsendable_request_fails_alone(tmp_path: Path) -> None:
     worker = start_worker(tmp_path, "only", REPLIES)
 
     async def both() -> list[Event]:
-        connection = await connect_engine("only", "m", worker.address, None)
+        connection = await connect_engine("only", MODEL, worker.address, None)
         lasts = [asyncio.get_running_loop().create_future() for _ in range(2)]
 
         def generate(index: int, max_tokens: int) -> None:
