@@ -115,7 +115,7 @@ class Patience:
         """Whether nothing was taken of what is to be sent, while nothing is added to it."""
         unsent, before = self._connection.unsent_bytes, self._unsent_bytes
         self._unsent_bytes = unsent
-        if unsent == 0 or unsent < before or self._connection.is_streaming:
+        if unsent == 0 or unsent != before or self._connection.is_streaming:
             self._unsent_since = now
             return False
         return now - self._unsent_since > max_s

@@ -124,13 +124,13 @@ def test_hanging_up_aborts_the_generation(gateway: Gateway, stream: bool) -> Non
 
 def test_a_slow_reader_gets_everything(gateway: Gateway) -> None:
     """More than the sockets hold is written while nobody reads."""
-    body = chat("many words", stream=True, n=64, logprobs=True, top_logprobs=20)
+    body = chat("many words", stream=True, n=128, logprobs=True, top_logprobs=20)
     with connect(gateway) as opened:
         opened.sendall(request_bytes(CHAT, body))
         time.sleep(1.0)
         data = read_until(opened, b"data: [DONE]")
-    assert data.count(b'"finish_reason":"stop"') == 64
-    assert data.count(b'"content":"word "') == 64 * 40
+    assert data.count(b'"finish_reason":"stop"') == 128
+    assert data.count(b'"content":"word "') == 128 * 40
 
 
 @pytest.mark.parametrize("announced", [True, False])
