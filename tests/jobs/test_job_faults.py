@@ -281,7 +281,7 @@ def test_on_a_full_disk_chat_and_deletes_go_on_and_a_job_waits(
     tmp_path: Path, tiny_model: Path, table: str
 ) -> None:
     """The whole data directory, logs and all, is on a disk of its own."""
-    with small_disk(tmp_path / "disk", 48 * 1024 * 1024) as disk, ExitStack() as exits:
+    with small_disk(tmp_path / "disk", 128 * 1024 * 1024) as disk, ExitStack() as exits:
         stack = Stack(disk.folder, tiny_model, exits)
         supervisor = stack.start_supervisor()
         client = stack.client
