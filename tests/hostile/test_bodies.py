@@ -5,11 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
-import sys
 import tracemalloc
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -23,6 +19,7 @@ from server.fine_tuning.schemas import CreateJob
 from server.scores.schemas import ScoreRequest
 from server.uploads.schemas import CompleteUpload
 from server.validation import read_body
+from tests.call_counts import num_calls
 
 MB = 1024 * 1024
 START = '{"model": "m", "messages": [{"role": "user", "content": "x"}], '
@@ -72,25 +69,6 @@ def refused(model: type[BaseModel], body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         asyncio.run(read_body(model, body))
     return caught.value
-
-
-def num_calls(action: Callable[[], Any]) -> int:
-    """Of Python functions and of C functions, while `action` runs; what others have hung on the
-    garbage collector does not count."""
-    counter = itertools.count()
-
-    def count(_frame: Any, event: str, _argument: Any) -> None:
-        if event in ("call", "c_call"):
-            next(counter)
-
-    gc.disable()
-    sys.setprofile(count)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-        gc.enable()
-    return next(counter)
 
 
 @pytest.mark.parametrize("name", SHAPES)

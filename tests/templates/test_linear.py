@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +13,7 @@ from templates.conversation import ChatMessage, Conversation, Role, TextPart, To
 from templates.format import ChatFormat, TokenizerInfo
 from templates.jinja_format import JinjaFormat
 from templates.registry import open_format
+from tests.call_counts import num_calls
 
 JINJA = (
     "{%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
@@ -68,21 +67,6 @@ FORMATS: dict[str, ChatFormat] = {
     "llama3": open_format("llama3", TOKENIZER, ()),
     "jinja": JinjaFormat("jinja", {"default": JINJA}, TOKENIZER),
 }
-
-
-def num_calls(action: Callable[[], Any]) -> int:
-    counter = itertools.count()
-
-    def count(_frame: Any, event: str, _argument: Any) -> None:
-        if event in ("call", "c_call"):
-            next(counter)
-
-    sys.setprofile(count)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return next(counter)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
