@@ -278,3 +278,11 @@ async def connect() -> AsyncIterator[Any]:
     yield open_client
     for client in clients:
         await client.close()
+
+
+@pytest.fixture
+async def client(worker: WorkerProcess) -> AsyncIterator[WorkerClient]:
+    """Of the `worker` that the module starts."""
+    client = await worker.client()
+    yield client
+    await client.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +87,6 @@ def worker(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
     process = WorkerProcess(tmp_path_factory.mktemp("hf"), **_spec(folder, max_loras=2))
     yield process
     process.end()
-
-
-@pytest.fixture
-async def client(worker: WorkerProcess) -> AsyncIterator[WorkerClient]:
-    client = await worker.client()
-    yield client
-    await client.close()
 
 
 async def test_it_says_so_in_its_greeting_and_its_log(

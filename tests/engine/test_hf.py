@@ -7,7 +7,7 @@ import math
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,6 @@ def worker(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     )
     yield process
     process.end()
-
-
-@pytest.fixture
-async def client(worker: WorkerProcess) -> AsyncIterator[WorkerClient]:
-    client = await worker.client()
-    yield client
-    await client.close()
 
 
 async def test_a_batch_gives_what_sequential_generate_gives(

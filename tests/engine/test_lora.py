@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,6 @@ def worker(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worke
     )
     yield process
     process.end()
-
-
-@pytest.fixture
-async def client(worker: WorkerProcess) -> AsyncIterator[WorkerClient]:
-    client = await worker.client()
-    yield client
-    await client.close()
 
 
 def test_the_adapters_of_this_file_change_the_answer(zoo: Zoo) -> None:

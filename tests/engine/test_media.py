@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,6 @@ def worker(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
     )
     yield process
     process.end()
-
-
-@pytest.fixture
-async def client(worker: WorkerProcess) -> AsyncIterator[WorkerClient]:
-    client = await worker.client()
-    yield client
-    await client.close()
 
 
 def media(kind: str, data: bytes, detail: str | None = None) -> Media:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,6 @@ def worker(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     )
     yield process
     process.end()
-
-
-@pytest.fixture
-async def client(worker: WorkerProcess) -> AsyncIterator[WorkerClient]:
-    client = await worker.client()
-    yield client
-    await client.close()
 
 
 def _prompt(seed: int, size: int = 60) -> list[Any]:
