@@ -20,6 +20,7 @@ from server.environments.locate import EnvironmentMissingError, engine_python
 from server.launchers import Process, ProcessSpec
 from server.store.identifiers import random_id
 from server.store.records import Engine, EngineState
+from server.supervisor.engine_sockets import make_folder
 from server.supervisor.engine_spec import ServedModel, engine_spec, write_spec
 from server.supervisor.left_workers import EngineFiles
 from server.supervisor.slot import Slot
@@ -132,6 +133,7 @@ class EngineSlot(Slot):
         self._log_path = log = workplace.logs_dir / f"{engine_id}.log"
         spec = ProcessSpec(command, log, life=workplace.departure.life)
         try:
+            make_folder(files.socket)
             process = await workplace.launcher.start(spec)
         except OSError:
             files.remove()

@@ -1,6 +1,6 @@
 """Engine workers that an earlier supervisor started and that live on.
 
-Each start has a spec file, a socket and a pid file in the run directory, named by the engine's id.
+Each start has a spec file, a pid file and a socket, named by the engine's id (`engine_sockets`).
 A supervisor takes over those that serve what it wants served, and ends the others. Whoever starts
 or stops the whole service ends all of them.
 """
@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from server.launchers import Launcher, Process
+from server.supervisor.engine_sockets import socket_path
 from workers.contract.pid_files import holder
 
 _OF_A_START = ("listen", "parent_fd", "pid_file")
@@ -41,7 +42,7 @@ class EngineFiles:
 
     @property
     def socket(self) -> Path:
-        return self.run_dir / f"{self.engine_id}.sock"
+        return socket_path(self.run_dir, self.engine_id)
 
     def remove(self) -> None:
         for path in (self.spec, self.socket, self.pid):
