@@ -116,23 +116,31 @@ DEEP = '{"items": ' * 2000 + "{}" + "}" * 2000
 
 
 @pytest.mark.parametrize(
-    ("fields", "param"),
+    ("fields", "param", "code"),
     [
-        ({"guided_json": DEEP}, "guided_json"),
-        ({"structured_outputs": {"json": DEEP}}, "structured_outputs.json"),
-        ({"structured_outputs": {"structural_tag": DEEP}}, "structured_outputs.structural_tag"),
-        ({"guided_json": '{"const": "\\ud83d"}'}, "guided_json"),
-        ({"guided_json": '{"maximum": ' + "9" * 5000 + "}"}, "guided_json"),
-        ({"guided_json": "[]"}, "guided_json"),
-        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"guided_json": DEEP}, "guided_json", "invalid_json_schema"),
+        ({"structured_outputs": {"json": DEEP}}, "structured_outputs.json", "invalid_json_schema"),
+        (
+            {"structured_outputs": {"structural_tag": DEEP}},
+            "structured_outputs.structural_tag",
+            "invalid_value",
+        ),
+        ({"guided_json": '{"const": "\\ud83d"}'}, "guided_json", "invalid_value"),
+        ({"guided_json": '{"maximum": ' + "9" * 5000 + "}"}, "guided_json", "invalid_value"),
+        ({"guided_json": "[]"}, "guided_json", "invalid_value"),
+        (
+            {"structured_outputs": {"structural_tag": "x"}},
+            "structured_outputs.structural_tag",
+            "invalid_value",
+        ),
     ],
 )
 def test_json_in_a_text_has_the_limits_of_a_body(
-    gateway: Gateway, fields: dict[str, Any], param: str
+    gateway: Gateway, fields: dict[str, Any], param: str, code: str
 ) -> None:
     for path, prompt in ((CHAT, {"messages": user("x")}), ("/v1/completions", {"prompt": "x"})):
         refused = refusal(gateway, path, {"model": MODEL, **prompt, **fields})
-        assert (refused.status, refused.code, refused.param) == (400, "invalid_value", param)
+        assert (refused.status, refused.code, refused.param) == (400, code, param)
 
 
 @pytest.mark.parametrize(

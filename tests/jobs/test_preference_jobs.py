@@ -45,7 +45,8 @@ def ask(client: OpenAI, model: str) -> str | None:
 def test_a_job_prefers_what_it_was_told_to_and_its_model_answers(client: OpenAI) -> None:
     wanted = dpo(n_epochs=3, batch_size=4, learning_rate_multiplier=5.0, pref_ftx=0.5)
     file = upload(client, lines(ROWS))
-    job = create(client, file, validation_file=upload(client, lines(ROWS[:3])), **wanted)
+    valid = upload(client, lines(ROWS[:3]))
+    job = create(client, file, seed=1, validation_file=valid, **wanted)
     assert job.method is not None
     assert job.method.dpo is not None
     assert job.method.dpo.hyperparameters is not None
