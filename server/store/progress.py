@@ -50,7 +50,7 @@ class Outcome:
     """A finished training: all of it becomes visible at once, or none."""
 
     model: Model
-    result_file: File
+    result_files: tuple[File, ...]
     trained_tokens: int
     events: tuple[NewEvent, ...]
 
@@ -214,7 +214,7 @@ class Progress:
         return True
 
     async def succeed(self, owner: str, job_id: str, outcome: Outcome) -> bool:
-        """Job state, events, model and result file in one transaction."""
+        """Job state, events, model and result files in one transaction."""
         async with self._database.write() as connection:
             moved = await transition(
                 connection,
@@ -225,11 +225,12 @@ class Progress:
                 finished_at=int(time.time()),
                 estimated_finish=None,
                 trained_tokens=outcome.trained_tokens,
-                result_files=[outcome.result_file.id],
+                result_files=[file.id for file in outcome.result_files],
             )
             if moved:
                 await insert_model(connection, outcome.model, wanted_at=time.time())
-                await insert_file(connection, outcome.result_file)
+                for file in outcome.result_files:
+                    await insert_file(connection, file)
                 await insert_events(connection, job_id, outcome.events)
         return moved
 

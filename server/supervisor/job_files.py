@@ -12,6 +12,7 @@ from server.files.schemas import RESULTS_PURPOSE
 from server.store.identifiers import random_id
 from server.store.records import File, Job
 from server.supervisor.run_log import step_metrics_csv
+from workers.contract.training import PICTURES
 
 
 class JobFiles:
@@ -30,9 +31,25 @@ class JobFiles:
         if plan.validation_blob is not None:
             await self._blobs.fetch(plan.validation_blob, self._dir / "validation.jsonl")
 
-    async def write_result(self) -> File:
-        """The metrics of every step; stored, and not registered yet."""
-        content = await asyncio.to_thread(step_metrics_csv, self._dir / "events.ndjson")
+    async def write_results(self) -> tuple[File, ...]:
+        """The metrics of every step, and their curves where they were drawn; stored, and not
+        registered yet."""
+        table = await asyncio.to_thread(step_metrics_csv, self._dir / "events.ndjson")
+        contents = {"step_metrics.csv": table}
+        for name in PICTURES:
+            if (path := self._dir / name).is_file():
+                contents[name] = await asyncio.to_thread(path.read_bytes)
+        stored: list[File] = []
+        try:
+            for name, content in contents.items():
+                stored.append(await self._write_result(name, content))
+        except BaseException:
+            for file in stored:
+                await self._blobs.delete(file.blob)
+            raise
+        return tuple(stored)
+
+    async def _write_result(self, filename: str, content: bytes) -> File:
         file_id = random_id("file-")
         writer = await self._blobs.create(file_id)
         try:
@@ -43,7 +60,7 @@ class JobFiles:
         return File(
             id=file_id,
             project_id=self._job.project_id,
-            filename="step_metrics.csv",
+            filename=filename,
             purpose=RESULTS_PURPOSE,
             num_bytes=len(content),
             status="processed",

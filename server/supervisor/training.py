@@ -314,10 +314,10 @@ class Training:
             raise JobFailedError(JobError("internal_error", message)) from refusal
 
     async def _succeed(self, model: Model, trained_tokens: int) -> None:
-        result_file = await self._waiting.persist(self._files.write_result)
+        result_files = await self._waiting.persist(self._files.write_results)
         outcome = Outcome(
             model=model,
-            result_file=result_file,
+            result_files=result_files,
             trained_tokens=trained_tokens,
             events=(
                 NewEvent(f"New fine-tuned model created: {model.id}"),
@@ -331,7 +331,8 @@ class Training:
             outcome,
         )
         if not succeeded:
-            await self._workshop.blobs.delete(result_file.blob)
+            for file in result_files:
+                await self._workshop.blobs.delete(file.blob)
             await self._look()
             return
         self.status = JobStatus.SUCCEEDED

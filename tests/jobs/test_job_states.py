@@ -36,7 +36,7 @@ def outcome_of(job: Job) -> Outcome:
     name = job.plan.reserved_model
     return Outcome(
         model=new_model(job, name, 7),
-        result_file=new_file(job.project_id),
+        result_files=(new_file(job.project_id), new_file(job.project_id)),
         trained_tokens=12,
         events=(NewEvent("one"), NewEvent("two")),
     )
@@ -118,7 +118,8 @@ async def test_success_shows_state_events_model_and_file_together(store: Store) 
     assert found.trained_tokens == 12
     assert found.finished_at is not None
     assert await store.models.find(outcome.model.id, job.project_id) == outcome.model
-    assert await store.files.find(job.project_id, found.result_files[0]) == outcome.result_file
+    for file_id, file in zip(found.result_files, outcome.result_files, strict=True):
+        assert await store.files.find(job.project_id, file_id) == file
     events = await store.jobs.events_page(job.id, after=None, limit=2)
     assert [e.message for e in events.items] == ["two", "one"]
     assert events.has_more

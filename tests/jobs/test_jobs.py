@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree
 
 import openai
 import pytest
 
 from tests.jobs.live import OTHER_KEY, Service
 from tests.jobs.stories import create, lines, messages, rows, say, upload, wait_for
+from workers.contract.training import PICTURES
 
 
 def test_a_job_goes_through_its_whole_life(service: Service) -> None:
@@ -120,10 +122,13 @@ def check_events(service: Service, job_id: str, training: str, validation: str, 
 
 def check_result_file(service: Service, result_files: list[str]) -> None:
     client = service.gateway.client()
-    (file_id,) = result_files
-    file = client.files.retrieve(file_id)
-    assert (file.filename, file.purpose) == ("step_metrics.csv", "fine-tune-results")
-    table = client.files.content(file_id).text.splitlines()
+    files = [client.files.retrieve(file_id) for file_id in result_files]
+    assert [f.filename for f in files] == ["step_metrics.csv", *PICTURES]
+    assert {f.purpose for f in files} == {"fine-tune-results"}
+    metrics, png, svg = (client.files.content(file_id) for file_id in result_files)
+    assert png.content.startswith(b"\x89PNG\r\n")
+    assert ElementTree.fromstring(svg.content).tag.endswith("svg")
+    table = metrics.text.splitlines()
     assert table[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
     assert [line.split(",")[0] for line in table[1:]] == ["1", "2", "3", "4", "5", "6"]
     assert all(cell for line in table[1:] for cell in line.split(","))

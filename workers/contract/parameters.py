@@ -416,6 +416,13 @@ class TrainingArguments(Arguments, frozen=True):
         int,
         param("Steps between two reports, which tell of all since the last.", ge=1, le=MAX_COUNT),
     ] = 1
+    plot_loss: Annotated[
+        bool,
+        param(
+            "Draw the curves of the loss and of what else is measured: loss_curve.png and "
+            "loss_curve.svg among the result files."
+        ),
+    ] = True
     eval_strategy: (
         Annotated[
             Literal["no", "steps", "epoch"],

@@ -16,6 +16,9 @@ from workers.contract.parameters import (
     TrainingArguments,
 )
 
+PICTURES = ("loss_curve.png", "loss_curve.svg")
+"""What a run draws into its directory before it is completed, where its job wants it."""
+
 
 class TrainSpec(Arguments, frozen=True):
     job_id: str

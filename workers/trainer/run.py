@@ -91,6 +91,7 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     """The heavy imports come after the first heartbeat and the checks that need none."""
     check_arguments(spec)
     stop.check()
+    from workers.trainer.curves import draw_curves
     from workers.trainer.exports import Exports
     from workers.trainer.loop import Loop
     from workers.trainer.optimisation import build_optimisation
@@ -125,6 +126,8 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     )
     progress = loop.run()
     path = loop.exports.final(progress.step)
+    if spec.training.plot_loss:
+        draw_curves(output_dir, room)
     return Completed(
         seq=UNSENT,
         at=UNSENT,

@@ -14,7 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
-_MODULES = ("exports", "loop", "models", "optimisation", "preparation", "state")
+_MODULES = ("curves", "exports", "loop", "models", "optimisation", "preparation", "state")
 _MAX_PATH_BYTES = 4096
 _NUM_DESCRIPTORS = 2
 
