@@ -46,6 +46,8 @@ class Batch:
     """Tokens of examples, padding apart."""
     values: torch.Tensor | None = None
     """[examples, ...] what the stage keeps beside the sequences."""
+    lengths: tuple[int, ...] | None = None
+    """Of the sequences of a flat batch (`workers.trainer.flat`)."""
 
 
 class BatchPlan:

@@ -36,6 +36,8 @@ class Forward:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids.to(device), "use_cache": False}
         if batch.position_ids is not None:
             inputs["position_ids"] = batch.position_ids.to(device)
+        if batch.lengths is not None:
+            inputs["sequence_lengths"] = batch.lengths
         columns = batch.scored_columns.to(device)
         with self._model.autocast():
             if self._selects_logits:

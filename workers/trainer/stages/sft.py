@@ -21,6 +21,7 @@ from workers.trainer.batches import Batch, Row, collate
 from workers.trainer.dataset import IGNORED, EncodedExample, EncodedExamples, EncodedRow
 from workers.trainer.encoding import EncodedText, RowEncoder, load_row_encoder
 from workers.trainer.exports import write_model
+from workers.trainer.flat import flatten, lay_flat
 from workers.trainer.forward import Forward
 from workers.trainer.models import TrainedModel, load_model
 from workers.trainer.stages import token_losses
@@ -60,7 +61,14 @@ class Supervised:
 
     def collate(self, examples: EncodedExamples, rows: Sequence[Row]) -> Batch:
         lines = [[examples.sequences(index)[0] for index in row] for row in rows]
+        if self._is_flat:
+            return flatten([sequence for line in lines for sequence in line])
         return collate(lines)
+
+    @cached_property
+    def _is_flat(self) -> bool:
+        """Noise on embeddings is scaled by a row's length, so rows stay as they are with it."""
+        return self._spec.training.neftune_noise_alpha is None and lay_flat(self.model)
 
     def loss(self, batch: Batch) -> Score:
         logits = self._forward.logits(batch).flatten(0, 1)
