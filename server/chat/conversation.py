@@ -26,8 +26,6 @@ from templates.conversation import (
     TextPart,
     ToolCall,
 )
-from templates.dialects.base import arguments_of
-from templates.format import FormatError
 
 _ROLES = {"developer": Role.DEVELOPER, "system": Role.SYSTEM, "user": Role.USER}
 
@@ -91,17 +89,6 @@ class _ToolOrder:
                 "still needs an answer.",
             )
         del self._open[body.tool_call_id]
-
-
-def wrong_arguments(messages: Sequence[ChatMessage]) -> str | None:
-    """Where the first past call is whose arguments are no JSON object."""
-    for index, message in enumerate(messages):
-        for number, call in enumerate(message.tool_calls):
-            try:
-                arguments_of(call)
-            except FormatError:
-                return f"messages[{index}].tool_calls[{number}].function.arguments"
-    return None
 
 
 def _read(body: AnyMessage, index: int) -> ChatMessage:

@@ -6,47 +6,37 @@ from typing import Any
 
 from server.chat.schemas import ChatCompletionRequest
 from server.errors import InvalidRequest, invalid_value, unsupported_value
-from server.generation.defaults import ModelDefaults
 from templates.conversation import ChatMessage, RenderOptions, Role
-from templates.effort import EFFORTS_OFF
 
 
-def render_options(
-    request: ChatCompletionRequest, messages: tuple[ChatMessage, ...], defaults: ModelDefaults
-) -> RenderOptions:
+def read_options(body: ChatCompletionRequest, messages: tuple[ChatMessage, ...]) -> RenderOptions:
     """Raises InvalidRequest."""
-    continues = bool(request.continue_final_message)
+    continues = bool(body.continue_final_message)
     if continues and messages[-1].role is not Role.ASSISTANT:
         raise invalid_value(
             "continue_final_message", "The last message must be from the assistant."
         )
-    if continues and request.add_generation_prompt:
+    if continues and body.add_generation_prompt:
         raise invalid_value(
             "continue_final_message", "It cannot be combined with 'add_generation_prompt'."
         )
-    if request.add_generation_prompt is False and not continues:
+    if body.add_generation_prompt is False and not continues:
         raise unsupported_value(
             "add_generation_prompt", "It may be false only with 'continue_final_message'."
         )
-    extra = dict(request.chat_template_kwargs or {})
+    extra = dict(body.chat_template_kwargs or {})
     thinking = _switch(extra, "enable_thinking")
-    if request.enable_thinking is not None:
+    if body.enable_thinking is not None:
         if thinking is not None:
             raise invalid_value("enable_thinking", "It is given in 'chat_template_kwargs' too.")
-        thinking = request.enable_thinking
-    effort = request.reasoning_effort
-    if thinking is None and effort is None:
-        thinking, effort = defaults.enable_thinking, defaults.reasoning_effort
-    budget = request.thinking_budget
-    if budget is None and thinking is not False and effort not in EFFORTS_OFF:
-        budget = defaults.thinking_budget
+        thinking = body.enable_thinking
     return RenderOptions(
         enable_thinking=thinking,
-        reasoning_effort=effort,
-        thinking_budget=budget,
+        reasoning_effort=body.reasoning_effort,
+        thinking_budget=body.thinking_budget,
         preserve_thinking=_switch(extra, "preserve_thinking"),
         continue_final_message=continues,
-        documents=tuple(request.documents or ()),
+        documents=tuple(body.documents or ()),
         template_kwargs=extra,
     )
 

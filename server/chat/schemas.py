@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from server.answering.tool_plan import MAX_TOOLS
 from server.chat.messages import MAX_PARTS, MessageBody
 from server.chat.tools import (
-    MAX_TOOLS,
     FunctionBody,
     FunctionCallChoice,
     ToolBody,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from server.chat.choice import finish_reason
-from server.chat.plan import ChatPlan
+from server.answering.choice import finish_reason
+from server.answering.plan import AnswerPlan
+from server.chat.schemas import ChatCompletionRequest
 from server.direct.keep_alive import KeepAlive
 from server.direct.reply import Reply
 from server.errors import ApiError
 from server.generation.answers import AnswerId, chat_logprobs, to_json, tool_call_id
 from server.generation.chunks import ChunkStream, chunk_head
-from server.generation.exchange import Continuation
+from server.generation.output import Continuation
 from server.usage import Tally
 from templates.format import (
     ContentDelta,
@@ -30,17 +31,18 @@ class ChatStream:
 
     is_kept = False
 
-    def __init__(self, plan: ChatPlan, reply: Reply, keep_alive: KeepAlive) -> None:
-        request = plan.request
+    def __init__(
+        self, body: ChatCompletionRequest, plan: AnswerPlan, reply: Reply, keep_alive: KeepAlive
+    ) -> None:
         self._plan = plan
         self._reply = reply
-        self._shows_reasoning = request.include_reasoning is not False
-        self._with_logprobs = bool(request.logprobs)
+        self._shows_reasoning = body.include_reasoning is not False
+        self._with_logprobs = plan.request.logprobs is not None
         self._readers = [plan.reader() for _ in plan.works]
         self._ends_early = plan.ends_early
-        answer = AnswerId("chatcmpl-", request.model, plan.served.hello)
+        answer = AnswerId("chatcmpl-", body.model, plan.served.hello)
         head = chunk_head(answer, "chat.completion.chunk", tier="default")
-        self._chunks = ChunkStream(reply, keep_alive, request.stream_options, head, "delta")
+        self._chunks = ChunkStream(reply, keep_alive, body.stream_options, head, "delta")
         self._is_plain = not (self._chunks.obfuscates or self._with_logprobs)
         self._around_content = [
             self._chunks.record(index, b'{"content":\0}').split(b"\0")

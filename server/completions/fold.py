@@ -9,9 +9,10 @@ import msgspec
 
 from server.completions.plan import CompletionPlan
 from server.completions.text import LegacyLogprobs
-from server.direct.reply import Reply, model_header
+from server.direct.reply import model_header
 from server.errors import ApiError
 from server.generation.answers import AnswerId, to_json, usage_json
+from server.generation.caller import Recipient
 from server.usage import Tally
 from workers.contract.messages import Finished, PromptScored, Token
 
@@ -34,9 +35,9 @@ class CompletionFold:
 
     is_kept = True
 
-    def __init__(self, plan: CompletionPlan, reply: Reply) -> None:
+    def __init__(self, plan: CompletionPlan, recipient: Recipient) -> None:
         self._plan = plan
-        self._reply = reply
+        self._recipient = recipient
         self._answer = AnswerId("cmpl-", plan.request.model, plan.served.hello)
         self._candidates = [_Candidate() for _ in plan.works]
 
@@ -76,10 +77,10 @@ class CompletionFold:
             "usage": msgspec.Raw(usage_json(tally)),
             "system_fingerprint": answer.fingerprint,
         }
-        self._reply.answer(200, to_json(body), (model_header(plan.served.model.id),))
+        self._recipient.answer(200, to_json(body), (model_header(plan.served.model.id),))
 
     def fail(self, error: ApiError) -> None:
-        self._reply.refuse(error)
+        self._recipient.refuse(error)
 
     def _choice(self, candidate: _Candidate, echo: str | None) -> dict[str, Any]:
         wanted = self._plan.request.logprobs is not None

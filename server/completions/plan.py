@@ -21,7 +21,8 @@ from server.errors import (
     unsupported_parameter,
 )
 from server.generation.affinity import prompt_key
-from server.generation.sampling import Guide, plan_guide, plan_sampling, require, seeded
+from server.generation.sampling import Guide, check_guide, plan_sampling, require, seeded
+from server.generation.wire_fields import read_guide, read_sampling
 from server.models.catalog import Catalog, Served
 from workers.contract.hello import Capability
 from workers.contract.messages import Detokenize, Detokenized, Failed
@@ -77,7 +78,9 @@ async def plan_completion(
     prompts = _prompts(request)
     tries = max(request.best_of or 1, request.n or 1)
     sampling = _sampling(request, served, tries)
-    guide = plan_guide(request, served.hello)
+    guide = read_guide(request)
+    if guide is not None:
+        check_guide(guide, served.hello)
     grammar = guide.grammar if guide is not None else None
     works = [
         Work([prompt], seeded(sampling, number), served.adapter, grammar)
@@ -108,7 +111,7 @@ def _sampling(request: CompletionRequest, served: Served, tries: int) -> Samplin
         max_tokens = DEFAULT_MAX_TOKENS
     ranks = tries > (request.n or 1)
     sampling = plan_sampling(
-        request,
+        read_sampling(request),
         served.hello,
         defaults,
         max_tokens=max_tokens,

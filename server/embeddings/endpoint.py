@@ -14,6 +14,7 @@ from server.direct.reply import Reply, model_header
 from server.embeddings.schemas import EmbeddingRequest
 from server.generation.answers import to_json
 from server.generation.asking import ask_pooled, require_pooled
+from server.generation.caller import Recipient
 from server.generation.serving import GenerationHolder
 from server.validation import read_body
 from workers.contract.hello import Capability
@@ -26,8 +27,13 @@ class EmbeddingsEndpoint:
         self._holder = holder
 
     async def __call__(self, principal: Principal, body: bytes, reply: Reply) -> None:
+        await self.answer(principal, await read_body(EmbeddingRequest, body), reply)
+
+    async def answer(
+        self, principal: Principal, request: EmbeddingRequest, recipient: Recipient
+    ) -> None:
+        """Raises ApiError, and ClientGone."""
         services = self._holder.services
-        request = await read_body(EmbeddingRequest, body)
         served = await services.catalog.serve(request.model, principal.project.id)
         require_pooled(served, Capability.EMBED, "embeddings")
         inputs = _inputs(request)
@@ -37,10 +43,10 @@ class EmbeddingsEndpoint:
             request.model,
             served,
             lambda number: Embed(number, inputs, request.dimensions, served.adapter),
-            reply,
+            recipient,
         )
         assert isinstance(answer, Embedded)
-        reply.answer(200, to_json(_body(request, answer)), (model_header(served.model.id),))
+        recipient.answer(200, to_json(_body(request, answer)), (model_header(served.model.id),))
 
 
 def _inputs(request: EmbeddingRequest) -> list[list[PromptPart]]:

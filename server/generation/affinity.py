@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from templates.conversation import ChatMessage, Role, TextPart
 from workers.contract.parts import Text, Tokens
 
 MAX_HEAD_CHARS = 4096
@@ -18,8 +19,7 @@ PROMPT_HEAD_CHARS = 512
 PROMPT_HEAD_TOKENS = 128
 
 
-def conversation_key(messages: Sequence[object]) -> str:
-    """Of a chat request's messages, as they came."""
+def conversation_key(messages: Sequence[ChatMessage]) -> str:
     return _digest(_head(messages))
 
 
@@ -31,17 +31,13 @@ def prompt_key(prompt: Sequence[object]) -> str:
     return _digest([str(first.ids[:PROMPT_HEAD_TOKENS]) if isinstance(first, Tokens) else ""])
 
 
-def _head(messages: Sequence[object]) -> Iterable[str]:
+def _head(messages: Sequence[ChatMessage]) -> Iterable[str]:
     for message in messages:
-        role = str(getattr(message, "role", ""))
-        yield role
-        content = getattr(message, "content", None)
-        if isinstance(content, str):
-            yield content[:MAX_HEAD_CHARS]
-        else:
-            for part in content or ():
-                yield str(getattr(part, "text", part))[:MAX_HEAD_CHARS]
-        if role == "user":
+        yield message.role
+        for part in message.parts:
+            text = part.text if isinstance(part, TextPart) else part.url
+            yield text[:MAX_HEAD_CHARS]
+        if message.role is Role.USER:
             return
 
 

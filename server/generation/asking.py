@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from server.auth import Principal
-from server.direct.reply import Reply
 from server.engines.pool import EnginePool
 from server.errors import InvalidRequest, Unavailable, from_failure
+from server.generation.caller import Caller
 from server.generation.serving import GenerationServices
 from server.models.catalog import Served
 from server.usage import Tally
@@ -35,15 +35,15 @@ async def ask_pooled(
     model: str,
     served: Served,
     message: Callable[[int], Message],
-    reply: Reply,
+    caller: Caller,
 ) -> Embedded | Scored:
-    """Asks another replica when one is lost; the tokens are `reply`'s caller's. Raises
+    """Asks another replica when one is lost; `principal` pays for the tokens. Raises
     ApiError."""
     tally = Tally()
-    await services.runner.place(served.model.base, reply)
+    await services.runner.place(served.model.base, caller)
     with services.runner.room(principal, 1):
         services.pool.check_room(served.model.engine_model, 1)
-        services.runner.admit(principal, tally, reply)
+        services.runner.admit(principal, tally, caller)
         event = await _ask(services.pool, served, message)
     if isinstance(event, Failed):
         raise from_failure(event)

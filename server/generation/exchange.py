@@ -9,15 +9,13 @@ engine connections' readers, and `abort` when the reply is over or the caller ha
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
-
-import msgspec
 
 from server.engines.client import EngineConnection, Silent, Work
 from server.engines.pool import EnginePool
 from server.errors import ApiError, InternalError, InvalidRequest, from_failure
+from server.generation.output import Continuation, ErrorNamer, Output, Route
 from server.usage import Tally
 from workers.contract.messages import (
     Admitted,
@@ -36,63 +34,6 @@ _MAX_EARLY = 16_384
 _TOKEN_BYTES, _LOGPROB_BYTES = 64, 180
 """What one token of an answer takes up until the answer is whole, and each log probability."""
 _RETRIABLE = frozenset({FailureKind.ENGINE_DEAD, FailureKind.OVERLOADED})
-
-
-class Continuation(msgspec.Struct, frozen=True):
-    """What takes a sequence's place, on the same engine."""
-
-    work: Work | None
-    """None: nothing is left to generate, the answer ends for `reason`."""
-    added_tokens: int
-    """Output that the work's prompt holds and no engine generated."""
-    reason: FinishReason = FinishReason.LENGTH
-
-
-class Output(Protocol):
-    """Turns the events of an exchange's sequences into a response."""
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether nothing is sent before the answer is whole."""
-        ...
-
-    def begin(self) -> None:
-        """Every sequence is admitted."""
-        ...
-
-    def scored(self, index: int, event: PromptScored) -> None: ...
-
-    def token(self, index: int, event: Token) -> Continuation | None:
-        """What the sequence goes on with in its own stead; mostly nothing."""
-        ...
-
-    def finished(self, index: int, event: Finished) -> None: ...
-
-    def end(self, tally: Tally) -> None:
-        """Every sequence has finished."""
-        ...
-
-    def fail(self, error: ApiError) -> None:
-        """Nothing follows."""
-        ...
-
-
-class Route(Protocol):
-    """Where an exchange's sequences run."""
-
-    @property
-    def engine_model(self) -> str: ...
-    @property
-    def base_model(self) -> str:
-        """The configured model, whose limits hold."""
-        ...
-
-    @property
-    def affinity(self) -> str | None: ...
-
-
-ErrorNamer = Callable[[ApiError], ApiError]
-"""Puts the request's own parameter names on an engine's error."""
 
 
 class _Sequence:

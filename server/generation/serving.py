@@ -12,13 +12,14 @@ from typing import Protocol
 from server.auth import Principal
 from server.config import Limits
 from server.direct.keep_alive import KeepAlive
-from server.direct.reply import Reply
 from server.engines.client import Work
 from server.engines.pool import EnginePool
 from server.errors import ApiError, InvalidRequest, RateLimited
 from server.gate import ClientGone
-from server.generation.exchange import Exchange, Output, Route
+from server.generation.caller import Caller
+from server.generation.exchange import Exchange
 from server.generation.line import Line
+from server.generation.output import Output, Route
 from server.generation.rates import RateMeter
 from server.media import MediaLoader
 from server.models.catalog import Catalog
@@ -85,13 +86,13 @@ class Runner:
         model: str,
         plan: Plan,
         output: Output,
-        reply: Reply,
+        caller: Caller,
         *,
         answers_per_prompt: int = 1,
     ) -> None:
-        """Starts it; events do the rest until the reply is over. Raises ApiError, and ClientGone
-        if nobody is there to answer any more."""
-        if reply.over:
+        """Starts it; events do the rest until the caller is answered. Raises ApiError, and
+        ClientGone if nobody is there to answer any more."""
+        if caller.over:
             raise ClientGone
         works = plan.works
         exchange = Exchange(
@@ -105,8 +106,8 @@ class Runner:
             max_answer_bytes=self._max_answer_bytes,
         )
         self._enter(principal, len(works))
-        reply.when_over(partial(self._settle, principal, model, exchange, len(works)))
-        self.admit(principal, exchange.tally, reply)
+        caller.when_over(partial(self._settle, principal, model, exchange, len(works)))
+        self.admit(principal, exchange.tally, caller)
         exchange.start()
 
     def _cache_scope(self, principal: Principal, base_model: str) -> str:
@@ -115,21 +116,21 @@ class Runner:
             return ""
         return hashlib.blake2b(principal.project.id.encode(), digest_size=16).hexdigest()
 
-    async def place(self, base_model: str, reply: Reply) -> None:
+    async def place(self, base_model: str, caller: Caller) -> None:
         """Waits until the request is among the model's concurrent ones, where they are limited; it
-        is until its reply is over. Raises Unavailable, and ClientGone if the caller hangs up
-        meanwhile."""
+        stays among them until it is answered. Raises Unavailable, and ClientGone if the caller
+        hangs up meanwhile."""
         line = self.lines.get(base_model)
         if line is not None:
-            await line.enter(reply)
+            await line.enter(caller)
 
-    def admit(self, principal: Principal, tally: Tally, reply: Reply) -> None:
+    def admit(self, principal: Principal, tally: Tally, caller: Caller) -> None:
         """Counts a request and, when it is over, its tokens against the limits per minute. Raises
         RateLimited."""
         if self._rates.is_on:
             ticket = self._rates.admit(principal, tally)
-            reply.call.rates = ticket.headers
-            reply.when_over(ticket.settle)
+            caller.call.rates = ticket.headers
+            caller.when_over(ticket.settle)
 
     @contextmanager
     def room(self, principal: Principal, count: int) -> Generator[None]:

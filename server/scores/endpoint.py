@@ -9,6 +9,7 @@ from server.auth import Principal
 from server.direct.reply import Reply
 from server.generation.answers import to_json
 from server.generation.asking import ask_pooled, require_pooled
+from server.generation.caller import Recipient
 from server.generation.serving import GenerationHolder
 from server.scores.schemas import ScoreRequest
 from server.validation import read_body
@@ -22,8 +23,13 @@ class ScoresEndpoint:
         self._holder = holder
 
     async def __call__(self, principal: Principal, body: bytes, reply: Reply) -> None:
+        await self.answer(principal, await read_body(ScoreRequest, body), reply)
+
+    async def answer(
+        self, principal: Principal, request: ScoreRequest, recipient: Recipient
+    ) -> None:
+        """Raises ApiError, and ClientGone."""
         services = self._holder.services
-        request = await read_body(ScoreRequest, body)
         served = await services.catalog.serve(request.model, principal.project.id)
         require_pooled(served, Capability.SCORE, "scores")
         inputs: list[list[PromptPart]] = [[Text(text, control=True)] for text in request.messages]
@@ -33,7 +39,7 @@ class ScoresEndpoint:
             request.model,
             served,
             lambda number: Score(number, inputs, served.adapter, request.max_length),
-            reply,
+            recipient,
         )
         assert isinstance(answer, Scored)
         result = {
@@ -42,4 +48,4 @@ class ScoresEndpoint:
             "model": request.model,
             "scores": answer.scores,
         }
-        reply.answer(200, to_json(result))
+        recipient.answer(200, to_json(result))

@@ -13,8 +13,8 @@ from server.config import ModelEntry
 from server.config.generation import GenerationDefaults
 from server.errors import InternalError, InvalidRequest
 from server.generation.defaults import model_defaults
+from server.generation.sampling import AskedSampling as SamplingFields
 from server.generation.sampling import plan_sampling
-from server.wire import SamplingFields
 from workers.contract.hello import PROTOCOL_VERSION, Capability, Hello
 from workers.contract.parts import Sampling
 from workers.engine.backend import Description, RefusedError

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from server.chat.choice import ChoiceReader
+from server.answering.choice import ChoiceReader
 from templates.dialects import dialect
 from templates.format import ContentDelta, ReasoningDelta
 from templates.reasoning import ReasoningParser, ThinkingWords

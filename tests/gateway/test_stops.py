@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from server.chat.stops import StopParser, StopStrings
+from server.answering.stops import StopParser, StopStrings
 from templates.dialects import dialect
 from templates.reasoning import ReasoningParser, ThinkingWords
 from tests.dialects.streams import folded, run, splits

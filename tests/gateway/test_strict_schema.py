@@ -8,7 +8,7 @@ import pytest
 from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel, Field
 
-from server.chat.strict_schema import broken_promise
+from server.answering.strict_schema import broken_promise
 from tests.gateway.conftest import MODEL, Gateway, user
 from tests.gateway.raw import refusal
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from server.chat.budget import ThoughtLimit
-from server.chat.stops import StopParser, StopStrings
-from server.chat.token_places import TokenPlaces
-from server.chat.tools import ToolPlan
+from server.answering.budget import ThoughtLimit
+from server.answering.stops import StopParser, StopStrings
+from server.answering.token_places import TokenPlaces
+from server.answering.tool_plan import ToolPlan
 from server.engines.client import Work
 from server.generation.exchange import Continuation
 from templates.format import (
