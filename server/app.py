@@ -17,22 +17,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server import api_docs, health
+from server import api_docs, generating, health
 from server.api_docs import ApiDocument
 from server.auth import KeyRing
 from server.blobs import LocalBlobs, StorageFullError
-from server.chat import routes as chat_routes
-from server.chat.endpoint import ChatEndpoint
-from server.completions import routes as completions_routes
-from server.completions.endpoint import CompletionsEndpoint
 from server.config import Config, Limits
 from server.cors import CorsPolicy
 from server.direct.connections import Connections
 from server.direct.decoding import BodyDecoder
 from server.direct.desk import Desk
 from server.direct.keep_alive import KeepAlive
-from server.embeddings import routes as embeddings_routes
-from server.embeddings.endpoint import EmbeddingsEndpoint
 from server.engines.pool import EnginePool
 from server.errors import ApiError, InvalidRequest, NotFound
 from server.faults import answer_to
@@ -50,8 +44,6 @@ from server.media import MediaLoader
 from server.models import routes as models_routes
 from server.models.catalog import Catalog
 from server.openapi import document
-from server.scores import routes as scores_routes
-from server.scores.endpoint import ScoresEndpoint
 from server.store import Store, StoreUnavailableError, open_store
 from server.unsupported import find_unsupported
 from server.uploads import routes as uploads_routes
@@ -104,7 +96,9 @@ class GatewayApp(FastAPI):
         )
         self.config = config
         self.access_log = access_log
-        self.desk = Desk(self, access_log)
+        self.endpoints = generating.open_endpoints(self)
+        """Those that generate, by path."""
+        self.desk = Desk(self, access_log, self.endpoints)
         self.connections = Connections(config.limits)
         self.api_document = ApiDocument(self.openapi)
         self._services: Services | None = None
@@ -145,14 +139,7 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.include_router(health.router)
     app.include_router(api_docs.router)
-    app.include_router(chat_routes.router)
-    app.desk.handlers["/v1/chat/completions"] = ChatEndpoint(app)
-    app.include_router(completions_routes.router)
-    app.desk.handlers["/v1/completions"] = CompletionsEndpoint(app)
-    app.include_router(embeddings_routes.router)
-    app.desk.handlers["/v1/embeddings"] = EmbeddingsEndpoint(app)
-    app.include_router(scores_routes.router)
-    app.desk.handlers["/v1/score/evaluation"] = ScoresEndpoint(app)
+    app.include_router(generating.described())
     app.include_router(models_routes.router)
     app.include_router(files_routes.router)
     app.include_router(uploads_routes.router)

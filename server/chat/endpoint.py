@@ -31,7 +31,7 @@ class ChatEndpoint:
     async def answer(
         self, principal: Principal, request: ChatCompletionRequest, recipient: Recipient
     ) -> None:
-        """Answers as a whole. Raises ApiError, and ClientGone."""
+        """Answers as a whole, whatever `stream` says. Raises ApiError, and ClientGone."""
         plan = await self._plan(principal, request, recipient)
         self._run(principal, plan, ChatFold(request, plan, recipient), recipient)
 

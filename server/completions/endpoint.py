@@ -30,7 +30,7 @@ class CompletionsEndpoint:
     async def answer(
         self, principal: Principal, request: CompletionRequest, recipient: Recipient
     ) -> None:
-        """Answers as a whole. Raises ApiError, and ClientGone."""
+        """Answers as a whole, whatever `stream` says. Raises ApiError, and ClientGone."""
         plan = await self._plan(principal, request, recipient)
         self._run(principal, plan, CompletionFold(plan, recipient), recipient)
 

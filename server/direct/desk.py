@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -32,8 +32,10 @@ class Handler(Protocol):
 class Desk:
     """`handlers` are those of `POST`, by path."""
 
-    def __init__(self, holder: ServicesHolder, access_log: AccessLog) -> None:
-        self.handlers: dict[str, Handler] = {}
+    def __init__(
+        self, holder: ServicesHolder, access_log: AccessLog, handlers: Mapping[str, Handler]
+    ) -> None:
+        self.handlers = handlers
         self._holder = holder
         self._access_log = access_log
         self._under_way: set[Reply] = set()

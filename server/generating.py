@@ -1,0 +1,139 @@
+"""The endpoints that generate, in one table: the handlers of their requests and the API document
+are both made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fastapi import APIRouter
+
+from server.auth import Principal
+from server.chat.endpoint import ChatEndpoint
+from server.chat.schemas import ChatCompletion, ChatCompletionRequest
+from server.completions.endpoint import CompletionsEndpoint
+from server.completions.schemas import Completion, CompletionRequest
+from server.direct.reply import Reply
+from server.embeddings.endpoint import EmbeddingsEndpoint
+from server.embeddings.schemas import EmbeddingList, EmbeddingRequest
+from server.generation.caller import Recipient
+from server.generation.serving import GenerationHolder
+from server.openapi import refusals
+from server.scores.endpoint import ScoresEndpoint
+from server.scores.schemas import ScoreEvaluation, ScoreRequest
+from server.wire import RequestBody, ResponseBody
+
+_STREAMED: dict[str, Any] = {
+    "description": "The answer; with `stream`, its chunks as server-sent events.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+
+
+class Endpoint(Protocol):
+    async def __call__(self, principal: Principal, body: bytes, reply: Reply) -> None:
+        """Answers a request on its connection, or arranges that engine events will."""
+        ...
+
+    @property
+    def answer(self) -> Callable[[Principal, Any, Recipient], Awaitable[None]]:
+        """Answers a request of the route's `request` as a whole, to whoever asks. Raises ApiError,
+        and ClientGone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratingRoute:
+    """Of `POST`."""
+
+    path: str
+    endpoint: Callable[[GenerationHolder], Endpoint]
+    request: type[RequestBody]
+    answer: type[ResponseBody]
+    name: str
+    """The operation's id in the API document."""
+    tag: str
+    summary: str
+    description: str
+    streams: bool = False
+    statuses: tuple[int, ...] = (404, 429)
+    """Refusals besides those of every route."""
+
+
+ROUTES = (
+    GeneratingRoute(
+        path="/v1/chat/completions",
+        endpoint=ChatEndpoint,
+        request=ChatCompletionRequest,
+        answer=ChatCompletion,
+        name="create_chat_completion",
+        tag="Chat",
+        summary="Create a chat completion",
+        description="Answers a conversation. Fields that the model's engine cannot honour are "
+        "refused by name.",
+        streams=True,
+    ),
+    GeneratingRoute(
+        path="/v1/completions",
+        endpoint=CompletionsEndpoint,
+        request=CompletionRequest,
+        answer=Completion,
+        name="create_completion",
+        tag="Completions",
+        summary="Create a completion",
+        description="Continues text or tokens as they are, without a chat format.",
+        streams=True,
+    ),
+    GeneratingRoute(
+        path="/v1/embeddings",
+        endpoint=EmbeddingsEndpoint,
+        request=EmbeddingRequest,
+        answer=EmbeddingList,
+        name="create_embedding",
+        tag="Embeddings",
+        summary="Create embeddings",
+        description="One vector for each input, pooled as the model declares.",
+    ),
+    GeneratingRoute(
+        path="/v1/score/evaluation",
+        endpoint=ScoresEndpoint,
+        request=ScoreRequest,
+        answer=ScoreEvaluation,
+        name="create_score_evaluation",
+        tag="Scores",
+        summary="Score texts with a reward model",
+        description="One reward for each text, in their order.",
+    ),
+)
+
+
+def open_endpoints(holder: GenerationHolder) -> dict[str, Endpoint]:
+    """By path."""
+    return {route.path: route.endpoint(holder) for route in ROUTES}
+
+
+def described() -> APIRouter:
+    """The routes for the API document. Requests go to the endpoints by way of `server.direct`."""
+    router = APIRouter()
+    for route in ROUTES:
+        responses = refusals(*route.statuses)
+        router.add_api_route(
+            route.path,
+            _operation(route),
+            methods=["POST"],
+            name=route.name,
+            response_model=route.answer,
+            responses={200: _STREAMED, **responses} if route.streams else responses,
+            tags=[route.tag],
+            summary=route.summary,
+            description=route.description,
+        )
+    return router
+
+
+def _operation(route: GeneratingRoute) -> Callable[..., Awaitable[None]]:
+    async def operation(body: RequestBody) -> None:
+        raise NotImplementedError("requests to this path go through server.direct")
+
+    operation.__annotations__["body"] = route.request
+    return operation
