@@ -9,9 +9,12 @@ from typing import Any, Protocol
 
 from fastapi import APIRouter
 
+from server.answering.endpoint import AnsweringEndpoint
 from server.auth import Principal
-from server.chat.endpoint import ChatEndpoint
+from server.chat.fold import ChatFold
 from server.chat.schemas import ChatCompletion, ChatCompletionRequest
+from server.chat.stream import ChatStream
+from server.chat.translation import read_chat
 from server.completions.endpoint import CompletionsEndpoint
 from server.completions.schemas import Completion, CompletionRequest
 from server.direct.reply import Reply
@@ -63,7 +66,9 @@ class GeneratingRoute:
 ROUTES = (
     GeneratingRoute(
         path="/v1/chat/completions",
-        endpoint=ChatEndpoint,
+        endpoint=lambda holder: AnsweringEndpoint(
+            holder, ChatCompletionRequest, read_chat, stream=ChatStream, whole=ChatFold
+        ),
         request=ChatCompletionRequest,
         answer=ChatCompletion,
         name="create_chat_completion",

@@ -1,0 +1,72 @@
+"""The handler of an endpoint that answers conversations, made of the endpoint's own parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel
+
+from server.answering.plan import AnswerPlan, plan_answer
+from server.answering.request import AnswerRequest
+from server.auth import Principal
+from server.direct.keep_alive import KeepAlive
+from server.direct.reply import Reply
+from server.generation.caller import Caller, Recipient
+from server.generation.output import Output
+from server.generation.serving import GenerationHolder
+from server.validation import read_body
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+
+class AnsweringEndpoint(Generic[BodyT]):
+    """Asked with a `body`, of which `translate` says what is asked. `stream` and `whole` make the
+    two outputs."""
+
+    def __init__(
+        self,
+        holder: GenerationHolder,
+        body: type[BodyT],
+        translate: Callable[[BodyT], AnswerRequest],
+        stream: Callable[[BodyT, AnswerPlan, Reply, KeepAlive], Output],
+        whole: Callable[[BodyT, AnswerPlan, Recipient], Output],
+        is_streamed: Callable[[BodyT], bool | None] = attrgetter("stream"),
+    ) -> None:
+        self._holder = holder
+        self._body = body
+        self._translate = translate
+        self._stream = stream
+        self._whole = whole
+        self._is_streamed = is_streamed
+
+    async def __call__(self, principal: Principal, body: bytes, reply: Reply) -> None:
+        request = await read_body(self._body, body)
+        if not self._is_streamed(request):
+            await self.answer(principal, request, reply)
+            return
+        plan = await self._plan(principal, request, reply)
+        output = self._stream(request, plan, reply, self._holder.services.keep_alive)
+        self._run(principal, plan, output, reply)
+
+    async def answer(self, principal: Principal, request: BodyT, recipient: Recipient) -> None:
+        """Answers as a whole, whatever `stream` says. Raises ApiError, and ClientGone."""
+        plan = await self._plan(principal, request, recipient)
+        self._run(principal, plan, self._whole(request, plan, recipient), recipient)
+
+    async def _plan(self, principal: Principal, request: BodyT, caller: Caller) -> AnswerPlan:
+        services, asked = self._holder.services, self._translate(request)
+        plan = await plan_answer(asked, principal, services.catalog, services.media)
+        await services.runner.place(plan.base_model, caller)
+        return plan
+
+    def _run(self, principal: Principal, plan: AnswerPlan, output: Output, caller: Caller) -> None:
+        self._holder.services.runner.run(
+            principal,
+            plan.request.model,
+            plan,
+            output,
+            caller,
+            answers_per_prompt=len(plan.works),
+        )
