@@ -90,7 +90,7 @@ class DetachedCaller:
         self.over = True
         self.answered = answered
         self.call.status = 0 if answered is None else answered.status
+        self._over.set()
         callbacks, self._when_over = self._when_over, []
         for callback in callbacks:
             callback()
-        self._over.set()
