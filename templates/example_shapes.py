@@ -24,7 +24,8 @@ _SHAPES: tuple[tuple[Callable[[JsonObject], bool], str], ...] = (
     (
         lambda row: "messages" in row and isinstance(row.get("label"), bool),
         "this is a row of the KTO method ('messages' with a 'label'), which supervised training "
-        "cannot use: keep the rows whose label is true, without the label",
+        "cannot use: train with method.type 'kto', or keep the rows whose label is true, without "
+        "the label",
     ),
     (
         lambda row: "conversations" in row and "messages" not in row,
@@ -42,8 +43,8 @@ _SHAPES: tuple[tuple[Callable[[JsonObject], bool], str], ...] = (
     ),
     (
         lambda row: "text" in row and "messages" not in row and "prompt" not in row,
-        "this is plain text for pretraining, which supervised training cannot use: write it as the "
-        "'completion' of an empty 'prompt'",
+        "this is plain text for pretraining, which supervised training cannot use: train with "
+        "method.type 'pretrain', or write it as the 'completion' of an empty 'prompt'",
     ),
 )
 _PAIRS = (("question", "answer"), ("query", "response"), ("input", "output"), ("Q", "A"))

@@ -1,7 +1,7 @@
 """Rows of training files: one JSON object a line, as OpenAI's fine-tuning takes them.
 
-Three kinds: chat (`messages`, `tools`), prompt and completion, and plain text for pretraining;
-`templates.preferences` reads a fourth, pairs of answers.
+Three kinds: chat (`messages`, `tools`), prompt and completion, and plain text for pretraining.
+`templates.preferences` reads pairs of answers, `templates.labelled` answers with a label.
 Reading a row checks all that can be told without the model, and turns OpenAI's message shapes into
 a `Conversation`; what its chat format cannot write is told by `templates.training`. Counts, limits
 and duplicate rows are the caller's to check. Messages of `ExampleError` follow OpenAI's wording and
@@ -71,6 +71,19 @@ class PreferenceExample:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelledExample:
+    """A conversation, and whether its last message is an answer that is wanted."""
+
+    conversation: Conversation
+    is_desirable: bool
+    notes: RowNotes = field(default_factory=RowNotes)
+
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        return (self.conversation,)
+
+
+@dataclass(frozen=True, slots=True)
 class CompletionExample:
     prompt: str
     completion: str
@@ -91,7 +104,7 @@ class TextExample:
         return ()
 
 
-Example = ChatExample | PreferenceExample | CompletionExample | TextExample
+Example = ChatExample | PreferenceExample | LabelledExample | CompletionExample | TextExample
 
 CHAT_KEYS = frozenset({"messages", "tools", "parallel_tool_calls", "functions"})
 _MESSAGE_KEYS = frozenset({"role", "content", "name"})
@@ -115,7 +128,7 @@ def read_example(line: str | bytes, *, pretraining: bool = False) -> Example:
     notes = RowNotes()
     if "messages" in row:
         notes.ignored_columns = unknown_fields(row, CHAT_KEYS)
-        return ChatExample(_chat(row, notes), notes)
+        return ChatExample(read_conversation(row, notes), notes)
     if "prompt" in row or "completion" in row:
         notes.ignored_columns = unknown_fields(row, frozenset({"prompt", "completion"}))
         completion = text_of(row, "completion")
@@ -143,7 +156,8 @@ def _text_example(row: JsonObject) -> TextExample:
     return TextExample(text, RowNotes(unknown_fields(row, frozenset({"text"}))))
 
 
-def _chat(row: JsonObject, notes: RowNotes) -> Conversation:
+def read_conversation(row: JsonObject, notes: RowNotes) -> Conversation:
+    """Raises ExampleError."""
     tools = read_tool_fields(row)
     return checked(Conversation(read_messages(row, notes), tools))
 

@@ -33,11 +33,11 @@ _SPELLINGS = (
 _EXPECTED = "a row of preferences has 'input', 'preferred_output' and 'non_preferred_output'"
 
 
-def read_preference(line: str | bytes) -> PreferenceExample:
-    """Raises ExampleError."""
+def read_preference(line: str | bytes, method: str = "dpo") -> PreferenceExample:
+    """`method` is named to who has a row of another one. Raises ExampleError."""
     row = read_row(line)
     if "input" not in row:
-        raise ExampleError(_instead(row))
+        raise ExampleError(_instead(row, method))
     names = next((pair for pair in _SPELLINGS if pair[0] in row or pair[1] in row), None)
     if names is None:
         raise ExampleError(_EXPECTED)
@@ -65,7 +65,7 @@ def _answer(row: JsonObject, name: str, notes: RowNotes) -> ChatMessage:
     return messages[0]
 
 
-def _instead(row: JsonObject) -> str:
+def _instead(row: JsonObject, method: str) -> str:
     """What to do with a row of another method or trainer."""
     if "messages" in row and isinstance(row.get("label"), bool):
         return f"this is a row of the KTO method: {_EXPECTED}"
@@ -79,6 +79,6 @@ def _instead(row: JsonObject) -> str:
         kind = "fine-tune-chat" if "messages" in row else "fine-tune-completions"
         return (
             f"the row is in the {kind} format, but the job is not using 'supervised' as the "
-            "training method (provided method=dpo)"
+            f"training method (provided method={method})"
         )
     return _EXPECTED

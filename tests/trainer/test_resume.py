@@ -69,9 +69,9 @@ def reported(events: list[TrainEvent]) -> list[object]:
 
 
 def final_weights(spec: TrainSpec) -> dict[str, torch.Tensor]:
-    folder = Path(spec.output_dir) / "model"
-    name = next(folder.glob("*.safetensors"))
-    return load_file(name)
+    files = sorted((Path(spec.output_dir) / "model").glob("*.safetensors"))
+    assert files
+    return {name: weight for file in files for name, weight in load_file(file).items()}
 
 
 def assert_same_run(spec: TrainSpec, uninterrupted: TrainSpec) -> None:

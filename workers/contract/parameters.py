@@ -23,7 +23,9 @@ MAX_COUNT = 2**31 - 1
 class Stage(StrEnum):
     PT = "pt"
     SFT = "sft"
+    RM = "rm"
     DPO = "dpo"
+    KTO = "kto"
 
 
 class FinetuningType(StrEnum):
@@ -67,6 +69,8 @@ def own(doc: str, *, stages: tuple[Stage, ...] = (), **limits: Any) -> msgspec.M
 _LORA = (FinetuningType.LORA,)
 _SFT = (Stage.SFT,)
 _DPO = (Stage.DPO,)
+_KTO = (Stage.KTO,)
+_PREFERENCE = (Stage.DPO, Stage.KTO)
 LOSS_OF = {"dpo_label_smoothing": "sigmoid", "simpo_gamma": "simpo"}
 """Parameters of one `pref_loss` alone."""
 
@@ -195,7 +199,14 @@ class FinetuningArguments(Arguments, frozen=True):
     ] = "all"
 
     pref_beta: Annotated[
-        float, own("Strength of the preference: a job's `beta`.", stages=_DPO, gt=0, le=2)
+        float,
+        param(
+            "Strength of the preference. Excludes beta, which says the same up to 2.",
+            stages=_PREFERENCE,
+            instead_of="beta",
+            gt=0,
+            le=100,
+        ),
     ] = 0.1
     pref_loss: Annotated[
         Literal["sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"],
@@ -204,8 +215,9 @@ class FinetuningArguments(Arguments, frozen=True):
     pref_ftx: Annotated[
         float,
         param(
-            "Share of the preferred answer's own loss per token that is added.",
-            stages=_DPO,
+            "Share of the preferred answer's own loss per token that is added; for kto, of every "
+            "desirable answer's.",
+            stages=_PREFERENCE,
             ge=0,
             le=100,
         ),
@@ -225,6 +237,12 @@ class FinetuningArguments(Arguments, frozen=True):
             "Margin that SimPO asks of the rewards (pref_loss simpo).", stages=_DPO, ge=0, le=100
         ),
     ] = 0.5
+    kto_chosen_weight: Annotated[
+        float, param("Weight of the loss of desirable answers.", stages=_KTO, ge=0, le=100)
+    ] = 1.0
+    kto_rejected_weight: Annotated[
+        float, param("Weight of the loss of undesirable answers.", stages=_KTO, ge=0, le=100)
+    ] = 1.0
     use_rslora: Annotated[
         bool,
         param("Scale the factors by alpha over the root of the rank (rsLoRA).", types=_LORA),

@@ -48,6 +48,8 @@ class Batch:
     """[examples, ...] what the stage keeps beside the sequences."""
     lengths: tuple[int, ...] | None = None
     """Of the sequences of a flat batch (`workers.trainer.flat`)."""
+    beside: Batch | None = None
+    """What the stage measures on other sequences, without a gradient."""
 
 
 class BatchPlan:

@@ -39,8 +39,8 @@ class EncodedSequence:
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """What is learned from together: one sequence, or a chosen and a rejected one. All examples of
-    a file have the same number."""
+    """What is learned from together: one sequence, or a chosen and a rejected one, or an answer and
+    a mismatched one. All examples of a file have the same number."""
 
     sequences: tuple[EncodedSequence, ...]
     value: float = 0.0
@@ -73,7 +73,8 @@ class EncodedExamples:
         self._ids = np.concatenate([empty, *(ids for ids, _ in flat)])
         self._labels = np.concatenate([empty, *(labels for _, labels in flat)])
         self._starts: list[int] = np.cumsum([0, *(len(ids) for ids, _ in flat)]).tolist()
-        self._num_each = len(examples[0]) if examples else 1
+        self.num_each = len(examples[0]) if examples else 1
+        """Sequences of an example."""
         self.values = list(values)
         self.references: torch.Tensor | None = None
         """[examples, sequences] log-probabilities by the reference, where the stage needs them."""
@@ -84,8 +85,8 @@ class EncodedExamples:
         return len(self.lengths)
 
     def sequences(self, index: int) -> list[Sequence32]:
-        first = index * self._num_each
-        return [self._sequence(first + number) for number in range(self._num_each)]
+        first = index * self.num_each
+        return [self._sequence(first + number) for number in range(self.num_each)]
 
     def subset(self, indices: Sequence[int]) -> EncodedExamples:
         chosen = [tuple(self.sequences(index)) for index in indices]

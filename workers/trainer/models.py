@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from workers.contract.training import TrainSpec
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
 from workers.trainer.lora import add_lora, kept_shape, load_lora, merge_lora
 
+HEAD = "v_head.summary"
+"""Name of a head's weights, as trl and LLaMA-Factory have it."""
 _log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -38,6 +41,8 @@ class TrainedModel:
     is_pure: bool
     """Whether trained weights are in `compute_dtype` too."""
     trust_remote_code: bool
+    head: torch.nn.Linear | None = None
+    """What a stage makes of hidden states beside the module: trained with it, and all of it."""
     notes: tuple[str, ...] = ()
     """What the run's user should know of it."""
 
@@ -52,9 +57,10 @@ class TrainedModel:
         return getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
 
     def trainable(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        head = [] if self.head is None else self.head.named_parameters(HEAD)
         return (
             (name, parameter)
-            for name, parameter in self.module.named_parameters()
+            for name, parameter in chain(self.module.named_parameters(), head)
             if parameter.requires_grad
         )
 

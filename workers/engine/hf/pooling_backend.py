@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from workers.contract.hello import Capability
 from workers.contract.messages import Stats
+from workers.contract.model_files import VALUE_HEAD_FILE
 from workers.engine.backend import (
     Description,
     PoolingHost,
@@ -31,7 +32,7 @@ from workers.engine.hf.pooled import BATCH_TOKENS, HfPooling, PooledBatch, pad, 
 from workers.engine.hf.pooling import PoolingKind, pool, read_json, read_pooling
 from workers.engine.hf.preparing import attention_name
 from workers.engine.hf.settings import HfSettings
-from workers.engine.hf.task import VALUE_HEAD_FILE, Task
+from workers.engine.hf.task import Task
 from workers.engine.pools_only import PoolsOnly
 from workers.engine.spec import EngineSpec, SpecError
 from workers.engine.text.pretrained import PretrainedVocabulary

@@ -5,9 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
+from workers.contract.model_files import VALUE_HEAD_FILE
 from workers.engine.hf.pooling import read_json
-
-VALUE_HEAD_FILE = "value_head.safetensors"
 
 
 class Task(StrEnum):

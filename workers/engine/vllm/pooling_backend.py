@@ -20,6 +20,7 @@ import msgspec
 
 from workers.contract.hello import Capability
 from workers.contract.messages import FailureKind, Stats
+from workers.contract.model_files import VALUE_HEAD_FILE
 from workers.contract.parts import AdapterRef
 from workers.engine.backend import (
     Description,
@@ -29,7 +30,7 @@ from workers.engine.backend import (
 )
 from workers.engine.hf.pooling import Pooling, read_pooling
 from workers.engine.hf.settings import HfSettings
-from workers.engine.hf.task import VALUE_HEAD_FILE, Task
+from workers.engine.hf.task import Task
 from workers.engine.pools_only import PoolsOnly
 from workers.engine.spec import EngineSpec, SpecError
 from workers.engine.text.pretrained import PretrainedVocabulary
