@@ -283,7 +283,9 @@ def from_failure(failed: Failed) -> ApiError:
                 failed.message, param=failed.param or "messages", code=INVALID_MEDIA
             )
         case FailureKind.UNSUPPORTED:
-            return InvalidRequest(failed.message, param=failed.param, code="unsupported_parameter")
+            is_model = failed.param == "model"
+            code = "model_not_supported" if is_model else "unsupported_parameter"
+            return InvalidRequest(failed.message, param=failed.param, code=code)
         case FailureKind.ADAPTER_NOT_FOUND:
             return Unavailable(
                 failed.message, retry_after_s=30.0, param="model", code=MODEL_NOT_LOADED

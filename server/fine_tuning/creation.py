@@ -24,12 +24,12 @@ from server.fine_tuning.base_shape import BaseShape, read_base_shape
 from server.fine_tuning.hyperparameters import (
     AUTO,
     MAX_BATCH,
-    METHODS,
     Hyperparameters,
     batch_given,
     learning_rate,
     max_learning_rate,
 )
+from server.fine_tuning.methods import METHODS
 from server.fine_tuning.schemas import MAX_SEED, CreateJob
 from server.fine_tuning.servable import (
     FindHello,
@@ -38,6 +38,7 @@ from server.fine_tuning.servable import (
     check_entry,
     check_experts,
     check_rank,
+    check_scores,
     check_starts,
 )
 from server.store import Store
@@ -68,7 +69,7 @@ class JobFactory:
         entry, wanted = self._check_trainable(model, wanted)
         shape = await asyncio.to_thread(read_base_shape, Path(weights_path))
         self._check_size(shape, model, wanted)
-        if wanted.kind is FinetuningType.LORA:
+        if wanted.result is FinetuningType.LORA:
             check_experts(entry, shape, wanted.of("lora_target"), wanted.where())
         _check_validation(request, wanted)
         if request.validation_file == request.training_file:
@@ -96,7 +97,7 @@ class JobFactory:
             training_blob=training_blob,
             validation_file=request.validation_file,
             validation_blob=validation_blob,
-            method={"type": wanted.method},
+            method={"type": wanted.method.name},
             seed=chosen_seed,
             suffix=request.suffix,
             metadata=request.metadata,
@@ -163,17 +164,20 @@ class JobFactory:
             raise unsupported_value(f"{wanted.where()}.{found.name}", found.reason)
         _check_places(wanted)
         _check_alternatives(wanted)
-        check_entry(entry, wanted.kind, wanted.where())
+        if wanted.method.makes_reward_model:
+            check_scores(entry)
+        check_entry(entry, wanted.result, wanted.where())
         if wanted.kind is FinetuningType.FULL:
             return entry, _check_full(model, wanted)
-        check_adapter_kind(entry, wanted.model_dump(), wanted.where())
+        if wanted.result is FinetuningType.LORA:
+            check_adapter_kind(entry, wanted.model_dump(), wanted.where())
         if model.adapter_uid is not None:
             return entry, _continue_adapter(model, wanted)
         return entry, wanted
 
     async def _check_served(self, model: Model, entry: ModelEntry, wanted: Hyperparameters) -> None:
         """By the engine that would serve the result. Raises ApiError."""
-        kind = wanted.kind
+        kind = wanted.result
         hello = self._find_hello(model.engine_model) or self._find_hello(entry.id)
         if kind is FinetuningType.LORA:
             check_rank(entry, wanted.of("lora_rank"), hello, wanted.where())
@@ -235,7 +239,7 @@ def _check_validation(request: CreateJob, wanted: Hyperparameters) -> None:
 
 def _check_method(request: CreateJob) -> None:
     if request.method is not None and request.method.type not in METHODS:
-        there = " and ".join(f"'{name}'" for name in METHODS)
+        there = ", ".join(f"'{name}'" for name in METHODS)
         raise unsupported_value(
             "method.type",
             f"'{request.method.type}' is not available on this server, only {there}.",
@@ -253,12 +257,19 @@ def _not_available(model: Model) -> InvalidRequest:
 
 
 def _check_places(wanted: Hyperparameters) -> None:
-    """Raises InvalidRequest for a parameter of another kind of fine-tuning, or another loss."""
+    """Raises InvalidRequest for a parameter of another kind of fine-tuning, another method or
+    another loss."""
     for name, declared in settable().items():
         if name in wanted.model_fields_set and not declared.is_of(kind=wanted.kind):
             raise unsupported_parameter(
                 f"{wanted.where()}.{name}",
                 f"It belongs to {declared.home}, not to finetuning_type '{wanted.kind}'.",
+            )
+    method = wanted.method
+    for name, value in method.settled.items():
+        if wanted.of(name) != value:
+            raise unsupported_value(
+                f"{wanted.where()}.{name}", f"It is '{value}' for method.type '{method.name}'."
             )
     for name, loss in LOSS_OF.items():
         if name in wanted.model_fields_set and wanted.of("pref_loss") != loss:

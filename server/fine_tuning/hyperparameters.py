@@ -1,8 +1,8 @@
 """What can be set of a job, by its method, and how `auto` is settled.
 
-Three, and `beta` of dpo, are OpenAI's; the rest are declared in `workers.contract.parameters`. All
-go to `method.<type>.hyperparameters`; the deprecated top-level `hyperparameters` takes those three
-alone.
+Three, and `beta` of preferences, are OpenAI's; the rest are declared in
+`workers.contract.parameters`. All go to `method.<type>.hyperparameters`; the deprecated top-level
+`hyperparameters` takes those three alone.
 
 `auto`, once the number of examples is known:
 - `n_epochs`: 3, but more for few examples (up to 25, towards 100 examples seen in all) and fewer
@@ -11,9 +11,9 @@ alone.
 - `learning_rate_multiplier`: 1.
 - `beta`: 0.1.
 
-`num_train_epochs`, `per_device_train_batch_size` with `gradient_accumulation_steps`, and
-`learning_rate` take the places of these three. All are settled but the last: the multiplier stays
-`auto` beside a `learning_rate`.
+`num_train_epochs`, `per_device_train_batch_size` with `gradient_accumulation_steps`,
+`learning_rate` and `pref_beta` take the places of these. The first two are settled; the multiplier
+stays `auto` beside a `learning_rate`, and `beta` beside a `pref_beta`.
 
 The multiplier scales a base rate of 5e-5 · (2000 / hidden_size)^0.775, ten times that for LoRA:
 wider models take smaller steps, and low-rank updates larger ones. Preferences take a tenth of it. A
@@ -30,6 +30,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from server.fine_tuning.declared import wire_fields
+from server.fine_tuning.methods import METHODS, SUPERVISED, Method
 from server.store.records import Job
 from workers.contract.parameters import Arguments, FinetuningType, Stage, parameters, settable
 
@@ -46,7 +47,7 @@ _BATCH_SHARE = 0.002
 MAX_BATCH = 256
 _BASE_RATE = 5e-5
 _LORA_FACTOR = 10
-_STAGE_FACTORS = {Stage.DPO: 0.1}
+_STAGE_FACTORS = {Stage.DPO: 0.1, Stage.KTO: 0.1}
 _BETA = "beta"
 _AUTO_BETA = 0.1
 _REFERENCE_WIDTH = 2000
@@ -71,14 +72,12 @@ class Hyperparameters(OpenAIHyperparameters):
     """OpenAI's three, and the declared parameters of a stage. What is not there is refused, not
     ignored."""
 
-    method: ClassVar[str]
-    """The `method.type` it belongs to."""
-    stage: ClassVar[Stage]
+    method: ClassVar[Method]
 
     @classmethod
     def where(cls) -> str:
         """Its place in a request."""
-        return where(cls.method)
+        return where(cls.method.name)
 
     def arguments(self, group: type[GroupT], **own: object) -> GroupT:
         """The declared parameters of `group` as they were set, and `own` beside them."""
@@ -95,35 +94,37 @@ class Hyperparameters(OpenAIHyperparameters):
 
     @property
     def kind(self) -> FinetuningType:
+        """Of the weights that are trained."""
         return self.of("finetuning_type")
 
+    @property
+    def result(self) -> FinetuningType:
+        """What is served: an adapter, or a whole model."""
+        return FinetuningType.FULL if self.method.makes_reward_model else self.kind
 
-class _OfSupervised(Hyperparameters):
-    method = "supervised"
-    stage = Stage.SFT
 
-
-class _OfDpo(Hyperparameters):
-    method = "dpo"
-    stage = Stage.DPO
-
+class _WithBeta(Hyperparameters):
     beta: Annotated[float, Field(strict=True, gt=0, le=2, allow_inf_nan=False)] | Auto = AUTO
 
 
-HyperparametersT = TypeVar("HyperparametersT", bound=Hyperparameters)
+def _of_method(method: Method) -> type[Hyperparameters]:
+    fields = wire_fields(settable(method.stage))
+    fields |= {name: (fields[name][0], value) for name, value in method.settled.items()}
+    made = create_model(
+        f"{method.title}Hyperparameters",
+        __base__=_WithBeta if method.has_beta else Hyperparameters,
+        __module__=__name__,
+        **fields,
+    )
+    made.method = method
+    return made
 
 
-def _of_stage(name: str, base: type[HyperparametersT]) -> type[HyperparametersT]:
-    fields = wire_fields(settable(base.stage))
-    return create_model(name, __base__=base, __module__=__name__, **fields)
-
-
-SupervisedHyperparameters = _of_stage("SupervisedHyperparameters", _OfSupervised)
-DpoHyperparameters = _of_stage("DpoHyperparameters", _OfDpo)
-
-METHODS: dict[str, type[Hyperparameters]] = {
-    each.method: each for each in (SupervisedHyperparameters, DpoHyperparameters)
+HYPERPARAMETERS: dict[str, type[Hyperparameters]] = {
+    name: _of_method(method) for name, method in METHODS.items()
 }
+"""By the method."""
+SupervisedHyperparameters = HYPERPARAMETERS[SUPERVISED.name]
 
 
 def where(method: str) -> str:
@@ -133,7 +134,7 @@ def where(method: str) -> str:
 
 def given_of(job: Job) -> Hyperparameters:
     """What was set of a job."""
-    return METHODS[method_of(job)].model_validate(job.hyperparameters)
+    return HYPERPARAMETERS[method_of(job)].model_validate(job.hyperparameters)
 
 
 def method_of(job: Job) -> str:
@@ -146,7 +147,7 @@ def advice(name: str) -> str | None:
     if name in declared:
         return f"It belongs to {declared[name].home}."
     if name == _BETA:
-        return f"It belongs to stage {Stage.DPO}."
+        return f"It belongs to {declared['pref_beta'].home}."
     near = difflib.get_close_matches(
         name, [*declared, *OpenAIHyperparameters.model_fields, _BETA], 1
     )
@@ -157,7 +158,7 @@ def settle(given: Hyperparameters, num_examples: int) -> Hyperparameters:
     """`auto` replaced by numbers."""
     num_examples = min(num_examples, given.of("max_samples") or num_examples)
     settled: dict[str, int | float] = {}
-    if isinstance(given, _OfDpo) and given.beta == AUTO:
+    if isinstance(given, _WithBeta) and given.beta == AUTO and given.of("pref_beta") is None:
         settled[_BETA] = _AUTO_BETA
     if given.n_epochs == AUTO:
         epochs: float | None = given.of("num_train_epochs")
@@ -171,7 +172,8 @@ def settle(given: Hyperparameters, num_examples: int) -> Hyperparameters:
 
 
 def filled(settled: Hyperparameters) -> Hyperparameters:
-    """With what follows from OpenAI's `n_epochs` and `batch_size` under the trainer's names."""
+    """With what follows from OpenAI's `n_epochs`, `batch_size` and `beta` under the trainer's
+    names."""
     assert settled.n_epochs != AUTO
     assert settled.batch_size != AUTO
     names = ("per_device_train_batch_size", "gradient_accumulation_steps")
@@ -181,6 +183,8 @@ def filled(settled: Hyperparameters) -> Hyperparameters:
     more: dict[str, object] = dict(zip(names, batch, strict=True))
     if settled.of("num_train_epochs") is None:
         more["num_train_epochs"] = float(settled.n_epochs)
+    if isinstance(settled, _WithBeta) and settled.beta != AUTO:
+        more["pref_beta"] = float(settled.beta)
     return settled.model_copy(update=more)
 
 
@@ -210,7 +214,7 @@ def learning_rate(settled: Hyperparameters, hidden_size: int | None) -> float:
     assert settled.learning_rate_multiplier != AUTO
     width = _REFERENCE_WIDTH / (hidden_size or _REFERENCE_WIDTH)
     factor = _LORA_FACTOR if settled.kind is FinetuningType.LORA else 1
-    factor *= _STAGE_FACTORS.get(settled.stage, 1.0)
+    factor *= _STAGE_FACTORS.get(settled.method.stage, 1.0)
     return settled.learning_rate_multiplier * _BASE_RATE * width**_WIDTH_EXPONENT * factor
 
 

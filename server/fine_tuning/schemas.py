@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, create_model
 
 from server.fine_tuning.hyperparameters import (
-    METHODS,
-    DpoHyperparameters,
+    HYPERPARAMETERS,
     Hyperparameters,
     OpenAIHyperparameters,
-    SupervisedHyperparameters,
     method_of,
 )
+from server.fine_tuning.methods import METHODS, SUPERVISED
 from server.store.records import Checkpoint, Job, JobEvent
 from server.wire import several
 
@@ -29,29 +28,33 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Supervised(_Request):
-    hyperparameters: SupervisedHyperparameters | None = None  # pyright: ignore[reportInvalidTypeForm]
-
-
-class Dpo(_Request):
-    hyperparameters: DpoHyperparameters | None = None  # pyright: ignore[reportInvalidTypeForm]
-
-
-class Method(_Request):
+class _AnyMethod(_Request):
     """Sub-objects of methods other than `type` are allowed and of no effect, as OpenAI's own SDK
     examples send all of them."""
 
-    type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Supervised | None = None
-    dpo: Dpo | None = None
     reinforcement: dict[str, Any] | None = None
+
+
+def _method() -> Any:
+    """With a sub-object for each method, under its name."""
+    fields: dict[str, Any] = {"type": (Literal[(*METHODS, "reinforcement")], ...)}
+    for name, method in METHODS.items():
+        inner: dict[str, Any] = {"hyperparameters": (HYPERPARAMETERS[name] | None, None)}
+        part = create_model(method.title, __base__=_Request, __module__=__name__, **inner)
+        fields[name] = (part | None, None)
+    made = create_model("Method", __base__=_AnyMethod, __module__=__name__, **fields)
+    made.__doc__ = _AnyMethod.__doc__
+    return made
+
+
+Method: Any = _method()
 
 
 class CreateJob(_Request):
     model: Annotated[StrictStr, Field(min_length=1, max_length=512)]
     training_file: Annotated[StrictStr, Field(min_length=1, max_length=512)]
     validation_file: Annotated[StrictStr, Field(min_length=1, max_length=512)] | None = None
-    method: Method | None = None
+    method: Method | None = None  # pyright: ignore[reportInvalidTypeForm]
     hyperparameters: OpenAIHyperparameters | None = None
     """Deprecated by OpenAI; `method` wins."""
     suffix: Annotated[StrictStr, Field(min_length=1, max_length=64)] | None = None
@@ -62,9 +65,9 @@ class CreateJob(_Request):
     def wanted(self) -> Hyperparameters:
         """The settings asked for, wherever they were given. Raises KeyError for a method that is
         not there."""
-        name = SupervisedHyperparameters.method if self.method is None else self.method.type
-        of_method = METHODS[name]
-        part: Supervised | Dpo | None = getattr(self.method, name, None)
+        name = SUPERVISED.name if self.method is None else self.method.type
+        of_method = HYPERPARAMETERS[name]
+        part = getattr(self.method, name, None)
         if part is not None and part.hyperparameters is not None:
             return part.hyperparameters
         if self.hyperparameters is not None:
@@ -118,7 +121,7 @@ class JobObject(BaseModel):
             result_files=list(job.result_files),
             trained_tokens=job.trained_tokens,
             hyperparameters={k: v for k, v in job.hyperparameters.items() if k in own}
-            if method == SupervisedHyperparameters.method
+            if method == SUPERVISED.name
             else {},
             method={"type": method, method: {"hyperparameters": job.hyperparameters}},
             seed=plan.seed,

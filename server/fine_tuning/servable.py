@@ -21,6 +21,8 @@ SERVED_BY = {
     "use_rslora": frozenset(EngineKind) - {EngineKind.SGLANG},
 }
 """Kinds of adapters that not every engine serves."""
+_SETTINGS_OF_GENERATING = ("task", "rope_scaling", "quantization_bit")
+"""Settings of the hf engine that a model which scores does not take from its base's entry."""
 
 FindHello = Callable[[str], Hello | None]
 """What an engine of the model says of itself; None while there is none."""
@@ -45,6 +47,22 @@ def check_entry(entry: ModelEntry, kind: FinetuningType, where: str) -> None:
             f"{where}.finetuning_type",
             f"'{entry.id}' is served on other hosts only, which take only adapters.",
         )
+
+
+def check_scores(entry: ModelEntry) -> None:
+    """Whether engines of the entry's kind would serve a reward model. Raises InvalidRequest."""
+    if entry.engine is not EngineKind.HF:
+        raise unsupported_value(
+            "method.type",
+            f"Reward models are served by the hf engine alone, and '{entry.id}' is served by "
+            f"{entry.engine}.",
+        )
+    for name in _SETTINGS_OF_GENERATING:
+        if entry.engine_settings.get(name) is not None:
+            raise unsupported_value(
+                "method.type",
+                f"'{entry.id}' is served with {name}, which engines of reward models do not take.",
+            )
 
 
 def _check_takes_adapters(entry: ModelEntry, where: str) -> None:

@@ -19,13 +19,10 @@ from server.supervisor.validation import (
     validate_training_file,
     validate_validation_file,
 )
-from templates.examples import read_example
 from templates.format import AS_IT_IS, ChatFormat, FormatSettings
 from templates.own_templates import read_own_tokenizer
-from templates.preferences import read_preference
 from templates.registry import open_format
 from templates.training import MaskOptions
-from workers.contract.parameters import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +90,6 @@ async def _validate(job: Job, config: Config, blobs: Blobs) -> tuple[ValidFile, 
 def _chat_rows(job: Job, config: Config) -> ChatRows:
     entry = config.model(job.plan.base)
     wanted = given_of(job)
-    is_pairs = wanted.stage is Stage.DPO
 
     def open_chats() -> ChatFormat:
         return open_format(
@@ -106,6 +102,6 @@ def _chat_rows(job: Job, config: Config) -> ChatRows:
     masks = MaskOptions(
         train_on_prompt=wanted.of("train_on_prompt"),
         mask_history=wanted.of("mask_history"),
-        last_turn_only=is_pairs,
+        last_turn_only=wanted.method.last_answer_only,
     )
-    return ChatRows(open_chats, masks, read_preference if is_pairs else read_example)
+    return ChatRows(open_chats, masks, wanted.method.read)

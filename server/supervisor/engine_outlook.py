@@ -8,7 +8,7 @@ import time
 
 from server.config import Config, ModelEntry
 from server.errors import ApiError
-from server.fine_tuning.hyperparameters import method_of, where
+from server.fine_tuning.hyperparameters import given_of
 from server.fine_tuning.servable import check_engine, check_rank, never_starts
 from server.store.records import Job, JobError
 from server.supervisor.engine_keeper import EngineKeeper
@@ -55,13 +55,11 @@ class EngineOutlook:
         hello = self._engines.hello(plan.engine_model) or self._engines.hello(self._entry.id)
         if hello is not None:
             self._was_ready, self._failing_since = True, None
-            knobs = self._job.hyperparameters
+            wanted = given_of(self._job)
             try:
-                kind = FinetuningType(knobs["finetuning_type"])
-                place = where(method_of(self._job))
-                check_engine(self._entry, hello, kind, place)
-                if kind is FinetuningType.LORA:
-                    check_rank(self._entry, knobs["lora_rank"], hello, place)
+                check_engine(self._entry, hello, wanted.result, wanted.where())
+                if wanted.result is FinetuningType.LORA:
+                    check_rank(self._entry, wanted.of("lora_rank"), hello, wanted.where())
             except ApiError as error:
                 raise NotServableError(
                     JobError("model_not_available", error.message, error.param)

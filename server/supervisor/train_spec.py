@@ -7,12 +7,7 @@ from pathlib import Path
 
 from server.config import ModelEntry, Training
 from server.fine_tuning.base_shape import read_base_shape
-from server.fine_tuning.hyperparameters import (
-    Hyperparameters,
-    filled,
-    given_of,
-    learning_rate,
-)
+from server.fine_tuning.hyperparameters import filled, given_of, learning_rate
 from server.store.records import Job, Model, ModelKind
 from workers.contract.parameters import (
     DataArguments,
@@ -56,7 +51,7 @@ def build_train_spec(
             cutoff_len=wanted.of("cutoff_len") or settings.max_cutoff_len,
             packing_len=_PACKED_LEN if wanted.of("cutoff_len") is None else None,
         ),
-        finetuning=wanted.arguments(FinetuningArguments, stage=wanted.stage, **_beta(wanted)),
+        finetuning=wanted.arguments(FinetuningArguments, stage=wanted.method.stage),
         training=wanted.arguments(
             TrainingArguments,
             learning_rate=learning_rate(
@@ -65,11 +60,6 @@ def build_train_spec(
             seed=job.plan.seed,
         ),
     )
-
-
-def _beta(settled: Hyperparameters) -> dict[str, float]:
-    beta: float | None = getattr(settled, "beta", None)
-    return {} if beta is None else {"pref_beta": float(beta)}
 
 
 def resulting_model(
@@ -93,4 +83,4 @@ def resulting_model(
 
 
 def makes_adapter(job: Job) -> bool:
-    return bool(job.hyperparameters["finetuning_type"] == FinetuningType.LORA)
+    return given_of(job).result is FinetuningType.LORA
