@@ -1,4 +1,4 @@
-"""What a base model's `config.json` says of its size."""
+"""What a base model's directory says of its size and kind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+
+from workers.contract.model_files import VALUE_HEAD_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,7 @@ class BaseShape:
     context_len: int | None = None
     num_experts: int | None = None
     """Of each layer that is a mixture of experts."""
+    is_reward_model: bool = False
 
 
 def read_base_shape(folder: Path) -> BaseShape:
@@ -32,6 +35,7 @@ def read_base_shape(folder: Path) -> BaseShape:
         _first(sections, "hidden_size"),
         _first(sections, "max_position_embeddings"),
         _first(sections, "num_experts", "num_local_experts", "n_routed_experts"),
+        (folder / VALUE_HEAD_FILE).is_file(),
     )
 
 

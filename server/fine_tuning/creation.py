@@ -37,6 +37,7 @@ from server.fine_tuning.servable import (
     check_engine,
     check_entry,
     check_experts,
+    check_generates,
     check_rank,
     check_scores,
     check_starts,
@@ -70,6 +71,7 @@ class JobFactory:
         shape = await asyncio.to_thread(read_base_shape, Path(weights_path))
         self._check_size(shape, model, wanted)
         if wanted.result is FinetuningType.LORA:
+            check_generates(model.id, shape, wanted.where())
             check_experts(entry, shape, wanted.of("lora_target"), wanted.where())
         _check_validation(request, wanted)
         if request.validation_file == request.training_file:

@@ -26,8 +26,11 @@ class Method:
     """Declared parameters that the method itself sets."""
     last_answer_only: bool = False
     """Whether a conversation's last answer alone is learned from."""
-    makes_reward_model: bool = False
-    """What is left is a whole model that scores, whichever weights were trained."""
+
+    @property
+    def makes_reward_model(self) -> bool:
+        """What is left is a whole model that scores, whichever weights were trained."""
+        return self.stage is Stage.RM
 
     @property
     def title(self) -> str:
@@ -39,21 +42,9 @@ class Method:
         return parameters()["pref_beta"].is_of(stage=self.stage)
 
 
-def _of_pairs(
-    name: str,
-    stage: Stage = Stage.DPO,
-    *,
-    makes_reward_model: bool = False,
-    **settled: object,
-) -> Method:
-    return Method(
-        name,
-        stage,
-        partial(read_preference, method=name),
-        settled,
-        last_answer_only=True,
-        makes_reward_model=makes_reward_model,
-    )
+def _of_pairs(name: str, stage: Stage = Stage.DPO, **settled: object) -> Method:
+    read = partial(read_preference, method=name)
+    return Method(name, stage, read, settled, last_answer_only=True)
 
 
 SUPERVISED = Method("supervised", Stage.SFT, read_example)
@@ -67,7 +58,7 @@ METHODS: dict[str, Method] = {
         _of_pairs("orpo", pref_loss="orpo"),
         _of_pairs("simpo", pref_loss="simpo"),
         Method("kto", Stage.KTO, read_labelled, last_answer_only=True),
-        _of_pairs("reward_model", Stage.RM, makes_reward_model=True),
+        _of_pairs("reward_model", Stage.RM),
         Method("pretrain", Stage.PT, partial(read_example, pretraining=True)),
     )
 }

@@ -76,6 +76,16 @@ def _check_takes_adapters(entry: ModelEntry, where: str) -> None:
         )
 
 
+def check_generates(model_id: str, shape: BaseShape, where: str) -> None:
+    """Whether the base's engines would serve an adapter. Raises InvalidRequest."""
+    if shape.is_reward_model:
+        raise unsupported_value(
+            f"{where}.finetuning_type",
+            f"'{model_id}' is a reward model, which is served without adapters; use 'full', or "
+            "method.type 'reward_model'.",
+        )
+
+
 def check_experts(entry: ModelEntry, shape: BaseShape, lora_target: str, where: str) -> None:
     """By default a job adapts layers beside the experts that PEFT names as parameters, which SGLang
     does not serve. Raises InvalidRequest."""

@@ -110,6 +110,9 @@ def test_a_reward_model_scores_at_once_and_does_not_chat(client: OpenAI) -> None
     assert (refused.value.code, refused.value.param) == ("model_not_supported", "model")
     with pytest.raises(openai.BadRequestError, match="'tiny' serves no scores"):
         scores(client, "tiny", "preferred_output")
+    with pytest.raises(openai.BadRequestError, match="is a reward model") as refused:
+        create(client, "file-none", model=model)
+    assert refused.value.param == "method.supervised.hyperparameters.finetuning_type"
 
 
 def scores(client: OpenAI, model: str, side: str) -> list[float]:

@@ -18,9 +18,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "parameters.md"
 _HEAD = """# Parameters of fine-tuning jobs
 
 What `method.<type>.hyperparameters` takes beside OpenAI's `n_epochs`, `batch_size`,
-`learning_rate_multiplier` and, for stages dpo and kto, `beta`. Names and meanings are LLaMA-Factory's
-and Hugging Face's. `fine-tuning.md` says which method is which stage. Anything else is a 400 that
-names the field.
+`learning_rate_multiplier` and, for stages dpo and kto, `beta`. `fine-tuning.md` says which method
+is which stage. Names and meanings are LLaMA-Factory's and Hugging Face's. Anything else is a 400
+that names the field.
 
 This page is generated: `python -m workers.contract.parameters_page`.
 
