@@ -5,12 +5,15 @@ What is kept is bounded, however many rows are bad.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from templates.example_fields import shown_name
 from templates.example_shapes import UNEXPECTED_FORMAT
 
 NUM_LISTED_LINES = 20
 NUM_LISTED_FAULTS = 20
+NUM_LISTED_COLUMNS = 20
 
 
 @dataclass(slots=True)
@@ -34,6 +37,34 @@ class Lines:
 
     def __str__(self) -> str:
         return f"line{'s' if self.count > 1 else ''} {self.numbers}"
+
+
+@dataclass(slots=True)
+class IgnoredColumns:
+    """Columns that are not trained on, and the rows that have them."""
+
+    names: dict[str, None] = field(default_factory=dict[str, None])
+    lines: Lines = field(default_factory=Lines)
+
+    def add(self, line: int, names: Sequence[str]) -> None:
+        if not names:
+            return
+        self.lines.add(line)
+        for name in names:
+            if len(self.names) > NUM_LISTED_COLUMNS:
+                return
+            self.names.setdefault(shown_name(name))
+
+    def describe(self, kind: str) -> str | None:
+        """None where there are none."""
+        if not self.names:
+            return None
+        listed = ", ".join([f"'{name}'" for name in self.names][:NUM_LISTED_COLUMNS])
+        more = " and others" if len(self.names) > NUM_LISTED_COLUMNS else ""
+        return (
+            f"Columns that are not trained on were ignored in {self.lines.count} {kind} "
+            f"example(s): {listed}{more}"
+        )
 
 
 class Faults:

@@ -14,6 +14,7 @@ MAX_DEPTH = 64
 
 JsonObject = dict[str, Any]
 _T = TypeVar("_T")
+_V = TypeVar("_V")
 
 
 class ExampleError(Exception):
@@ -85,7 +86,7 @@ def _depth(value: object) -> int:
             level += cast(JsonObject, item).values() if isinstance(item, dict) else cast(Any, item)
 
 
-def read_at(place: str, read: Callable[[object], _T], value: object) -> _T:
+def read_at(place: str, read: Callable[[_V], _T], value: _V) -> _T:
     """Reads `value`; an error gets its place in front."""
     try:
         return read(value)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import IO
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
 UTF8_MARK = codecs.BOM_UTF8
@@ -22,20 +23,26 @@ class ExampleFileError(Exception):
     """What is wrong with a file as a whole."""
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path) -> Generator[tuple[int, bytes]]:
     """Lines that hold something, with their numbers. Raises ExampleFileError, OSError."""
     with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 2):
-            number += 1
-            if len(line.rstrip(b"\r\n")) > MAX_LINE_BYTES:
-                raise ExampleFileError(f"Line {number} is longer than {MAX_LINE_BYTES} bytes.")
-            if number == 1:
-                line = without_mark(line)
-                if (encoding := wide_encoding(line)) is not None:
-                    raise ExampleFileError(not_utf8(encoding))
+        for number, line in lines_of(file):
             if line.strip():
                 yield number, line
+
+
+def lines_of(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """All lines with their numbers. Raises ExampleFileError, OSError."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 2):
+        number += 1
+        if len(line.rstrip(b"\r\n")) > MAX_LINE_BYTES:
+            raise ExampleFileError(f"Line {number} is longer than {MAX_LINE_BYTES} bytes.")
+        if number == 1:
+            line = without_mark(line)
+            if (encoding := wide_encoding(line)) is not None:
+                raise ExampleFileError(not_utf8(encoding))
+        yield number, line
 
 
 def without_mark(start: bytes) -> bytes:

@@ -46,7 +46,8 @@ class _Calls:
 def _answer(calls: _Calls | None, number: int, message: ChatMessage) -> None:
     is_function = message.tool_call_id is None
     if calls is None or calls.are_functions != is_function:
-        role, field = ("function", "function_call") if is_function else ("tool", "tool_calls")
+        is_named = is_function and message.name is not None
+        role, field = ("function", "function_call") if is_named else ("tool", "tool_calls")
         raise ExampleError(
             f"message {number} with role '{role}' must be a response to a preceding message with "
             f"'{field}'"

@@ -29,13 +29,11 @@ _SHAPES: tuple[tuple[Callable[[JsonObject], bool], str], ...] = (
     ),
     (
         lambda row: "conversations" in row and "messages" not in row,
-        "this is a sharegpt row: rename 'conversations' to 'messages', 'from' to 'role' (human to "
-        "user, gpt to assistant, observation to tool) and 'value' to 'content'",
+        "this is a sharegpt row in a file of others",
     ),
     (
         lambda row: "instruction" in row and "output" in row,
-        "this is an alpaca row: write 'instruction' and 'input' as the user's message and 'output' "
-        "as the assistant's, in 'messages'",
+        "this is an alpaca row in a file of others",
     ),
     (
         lambda row: "custom_id" in row and "body" in row,
@@ -66,7 +64,8 @@ def _check_pair(row: JsonObject) -> None:
         if prompt in row and completion in row and "prompt" not in row:
             raise ExampleError(
                 f"{UNEXPECTED_FORMAT} It seems that this is a pair of '{prompt}' and "
-                f"'{completion}': rename them to 'prompt' and 'completion', or write 'messages'."
+                f"'{completion}': rename them to 'prompt' and 'completion', or name them with the "
+                "job's 'dataset'."
             )
     if isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list):
         raise ExampleError(
@@ -84,30 +83,43 @@ def check_columns(row: JsonObject) -> None:
         raise ExampleError("'system' must be written as the first message, with the role system")
 
 
-def check_message_shape(message: JsonObject) -> None:
-    """Raises ExampleError for a message of another trainer's."""
+def own_message(message: JsonObject) -> JsonObject:
+    """A message with the names of OpenAI's, where it has those of another trainer. Raises
+    ExampleError."""
     if "role" not in message and "from" in message:
         raise ExampleError(
             "Discriminator 'role' is missing in value (sharegpt's messages have 'from' and "
             "'value': rename them to 'role' and 'content')"
         )
-    if "loss_weight" in message:
-        raise ExampleError(
-            "has LLaMA-Factory's 'loss_weight': write 'weight', 0 or 1, on assistant messages"
-        )
+    if "loss_weight" not in message:
+        return message
+    kept = {key: value for key, value in message.items() if key != "loss_weight"}
+    weight = message["loss_weight"]
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise ExampleError("'loss_weight' must be 0 or 1")
+    if message.get("role") == "assistant":
+        return {"weight": int(weight), **kept}
+    if weight:
+        raise ExampleError("'loss_weight' must be 0: answers alone are learned (train_on_prompt)")
+    return kept
 
 
-def check_part_shape(part: JsonObject) -> None:
-    """Raises ExampleError for a content part of another trainer's."""
-    if "value" in part and part.get("type") in ("text", "image_url"):
-        raise ExampleError(f"has LLaMA-Factory's 'value': rename it to '{part['type']}'")
+def own_part(part: JsonObject) -> JsonObject:
+    """As `own_message`, of a content part."""
+    match part:
+        case {"type": "text", "value": text, **rest}:
+            return {**rest, "type": "text", "text": text}
+        case {"type": "image_url", "value": url, **rest}:
+            return {**rest, "type": "image_url", "image_url": {"url": url}}
+        case _:
+            return part
 
 
 def whole_file_advice(first_line: bytes) -> str | None:
     """For a file that does not hold one object a line."""
     start = first_line.strip()
     if start.startswith(b"["):
-        return "this looks like one JSON array; write each of its objects on a line of its own"
+        return "this looks like one JSON array; name it .json, or write each object on its own line"
     if start == b"{":
         return "this looks like objects over several lines; write each on a line of its own"
     return None

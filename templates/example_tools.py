@@ -1,7 +1,10 @@
-"""Tools and tool calls of a training file's row, in OpenAI's present and older shapes."""
+"""Tools and tool calls of a training file's row, in OpenAI's present and older shapes, and in
+Hugging Face's: arguments as an object, calls without ids, declarations without a wrapper, tools as
+JSON text."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import cast
 
@@ -19,6 +22,8 @@ from templates.example_fields import (
     text_of,
 )
 
+NO_ID = ""
+"""Of a call, or of the answer to one, until `templates.example_ids` has given it one."""
 _MAX_FUNCTIONS = 128
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 """As in requests: a model cannot be asked with a tool of another name."""
@@ -43,17 +48,20 @@ def read_tool_calls(message: JsonObject, notes: RowNotes) -> tuple[ToolCall, ...
 
 def _tool_call(value: object, notes: RowNotes) -> ToolCall:
     call = object_of(value, "a tool call")
+    if "function" not in call and "name" in call:
+        call = {"id": call.get("id"), "function": {k: v for k, v in call.items() if k != "id"}}
     only_fields(call, frozenset({"id", "type", "function"}), "")
     if call.get("type", "function") != "function":
         raise ExampleError("'type' must be 'function'")
     function = _called_function(call.get("function"), notes)
-    return ToolCall(function.name, function.arguments, text_of(call, "id"))
+    return ToolCall(function.name, function.arguments, optional_text(call, "id") or NO_ID)
 
 
 def _called_function(value: object, notes: RowNotes) -> ToolCall:
     function = object_of(value, "'function'")
     only_fields(function, frozenset({"name", "arguments"}), "function.")
-    arguments = text_of(function, "arguments")
+    given = function.get("arguments")
+    arguments = _as_text(given) if isinstance(given, dict) else text_of(function, "arguments")
     decoded = _decoded(arguments)
     if isinstance(decoded, str):
         # OpenAI's own cookbook has files whose arguments were encoded twice.
@@ -68,6 +76,10 @@ def _called_function(value: object, notes: RowNotes) -> ToolCall:
 _NOT_ARGUMENTS = "'function.arguments' must be the text of a JSON object"
 
 
+def _as_text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _decoded(arguments: str) -> object:
     try:
         return parse_json(arguments)
@@ -80,6 +92,8 @@ def read_tools(row: JsonObject) -> tuple[Tool, ...]:
         raise ExampleError("'tools' and 'functions' exclude each other")
     for key in ("tools", "functions"):
         raw = row.get(key)
+        if isinstance(raw, str):
+            raw = read_at(f"'{key}' holds", parse_json, raw) if raw.strip() else None
         if raw is None:
             continue
         if not isinstance(raw, list) or len(cast(list[object], raw)) > _MAX_FUNCTIONS:
@@ -98,6 +112,8 @@ def read_tools(row: JsonObject) -> tuple[Tool, ...]:
 
 def _tool(value: object) -> Tool:
     tool = object_of(value, "a tool")
+    if "function" not in tool and "name" in tool:
+        return _function({k: v for k, v in tool.items() if (k, v) != ("type", "function")})
     only_fields(tool, frozenset({"type", "function"}), "")
     if tool.get("type") != "function":
         raise ExampleError("'type' must be 'function'")

@@ -23,6 +23,7 @@ from templates.conversation import (
     TextPart,
     Tool,
 )
+from templates.dataset_shapes import told_columns
 from templates.example_fields import (
     ExampleError,
     JsonObject,
@@ -36,15 +37,16 @@ from templates.example_fields import (
     text_of,
     unknown_fields,
 )
+from templates.example_ids import with_ids
 from templates.example_order import check_order
 from templates.example_shapes import (
     UNEXPECTED_FORMAT,
-    check_message_shape,
-    check_part_shape,
     check_shape,
+    own_message,
+    own_part,
     shape_of,
 )
-from templates.example_tools import read_tool_calls, read_tools
+from templates.example_tools import NO_ID, read_tool_calls, read_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def read_example(line: str | bytes, *, pretraining: bool = False) -> Example:
     """A row of supervised training, or one of plain text. Raises ExampleError."""
     row = read_row(line)
     if pretraining:
-        return _text_example(row)
+        return _document(row)
     check_shape(row)
     notes = RowNotes()
     if "messages" in row:
@@ -135,7 +137,10 @@ def read_example(line: str | bytes, *, pretraining: bool = False) -> Example:
         if not completion:
             raise ExampleError("'completion' is empty")
         return CompletionExample(text_of(row, "prompt"), completion, notes)
-    raise ExampleError(UNEXPECTED_FORMAT)
+    if "text" in row:
+        document = _document(row)
+        return CompletionExample("", document.text, document.notes)
+    raise ExampleError(f"{UNEXPECTED_FORMAT} {told_columns(row)}")
 
 
 def read_row(line: str | bytes) -> JsonObject:
@@ -147,7 +152,7 @@ def read_row(line: str | bytes) -> JsonObject:
     return shape_of(value)
 
 
-def _text_example(row: JsonObject) -> TextExample:
+def _document(row: JsonObject) -> TextExample:
     if "text" not in row:
         raise ExampleError("pretraining takes rows of the form {'text': ...}")
     text = text_of(row, "text")
@@ -176,9 +181,11 @@ def read_messages(
     raw = row.get(field_name)
     if not isinstance(raw, list) or not raw:
         raise ExampleError(f"'{field_name}' must be a non-empty array")
-    return tuple(
-        read_at(f"{place} {number}", lambda value: _message(value, notes), item)
-        for number, item in enumerate(cast(list[object], raw), 1)
+    return with_ids(
+        [
+            read_at(f"{place} {number}", lambda value: _message(value, notes), item)
+            for number, item in enumerate(cast(list[object], raw), 1)
+        ]
     )
 
 
@@ -197,8 +204,7 @@ def checked(conversation: Conversation) -> Conversation:
 
 
 def _message(value: object, notes: RowNotes) -> ChatMessage:
-    message = object_of(value, "a message")
-    check_message_shape(message)
+    message = own_message(object_of(value, "a message"))
     if "role" not in message:
         raise ExampleError("Discriminator 'role' is missing in value")
     match message["role"]:
@@ -206,7 +212,7 @@ def _message(value: object, notes: RowNotes) -> ChatMessage:
             return _assistant(message, notes)
         case "tool":
             only_fields(message, _TOOL_KEYS, "")
-            call_id = text_of(message, "tool_call_id")
+            call_id = optional_text(message, "tool_call_id") or NO_ID
             parts = _content(message)
             name = optional_text(message, "name")
             return ChatMessage(Role.TOOL, parts, tool_call_id=call_id, name=name)
@@ -273,8 +279,7 @@ def _content(message: JsonObject, *, allow_images: bool = False) -> tuple[Part, 
 
 
 def _part(value: object, allow_images: bool) -> Part:
-    part = object_of(value, "a content part")
-    check_part_shape(part)
+    part = own_part(object_of(value, "a content part"))
     match part.get("type"):
         case "text":
             only_fields(part, frozenset({"type", "text"}), "")

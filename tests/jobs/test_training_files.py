@@ -38,7 +38,7 @@ def chat(*messages: object, **fields: object) -> dict[str, object]:
 
 
 BAD_EXAMPLES: dict[str, object] = {
-    "no messages": {"text": "plain"},
+    "no messages": {"question": "plain"},
     "nothing": {},
     "preference pair": {"input": {"messages": [USER]}, "preferred_output": [ANSWER]},
     "messages no array": {"messages": "hi"},
@@ -173,7 +173,6 @@ OTHER_SHAPES: dict[str, tuple[dict[str, object], str]] = {
         "a row of preferences",
     ),
     "kto": (chat(USER, ANSWER, label=True), "a row of the KTO method"),
-    "text": ({"text": "plain"}, "plain text for pretraining"),
     "pair": ({"question": "a", "answer": "b"}, "a pair of 'question' and 'answer'"),
     "messages in a pair": ({"prompt": [USER], "completion": [ANSWER]}, "lists of messages"),
     "batch": ({"custom_id": "1", "method": "POST", "url": "/", "body": {}}, "line of a batch"),
