@@ -19,13 +19,6 @@ _HINT_CHARS = 10
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def check_extension(filename: str, api: str, param: str = "file") -> None:
-    """A name without an extension says nothing about the content and is let through."""
-    dot = filename.rfind(".")
-    if dot > 0 and filename[dot:].lower() != ".jsonl":
-        raise InvalidRequest(f"Invalid file format for {api} API. Must be .jsonl", param=param)
-
-
 class LineCheck:
     """Fed with a file's bytes, cut anywhere; blocks for as long as their lines take to read. Empty
     lines may stand at the end only."""

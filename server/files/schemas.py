@@ -29,7 +29,7 @@ class Purpose(StrEnum):
 
 
 LINE_APIS = {Purpose.FINE_TUNE: "Fine-Tuning", Purpose.BATCH: "Batch"}
-"""Purposes whose files are read line by line, and the API that does."""
+"""Purposes whose files are read row by row, and the API that does."""
 RESULTS_PURPOSE = "fine-tune-results"
 PRODUCED_PURPOSES = frozenset({"assistants_output", "batch_output", RESULTS_PURPOSE})
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 from server.blobs import Blobs, BlobWriter, StorageFullError
 from server.errors import InvalidRequest, NotFound, missing_parameter, unknown_parameter
+from server.files.checks import check_extension, file_check
 from server.files.form import FormReader, ReceivedFile, ReceivedForm
-from server.files.jsonl import LineCheck, check_extension
 from server.files.names import clean_filename
 from server.files.schemas import (
     BATCH_EXPIRY_S,
-    LINE_APIS,
     FileObject,
     Purpose,
     parse_expiry,
@@ -68,7 +67,7 @@ class FileService:
             return answer
         await received.writer.commit()
         try:
-            await self._check_lines(file)
+            await self._check_content(file)
             answer = FileObject.of(file).model_dump_json(exclude_none=True).encode()
             earlier = await self._store.files.add(file, call and call.keeping(answer))
         except BaseException:
@@ -79,10 +78,10 @@ class FileService:
         await self._blobs.delete(file.blob)
         return call.answer_of(earlier)
 
-    async def _check_lines(self, file: File) -> None:
-        if file.purpose not in LINE_APIS:
+    async def _check_content(self, file: File) -> None:
+        check = file_check(file.purpose, file.filename)
+        if check is None:
             return
-        check = LineCheck()
         async for chunk in self._blobs.read(file.blob):
             await asyncio.to_thread(check.feed, chunk)
         await asyncio.to_thread(check.finish)
@@ -133,8 +132,7 @@ def _checked(project_id: str, file_id: str, form: ReceivedForm) -> tuple[File, R
     filename = clean_filename(received.filename)
     if received.num_bytes == 0:
         raise InvalidRequest("The file is empty.", param="file", code="empty_file")
-    if purpose in LINE_APIS:
-        check_extension(filename, LINE_APIS[purpose])
+    check_extension(filename, purpose)
     if purpose is Purpose.BATCH and expires_s is None:
         expires_s = BATCH_EXPIRY_S
     created_at = int(time.time())

@@ -18,10 +18,10 @@ from server.errors import (
     missing_parameter,
     unknown_parameter,
 )
+from server.files.checks import check_extension, file_check
 from server.files.form import FormReader
-from server.files.jsonl import LineCheck, check_extension
 from server.files.names import clean_filename
-from server.files.schemas import BATCH_EXPIRY_S, LINE_APIS, Purpose
+from server.files.schemas import BATCH_EXPIRY_S, Purpose
 from server.store import Store, StoreUnavailableError
 from server.store.identifiers import random_id
 from server.store.records import File, Upload, UploadPart, UploadStatus
@@ -44,8 +44,7 @@ class UploadService:
     async def create(self, project_id: str, wanted: CreateUpload) -> Upload:
         """Raises ApiError."""
         filename = clean_filename(wanted.filename)
-        if wanted.purpose in LINE_APIS:
-            check_extension(filename, LINE_APIS[wanted.purpose], param="filename")
+        check_extension(filename, wanted.purpose, param="filename")
         if wanted.bytes > self._max_upload_bytes:
             raise InvalidRequest(
                 f"Invalid 'bytes': integer above maximum value. Expected a value <= "
@@ -163,7 +162,7 @@ class UploadService:
         return replace(upload, status=UploadStatus.CANCELLED)
 
     async def _put_together(self, file: File, parts: Sequence[UploadPart], md5: str | None) -> None:
-        check = LineCheck() if file.purpose in LINE_APIS else None
+        check = file_check(file.purpose, file.filename)
         digest = hashlib.md5(usedforsecurity=False)
         writer = await self._blobs.create(file.blob)
         try:

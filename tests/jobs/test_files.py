@@ -288,8 +288,10 @@ def test_a_line_longer_than_a_chunk_is_read_whole(client: OpenAI) -> None:
 
 
 def test_other_extensions_are_refused_for_line_files(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match=r"Must be \.jsonl"):
-        client.files.create(file=("a.csv", LINE), purpose="fine-tune")
+    with pytest.raises(openai.BadRequestError, match=r"Must be \.jsonl, \.json, \.csv"):
+        client.files.create(file=("a.pdf", LINE), purpose="fine-tune")
+    with pytest.raises(openai.BadRequestError, match=r"Batch API. Must be \.jsonl$"):
+        client.files.create(file=("a.csv", LINE), purpose="batch")
     client.files.create(file=("no extension", LINE), purpose="fine-tune")
 
 

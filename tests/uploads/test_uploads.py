@@ -154,7 +154,7 @@ def test_wrong_creations_are_refused_by_field(client: OpenAI) -> None:
     for change, param in (
         ({"bytes": 0}, "bytes"),
         ({"bytes": MAX_BYTES + 1}, "bytes"),
-        ({"filename": "a.csv"}, "filename"),
+        ({"filename": "a.pdf"}, "filename"),
         ({"purpose": "song"}, "purpose"),
         ({"mime_type": ""}, "mime_type"),
         ({"expires_after": {"anchor": "created_at", "seconds": 5}}, "expires_after.seconds"),
