@@ -62,6 +62,10 @@ class JobFactory:
     async def make(self, project: Project, request: CreateJob) -> Job:
         """The job to be kept; its files are pinned already. Raises ApiError."""
         _check_method(request)
+        dataset = None
+        if request.dataset is not None:
+            request.dataset.layout()
+            dataset = request.dataset.model_dump(mode="json", exclude_none=True)
         wanted = request.wanted()
         model = await self._store.models.find(request.model, project.id)
         if model is None:
@@ -104,6 +108,9 @@ class JobFactory:
             suffix=request.suffix,
             metadata=request.metadata,
             reserved_model=fine_tuned_id(model.base, project.slug, request.suffix),
+            training_filename=training.filename,
+            validation_filename="" if validation is None else validation.filename,
+            dataset=dataset,
         )
         return _new_job(job_id, project, plan, wanted)
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from server.auth import Caller
 from server.errors import InvalidRequest, invalid_value
+from server.fine_tuning.dataset import nearest_name
 from server.fine_tuning.feed import event_feed
 from server.fine_tuning.hyperparameters import advice
 from server.fine_tuning.schemas import (
@@ -60,7 +61,7 @@ async def _body_of(request: Request) -> CreateJob:
 def _with_advice(error: InvalidRequest) -> InvalidRequest:
     """A parameter that is not there, with the one that was meant."""
     where, _, name = (error.param or "").rpartition(".")
-    told = advice(name) if where.endswith("hyperparameters") else None
+    told = advice(name) if where.endswith("hyperparameters") else nearest_name(where, name)
     if error.code != "unknown_parameter" or told is None:
         return error
     return InvalidRequest(f"{error.message} {told}", param=error.param, code=error.code)

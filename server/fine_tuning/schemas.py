@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, create_model
 
+from server.fine_tuning.dataset import Dataset
 from server.fine_tuning.hyperparameters import (
     HYPERPARAMETERS,
     Hyperparameters,
@@ -61,6 +62,8 @@ class CreateJob(_Request):
     seed: Annotated[StrictInt, Field(ge=0, le=MAX_SEED)] | None = None
     integrations: Annotated[list[dict[str, Any]], several(MAX_INTEGRATIONS)] | None = None
     metadata: Metadata | None = None
+    dataset: Dataset | None = None
+    """Ours: what the columns of the files mean; without it, they are recognised."""
 
     def wanted(self) -> Hyperparameters:
         """The settings asked for, wherever they were given. Raises KeyError for a method that is
@@ -102,6 +105,7 @@ class JobObject(BaseModel):
     metadata: dict[str, str] | None
     error: JobErrorObject | None
     user_provided_suffix: str | None
+    dataset: dict[str, Any] | None
 
     @classmethod
     def of(cls, job: Job, organization_id: str) -> JobObject:
@@ -131,6 +135,7 @@ class JobObject(BaseModel):
             if error is None
             else JobErrorObject(code=error.code, message=error.message, param=error.param),
             user_provided_suffix=plan.suffix,
+            dataset=plan.dataset,
         )
 
 

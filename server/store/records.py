@@ -209,6 +209,11 @@ class JobPlan:
     metadata: dict[str, str] | None
     reserved_model: str
     """The id the result will have; shown to the caller only once it can be chatted with."""
+    training_filename: str = ""
+    """As it was uploaded: it tells the container where the content does not."""
+    validation_filename: str = ""
+    dataset: JsonObject | None = None
+    """What the files' columns mean, as the caller gave it; None: as the columns themselves say."""
 
 
 @dataclass(frozen=True, slots=True)

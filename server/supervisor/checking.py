@@ -8,17 +8,21 @@ from pathlib import Path
 
 from server.blobs import Blobs
 from server.config import Config
+from server.datasets.prepared import Prepared
 from server.fine_tuning.hyperparameters import given_of, settle
 from server.store import Store
 from server.store.records import EventLevel, Job, JobError, NewEvent
+from server.supervisor.job_rows import FileKind, fetch_rows, rows_path
 from server.supervisor.patience import passes
 from server.supervisor.validation import (
     ChatRows,
     InvalidFileError,
     ValidFile,
+    invalid_file,
     validate_training_file,
     validate_validation_file,
 )
+from templates.example_lines import ExampleFileError
 from templates.format import AS_IT_IS, ChatFormat, FormatSettings
 from templates.own_templates import read_own_tokenizer
 from templates.registry import open_format
@@ -77,14 +81,22 @@ async def _validate(job: Job, config: Config, blobs: Blobs) -> tuple[ValidFile, 
     chats = _chat_rows(job, config)
     held_out: ValidFile | None = None
     if job.plan.validation_blob is not None:
-        validation = folder / "validation.jsonl"
-        await blobs.fetch(job.plan.validation_blob, validation)
-        held_out = await asyncio.to_thread(validate_validation_file, validation, chats)
-    training = folder / "training.jsonl"
-    await blobs.fetch(job.plan.training_blob, training)
+        prepared = await _rows(job, FileKind.VALIDATION, folder, blobs)
+        path = rows_path(folder, FileKind.VALIDATION)
+        held_out = await asyncio.to_thread(validate_validation_file, path, chats, prepared)
+    prepared = await _rows(job, FileKind.TRAINING, folder, blobs)
+    path = rows_path(folder, FileKind.TRAINING)
     digests = frozenset[bytes]() if held_out is None else held_out.digests
-    valid = await asyncio.to_thread(validate_training_file, training, chats, digests)
+    valid = await asyncio.to_thread(validate_training_file, path, chats, digests, prepared)
     return valid, held_out
+
+
+async def _rows(job: Job, kind: FileKind, folder: Path, blobs: Blobs) -> Prepared:
+    """Raises InvalidFileError."""
+    try:
+        return await fetch_rows(job.plan, kind, folder, blobs)
+    except ExampleFileError as error:
+        raise invalid_file(kind, f"Invalid file format. {error}") from error
 
 
 def _chat_rows(job: Job, config: Config) -> ChatRows:

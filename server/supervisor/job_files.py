@@ -11,6 +11,7 @@ from server.blobs import Blobs
 from server.files.schemas import RESULTS_PURPOSE
 from server.store.identifiers import random_id
 from server.store.records import File, Job
+from server.supervisor.job_rows import FileKind, fetch_rows, kinds_of, rows_path
 from server.supervisor.run_log import step_metrics_csv
 from workers.contract.training import PICTURES
 
@@ -26,10 +27,9 @@ class JobFiles:
     async def fetch(self) -> None:
         """Brings the data to where the trainer reads it."""
         self._dir.mkdir(parents=True, exist_ok=True)
-        plan = self._job.plan
-        await self._blobs.fetch(plan.training_blob, self._dir / "training.jsonl")
-        if plan.validation_blob is not None:
-            await self._blobs.fetch(plan.validation_blob, self._dir / "validation.jsonl")
+        for kind in kinds_of(self._job.plan):
+            if not rows_path(self._dir, kind).exists():
+                await fetch_rows(self._job.plan, kind, self._dir, self._blobs)
 
     async def write_results(self) -> tuple[File, ...]:
         """The metrics of every step, and their curves where they were drawn; stored, and not
@@ -77,8 +77,9 @@ class JobFiles:
         await self._remove_data()
 
     async def _remove_data(self) -> None:
-        for name in ("training.jsonl", "validation.jsonl"):
-            (self._dir / name).unlink(missing_ok=True)
+        for kind in FileKind:
+            for path in self._dir.glob(f"{kind}.*"):
+                path.unlink(missing_ok=True)
         for blob in (self._job.plan.training_blob, self._job.plan.validation_blob):
             if blob is not None:
                 await self._blobs.delete(blob)

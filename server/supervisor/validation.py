@@ -11,11 +11,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
+from server.datasets.prepared import Prepared
 from server.store.records import JobError
 from templates.conversation import Conversation
-from templates.example_faults import Faults, Lines
-from templates.example_fields import ExampleError, RowNotes, shown_name
+from templates.example_faults import Faults, IgnoredColumns, Lines
+from templates.example_fields import ExampleError, RowNotes
 from templates.example_lines import ExampleFileError, read_lines
 from templates.examples import Example, read_example
 from templates.format import ChatFormat, FormatError
@@ -24,7 +26,6 @@ from templates.training import MaskOptions, check_trainable
 MIN_EXAMPLES = 10
 MAX_DIGESTS = 500_000
 """Of a validation file's rows, to find those that are trained on too; about 50 MB."""
-NUM_LISTED_COLUMNS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,14 @@ class ChatRows:
 
 
 def validate_training_file(
-    path: Path, chats: ChatRows, held_out: Set[bytes] = frozenset()
+    path: Path,
+    chats: ChatRows,
+    held_out: Set[bytes] = frozenset(),
+    prepared: Prepared | None = None,
 ) -> ValidFile:
-    """`held_out`: digests of the validation file's rows. Raises InvalidFileError."""
-    check = _Check("training", chats, held_out)
+    """`held_out`: digests of the validation file's rows. `prepared`: what was found when the rows
+    were written to `path`. Raises InvalidFileError."""
+    check = _Check("training", chats, held_out).after(prepared)
     valid = check.run(path)
     if valid.num_examples < MIN_EXAMPLES:
         raise InvalidFileError(
@@ -89,9 +94,17 @@ def validate_training_file(
     return valid
 
 
-def validate_validation_file(path: Path, chats: ChatRows) -> ValidFile:
+def validate_validation_file(
+    path: Path, chats: ChatRows, prepared: Prepared | None = None
+) -> ValidFile:
     """Raises InvalidFileError."""
-    return _Check("validation", chats, keeps_digests=True).run(path)
+    return _Check("validation", chats, keeps_digests=True).after(prepared).run(path)
+
+
+def invalid_file(kind: str, reason: str) -> InvalidFileError:
+    """`kind`: training or validation."""
+    message = f"The job failed due to an invalid {kind} file. {reason}"
+    return InvalidFileError(JobError(f"invalid_{kind}_file", message, f"{kind}_file"))
 
 
 @dataclass(slots=True)
@@ -105,9 +118,13 @@ class _Check:
     faults: Faults = field(default_factory=Faults)
     kinds: set[type] = field(default_factory=set[type])
     digests: set[bytes] = field(default_factory=set[bytes])
-    columns: dict[str, None] = field(default_factory=dict[str, None])
-    with_columns: Lines = field(default_factory=Lines)
+    ignored: IgnoredColumns = field(default_factory=IgnoredColumns)
     unwrapped: Lines = field(default_factory=Lines)
+
+    def after(self, prepared: Prepared | None) -> Self:
+        if prepared is not None:
+            self.faults, self.ignored = prepared.faults, prepared.ignored
+        return self
 
     def run(self, path: Path) -> ValidFile:
         num_examples = 0
@@ -153,22 +170,14 @@ class _Check:
         return example
 
     def _note(self, number: int, notes: RowNotes) -> None:
-        if notes.ignored_columns:
-            self.with_columns.add(number)
-            for name in notes.ignored_columns:
-                if len(self.columns) <= NUM_LISTED_COLUMNS:
-                    self.columns.setdefault(shown_name(name))
+        self.ignored.add(number, notes.ignored_columns)
         if notes.unwrapped_arguments:
             self.unwrapped.add(number)
 
     def _warnings(self) -> Iterator[str]:
-        if self.columns:
-            names = ", ".join([f"'{name}'" for name in self.columns][:NUM_LISTED_COLUMNS])
-            more = " and others" if len(self.columns) > NUM_LISTED_COLUMNS else ""
-            yield (
-                f"Columns that are not trained on were ignored in {self.with_columns.count} "
-                f"{self.kind} example(s): {names}{more}"
-            )
+        ignored = self.ignored.describe(self.kind)
+        if ignored is not None:
+            yield ignored
         if self.unwrapped.count:
             yield (
                 f"The arguments of tool calls were JSON encoded twice in {self.unwrapped.count} "
@@ -176,5 +185,4 @@ class _Check:
             )
 
     def _invalid(self, reason: str) -> InvalidFileError:
-        message = f"The job failed due to an invalid {self.kind} file. {reason}"
-        return InvalidFileError(JobError(f"invalid_{self.kind}_file", message, f"{self.kind}_file"))
+        return invalid_file(self.kind, reason)
