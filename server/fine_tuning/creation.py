@@ -42,9 +42,10 @@ from server.fine_tuning.servable import (
     check_scores,
     check_starts,
 )
+from server.llamafactory.request import ConfiguredRequest
 from server.store import Store
 from server.store.identifiers import random_id
-from server.store.records import File, Job, JobPlan, JobStatus, Model, Project
+from server.store.records import File, Job, JobPlan, JobStatus, Model, NewEvent, Project
 from workers.contract.conflicts import find_conflict
 from workers.contract.parameters import LOSS_OF, MAX_COUNT, FinetuningType, settable
 
@@ -59,8 +60,18 @@ class JobFactory:
         self._config = config
         self._find_hello = find_hello
 
-    async def make(self, project: Project, request: CreateJob) -> Job:
-        """The job to be kept; its files are pinned already. Raises ApiError."""
+    async def make(self, project: Project, sent: CreateJob) -> tuple[Job, tuple[NewEvent, ...]]:
+        """The job to be kept, and what its owner is told of the request. The job's files are
+        pinned already. Raises ApiError."""
+        configured = ConfiguredRequest(sent, self._config.models)
+        with configured.naming_keys():
+            job = await self._make(project, configured)
+        told = configured.told()
+        return job, () if told is None else (NewEvent(told),)
+
+    async def _make(self, project: Project, configured: ConfiguredRequest) -> Job:
+        """Raises ApiError."""
+        request = configured.request
         _check_method(request)
         dataset = None
         if request.dataset is not None:
@@ -72,6 +83,7 @@ class JobFactory:
             raise ModelNotFound(request.model)
         weights_path = await self._weights_path(model, project)
         entry, wanted = self._check_trainable(model, wanted)
+        configured.check_entry(entry)
         shape = await asyncio.to_thread(read_base_shape, Path(weights_path))
         self._check_size(shape, model, wanted)
         if wanted.result is FinetuningType.LORA:

@@ -21,6 +21,8 @@ MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[StrictStr, Field(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
+FactoryConfig = Annotated[dict[str, Any], Field(max_length=512)]
+
 MAX_SEED = 2_147_483_647
 MAX_INTEGRATIONS = 16
 
@@ -52,8 +54,10 @@ Method: Any = _method()
 
 
 class CreateJob(_Request):
-    model: Annotated[StrictStr, Field(min_length=1, max_length=512)]
-    training_file: Annotated[StrictStr, Field(min_length=1, max_length=512)]
+    model: Annotated[StrictStr, Field(min_length=1, max_length=512)] = ""
+    """Required, unless `llamafactory` has `model_name_or_path`."""
+    training_file: Annotated[StrictStr, Field(min_length=1, max_length=512)] = ""
+    """Required, unless `llamafactory` has `dataset`."""
     validation_file: Annotated[StrictStr, Field(min_length=1, max_length=512)] | None = None
     method: Method | None = None  # pyright: ignore[reportInvalidTypeForm]
     hyperparameters: OpenAIHyperparameters | None = None
@@ -64,6 +68,9 @@ class CreateJob(_Request):
     metadata: Metadata | None = None
     dataset: Dataset | None = None
     """Ours: what the columns of the files mean; without it, they are recognised."""
+    llamafactory: FactoryConfig | None = None
+    """LLaMA-Factory's config of the run, instead of `method`; `docs/llamafactory.md` has its keys.
+    Fields beside it stand in place of its own."""
 
     def wanted(self) -> Hyperparameters:
         """The settings asked for, wherever they were given. Raises KeyError for a method that is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import ColumnElement, exists, select
 
@@ -21,9 +21,13 @@ class Jobs:
         self._database = database
 
     async def create(
-        self, job: Job, first_event: NewEvent, replay: tuple[str, str, Replay] | None = None
+        self,
+        job: Job,
+        first_event: NewEvent,
+        replay: tuple[str, str, Replay] | None = None,
+        more_events: Sequence[NewEvent] = (),
     ) -> Replay | None:
-        """Job, first event and, under `(route, key, answer)`, the answer for a repeat, in one
+        """Job, events and, under `(route, key, answer)`, the answer for a repeat, in one
         transaction. If a repeat was quicker, keeps nothing and returns that one's answer."""
         async with self._database.write() as connection:
             if replay is not None:
@@ -33,7 +37,7 @@ class Jobs:
                     return earlier
                 await keep_replay(connection, job.project_id, route, key, answer)
             await insert_job(connection, job)
-            await insert_events(connection, job.id, [first_event])
+            await insert_events(connection, job.id, [first_event, *more_events])
         return None
 
     async def find(self, project_id: str, job_id: str) -> Job | None:

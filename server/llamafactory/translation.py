@@ -1,0 +1,272 @@
+"""A LLaMA-Factory config becomes a job request of ours, and each of its keys gets a verdict.
+
+Nothing is looked up and nothing raises: what cannot be is a verdict, with the error that says so.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from pydantic import ValidationError
+
+from server.errors import InvalidRequest, invalid_value, unsupported_parameter, unsupported_value
+from server.fine_tuning.hyperparameters import METHODS, Hyperparameters
+from server.llamafactory.keys import (
+    READ_IN,
+    TABLE,
+    Becomes,
+    Dropped,
+    Field,
+    OfEntry,
+    Refused,
+    Renamed,
+)
+from server.llamafactory.values import as_declared, names_in
+from server.validation import translate as api_error
+from workers.contract.conflicts import find_conflict
+from workers.contract.parameters import FinetuningType, Parameter, Stage, settable
+
+WHERE = "llamafactory"
+"""The config's place in a request."""
+_MAX_KEY_CHARS = 64
+"""Of an unknown key, in what is said of it."""
+_SEED = 42
+_DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 3.0,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 5e-5,
+}
+"""LLaMA-Factory's, of the parameters that OpenAI's `auto` would settle otherwise."""
+_STRATEGIES = {"eval_steps": "eval_strategy", "save_steps": "save_strategy"}
+_NO_LIMIT = "asks for no limit"
+_NULL = "null asks for nothing"
+_PLAIN = "asks for what a job does anyway"
+
+
+class State(StrEnum):
+    HONOURED = "honoured"
+    DROPPED = "dropped"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    key: str
+    state: State
+    told: str
+    """What it becomes, or why not."""
+    error: InvalidRequest | None = None
+    """Of a key that is refused."""
+
+
+@dataclass(slots=True)
+class Translation:
+    stage: str
+    finetuning_type: str
+    of_method: type[Hyperparameters] | None
+    """None for a stage that jobs do not have."""
+    model: str | None = None
+    adapter: str | None = None
+    datasets: tuple[str, ...] = ()
+    eval_datasets: tuple[str, ...] = ()
+    seed: Any = _SEED
+    hyperparameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    of_entry: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What the config says of the model's entry."""
+    keys: dict[str, str] = field(default_factory=dict[str, str])
+    """The config's key of each hyperparameter that has another name there."""
+    verdicts: dict[str, Verdict] = field(default_factory=dict[str, Verdict])
+
+    @property
+    def refusal(self) -> InvalidRequest | None:
+        """Of the first key that is refused."""
+        return next((each.error for each in self.verdicts.values() if each.error), None)
+
+    def dropped(self) -> dict[str, str]:
+        """The reasons, by key."""
+        return {
+            key: each.told for key, each in self.verdicts.items() if each.state is State.DROPPED
+        }
+
+
+def translate(config: Mapping[str, Any]) -> Translation:
+    stage = config.get("stage") or "sft"
+    kind = config.get("finetuning_type") or FinetuningType.LORA.value
+    made = Translation(str(stage), str(kind), method_of_stage(str(stage)))
+    for key, value in config.items():
+        _judge(made, key, value, config)
+    for name, default in _DEFAULTS.items():
+        made.hyperparameters.setdefault(name, default)
+    _validate(made)
+    return made
+
+
+def method_of_stage(stage: str) -> type[Hyperparameters] | None:
+    """Of several methods of a stage the first."""
+    return next((each for each in METHODS.values() if each.stage.value == stage), None)
+
+
+def _judge(made: Translation, key: str, value: Any, config: Mapping[str, Any]) -> None:
+    declared, treatment = settable().get(key), TABLE.get(key)
+    if declared is None and treatment is None:
+        _refuse(made, key, _unknown(key))
+    elif value is None:
+        _drop(made, key, _NULL)
+    elif (read_in := READ_IN.get(key)) and not {made.stage, made.finetuning_type} & read_in:
+        _drop(made, key, f"LLaMA-Factory reads it with {' or '.join(sorted(read_in))} alone")
+    elif declared is not None:
+        _take_parameter(made, declared, value, config)
+    elif treatment is not None:
+        _treat(made, key, value, treatment)
+
+
+def _treat(
+    made: Translation,
+    key: str,
+    value: Any,
+    treatment: Becomes | Renamed | OfEntry | Dropped | Refused,
+) -> None:
+    match treatment:
+        case Becomes(place):
+            _take_field(made, key, value, place)
+        case Renamed(name):
+            _rename(made, key, value, name)
+        case OfEntry():
+            made.of_entry[key] = value
+            _honour(made, key, f"the {key} of the model's entry, which must be the same")
+        case Dropped(why):
+            _drop(made, key, why)
+        case Refused(advice):
+            if treatment.is_plain(value):
+                _drop(made, key, _PLAIN)
+            else:
+                _refuse(made, key, unsupported_parameter(f"{WHERE}.{key}", advice))
+
+
+def _take_field(made: Translation, key: str, value: Any, place: Field) -> None:
+    told = place.value
+    match place:
+        case Field.SEED:
+            made.seed = as_declared(int, value)
+        case Field.METHOD:
+            if made.of_method is None:
+                _refuse(made, key, _no_stage(made.stage))
+                return
+            told = f"method.type {made.of_method.method}"
+        case _:
+            names = names_in(value)
+            if not names:
+                expected = "a name, or several separated by commas"
+                _refuse(made, key, invalid_value(f"{WHERE}.{key}", f"Expected {expected}."))
+                return
+            _take_names(made, key, names, place)
+    _honour(made, key, told)
+
+
+def _take_names(made: Translation, key: str, names: tuple[str, ...], place: Field) -> None:
+    if place is Field.TRAINING_FILE:
+        made.datasets = names
+    elif place is Field.VALIDATION_FILE:
+        made.eval_datasets = names
+    elif key == "adapter_name_or_path":
+        made.adapter = ",".join(names)
+    else:
+        made.model = ",".join(names)
+
+
+def _rename(made: Translation, key: str, value: Any, name: str) -> None:
+    declared = settable().get(name)
+    if value is False and name not in made.hyperparameters:
+        _drop(made, key, _PLAIN)
+    elif made.of_method is not None and name not in made.of_method.model_fields:
+        _refuse(made, key, unsupported_parameter(f"{WHERE}.{key}", f"It is not of {made.stage}."))
+    else:
+        kind = float if declared is None else declared.type
+        made.hyperparameters[name] = as_declared(kind, value)
+        made.keys[name] = key
+        _honour(made, key, name)
+
+
+def _take_parameter(
+    made: Translation, declared: Parameter, value: Any, config: Mapping[str, Any]
+) -> None:
+    key = declared.name
+    given = as_declared(declared.type, value)
+    strategy = config.get(_STRATEGIES.get(key, ""))
+    if strategy in ("no", "epoch"):
+        _drop(made, key, f"{_STRATEGIES[key]} is '{strategy}'")
+    elif key == "max_steps" and isinstance(given, int) and given <= 0:
+        _drop(made, key, _NO_LIMIT)
+    elif not declared.is_of(stage=_stage(made), kind=_kind(made)):
+        if given == declared.default:
+            _drop(made, key, _PLAIN)
+        else:
+            told = f"It belongs to {declared.home}."
+            _refuse(made, key, unsupported_parameter(f"{WHERE}.{key}", told))
+    elif key not in made.keys:
+        made.hyperparameters[key] = given
+        _honour(made, key, key)
+
+
+def _validate(made: Translation) -> None:
+    """Wrong values, and parameters that exclude each other."""
+    if made.of_method is None:
+        return
+    try:
+        wanted = made.of_method.model_validate(made.hyperparameters)
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            key = made.keys.get(str(each["loc"][0]), str(each["loc"][0]))
+            same = [other for other in error.errors() if other["loc"][0] == each["loc"][0]]
+            located = [{**other, "loc": (WHERE, key, *other["loc"][1:])} for other in same]
+            body = {WHERE: {key: made.hyperparameters[str(each["loc"][0])]}}
+            refusal = api_error(located, body)
+            assert isinstance(refusal, InvalidRequest)
+            _refuse(made, key, refusal)
+        return
+    found = find_conflict(lambda name: getattr(wanted, name, None))
+    if found is not None:
+        key = made.keys.get(found.name, found.name)
+        _refuse(made, key, unsupported_value(f"{WHERE}.{key}", found.reason))
+
+
+def _stage(made: Translation) -> Stage | None:
+    return None if made.of_method is None else made.of_method.stage
+
+
+def _kind(made: Translation) -> FinetuningType | None:
+    kinds = {kind.value: kind for kind in FinetuningType}
+    return kinds.get(made.finetuning_type)
+
+
+def _no_stage(stage: str) -> InvalidRequest:
+    there = ", ".join(dict.fromkeys(each.stage.value for each in METHODS.values()))
+    return unsupported_value(f"{WHERE}.stage", f"Jobs have no stage '{stage[:32]}', only {there}.")
+
+
+def _unknown(key: str) -> InvalidRequest:
+    key = key[:_MAX_KEY_CHARS]
+    near = difflib.get_close_matches(key, [*settable(), *TABLE], 1)
+    meant = f" Did you mean '{near[0]}'?" if near else ""
+    return InvalidRequest(
+        f"Unknown parameter: '{WHERE}.{key}'.{meant}",
+        param=f"{WHERE}.{key}",
+        code="unknown_parameter",
+    )
+
+
+def _honour(made: Translation, key: str, told: str) -> None:
+    made.verdicts[key] = Verdict(key, State.HONOURED, told)
+
+
+def _drop(made: Translation, key: str, why: str) -> None:
+    made.verdicts[key] = Verdict(key, State.DROPPED, why)
+
+
+def _refuse(made: Translation, key: str, error: InvalidRequest) -> None:
+    made.verdicts[key] = Verdict(key, State.REFUSED, error.message, error)
