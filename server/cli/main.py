@@ -16,6 +16,7 @@ from server.cli.keys import app as keys
 from server.cli.objects import files, jobs, models
 from server.cli.options import ConfigPath, load, refuse
 from server.cli.served_model import ServedBy, load_for
+from server.cli.train import train
 from server.config import Config
 from server.config.listing import names_table
 from server.environments.commands import app as environments
@@ -38,6 +39,7 @@ API_KEY in the environment win over it. Without a file, the bundled model is ser
 )
 
 cli.command()(chat)
+cli.command()(train)
 for _group in (jobs, files, models, keys, environments):
     cli.add_typer(_group)
 

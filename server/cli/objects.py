@@ -11,6 +11,8 @@ from urllib.parse import quote
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from server.cli.listing import minute, show
@@ -22,6 +24,7 @@ _JOBS = "fine_tuning/jobs"
 _ENDED_WELL = "succeeded"
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_WIDTH = 40
+_BAR_WIDTH = 30
 _Limit = Annotated[int, typer.Option(min=1, help="How many to show, the newest first.")]
 _JobId = Annotated[str, typer.Argument(metavar="JOB")]
 
@@ -178,9 +181,17 @@ def _path(kind: str, object_id: str, action: str = "") -> str:
     return f"/{kind}/{quote(object_id, safe='')}{action}"
 
 
-def _progress(data: dict[str, Any], losses: Sequence[float]) -> Text:
-    done = f"step {data['step']}/{data['total_steps']}" if "total_steps" in data else ""
-    return Text(f"{done} loss {losses[-1]:.3f} {sparkline(losses)}")
+def _progress(data: dict[str, Any], losses: Sequence[float]) -> Table:
+    """A bar where the end is known, and the curve so far."""
+    shown = Table.grid(padding=(0, 1))
+    told = Text(f"loss {losses[-1]:.3f} {sparkline(losses)}")
+    if "total_steps" not in data:
+        shown.add_row(told)
+        return shown
+    step, steps = data["step"], data["total_steps"]
+    bar = ProgressBar(total=steps, completed=step, width=_BAR_WIDTH)
+    shown.add_row(bar, f"step {step}/{steps}", told)
+    return shown
 
 
 def _reason(job: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Reads `tuneyard.yaml` and the environment.
 
 `HOST`, `PORT`, `DATA` and `API_KEY` of the environment win over the file; `MAX_CONCURRENT` is for
-model entries that say nothing of it. Relative paths are
-relative to the file (or to the working directory without one).
+model entries that say nothing of it. Relative paths are relative to the file (or to the working
+directory without one, and for a file of LLaMA-Factory's).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from server.config.entry import EngineKind, ModelEntry
+from server.config.factory_file import is_model_file, model_settings, why_not_served
 from server.config.service import Config
 from server.hubs.names import Hub, is_model_name
 
@@ -35,7 +36,12 @@ class ConfigError(Exception):
 
 def load_config(path: Path | None, environ: Mapping[str, str] = os.environ, **given: Any) -> Config:
     """The file's settings under those `given` and the environment's. Raises ConfigError."""
-    settings = {**({} if path is None else _read(path)), **given}
+    written, base = ({}, Path.cwd()) if path is None else (_read(path), path.resolve().parent)
+    if is_model_file(written):
+        written, base = model_settings(written), Path.cwd()
+    elif (reason := why_not_served(written)) is not None:
+        raise ConfigError(f"{path}: {reason}")
+    settings = {**written, **given}
     for name in SETTING_VARIABLES:
         if environ.get(name):
             settings[name.lower()] = environ[name]
@@ -47,7 +53,7 @@ def load_config(path: Path | None, environ: Mapping[str, str] = os.environ, **gi
         config = Config.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(_describe(error, path)) from error
-    return _anchored(config, path, environ)
+    return _anchored(config, base, environ)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -79,9 +85,8 @@ def _describe(error: ValidationError, path: Path | None) -> str:
     return "\n".join([f"{path or 'environment'} cannot be used:", *lines])
 
 
-def _anchored(config: Config, path: Path | None, environ: Mapping[str, str]) -> Config:
+def _anchored(config: Config, base: Path, environ: Mapping[str, str]) -> Config:
     """`data` (unless from the environment) and model directories made absolute."""
-    base = Path.cwd() if path is None else path.resolve().parent
     data = config.data if "DATA" in environ else base / config.data
     return config.model_copy(
         update={

@@ -21,7 +21,7 @@ from server.errors import (
 )
 from server.fine_tuning.hyperparameters import where
 from server.fine_tuning.schemas import CreateJob
-from server.llamafactory.translation import WHERE, Translation, translate
+from server.llamafactory.translation import WHERE, Translation, schema_of, translate
 from server.validation import validate_body
 
 _FILE_ID = "file-"
@@ -113,7 +113,6 @@ class ConfiguredRequest:
 
     def _expand(self, sent: CreateJob, made: Translation) -> CreateJob:
         """Raises InvalidRequest."""
-        assert made.of_method is not None, "a stage that is not there is refused"
         fields: dict[str, Any] = {
             "seed": made.seed,
             "model": self._model_named(made.adapter or made.model),
@@ -129,8 +128,9 @@ class ConfiguredRequest:
             self._keys[name] = f"{WHERE}.{[*given, sources[-1]][0]}"
             if fields[name] == "":
                 raise missing_parameter(self._keys[name])
-        method = made.of_method.method
-        for name in made.of_method.model_fields:
+        method = made.method
+        assert method is not None, "a stage that is not there is refused"
+        for name in schema_of(made).model_fields:
             self._keys[f"{where(method)}.{name}"] = f"{WHERE}.{made.keys.get(name, name)}"
         kept = sent.model_dump(exclude_unset=True, exclude={WHERE})
         chosen = {"type": method, method: {"hyperparameters": made.hyperparameters}}

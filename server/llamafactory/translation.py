@@ -68,8 +68,8 @@ class Verdict:
 class Translation:
     stage: str
     finetuning_type: str
-    of_method: type[Hyperparameters] | None
-    """None for a stage that jobs do not have."""
+    method: str | None
+    """The job's `method.type`; None for a stage that jobs do not have."""
     model: str | None = None
     adapter: str | None = None
     datasets: tuple[str, ...] = ()
@@ -97,22 +97,38 @@ class Translation:
 def translate(config: Mapping[str, Any]) -> Translation:
     stage = config.get("stage") or "sft"
     kind = config.get("finetuning_type") or FinetuningType.LORA.value
-    made = Translation(str(stage), str(kind), method_of_stage(str(stage)))
+    made = Translation(str(stage), str(kind), stages().get(str(stage)))
+    declared = settable()
     for key, value in config.items():
-        _judge(made, key, value, config)
+        _judge(made, declared, key, value, config)
     for name, default in _DEFAULTS.items():
         made.hyperparameters.setdefault(name, default)
     _validate(made)
     return made
 
 
-def method_of_stage(stage: str) -> type[Hyperparameters] | None:
-    """Of several methods of a stage the first."""
-    return next((each for each in METHODS.values() if each.stage.value == stage), None)
+def stages() -> dict[str, str]:
+    """The stages that jobs have, each with its method: of several the first."""
+    found: dict[str, str] = {}
+    for name, each in METHODS.items():
+        found.setdefault(each.stage.value, name)
+    return found
 
 
-def _judge(made: Translation, key: str, value: Any, config: Mapping[str, Any]) -> None:
-    declared, treatment = settable().get(key), TABLE.get(key)
+def schema_of(made: Translation) -> type[Hyperparameters]:
+    """Of the method's hyperparameters. The stage is one that jobs have."""
+    assert made.method is not None
+    return METHODS[made.method]
+
+
+def _judge(
+    made: Translation,
+    declarations: Mapping[str, Parameter],
+    key: str,
+    value: Any,
+    config: Mapping[str, Any],
+) -> None:
+    declared, treatment = declarations.get(key), TABLE.get(key)
     if declared is None and treatment is None:
         _refuse(made, key, _unknown(key))
     elif value is None:
@@ -154,10 +170,10 @@ def _take_field(made: Translation, key: str, value: Any, place: Field) -> None:
         case Field.SEED:
             made.seed = as_declared(int, value)
         case Field.METHOD:
-            if made.of_method is None:
+            if made.method is None:
                 _refuse(made, key, _no_stage(made.stage))
                 return
-            told = f"method.type {made.of_method.method}"
+            told = f"method.type {made.method}"
         case _:
             names = names_in(value)
             if not names:
@@ -183,7 +199,7 @@ def _rename(made: Translation, key: str, value: Any, name: str) -> None:
     declared = settable().get(name)
     if value is False and name not in made.hyperparameters:
         _drop(made, key, _PLAIN)
-    elif made.of_method is not None and name not in made.of_method.model_fields:
+    elif made.method is not None and name not in schema_of(made).model_fields:
         _refuse(made, key, unsupported_parameter(f"{WHERE}.{key}", f"It is not of {made.stage}."))
     else:
         kind = float if declared is None else declared.type
@@ -215,10 +231,10 @@ def _take_parameter(
 
 def _validate(made: Translation) -> None:
     """Wrong values, and parameters that exclude each other."""
-    if made.of_method is None:
+    if made.method is None:
         return
     try:
-        wanted = made.of_method.model_validate(made.hyperparameters)
+        wanted = schema_of(made).model_validate(made.hyperparameters)
     except ValidationError as error:
         for each in error.errors(include_url=False):
             key = made.keys.get(str(each["loc"][0]), str(each["loc"][0]))
@@ -236,7 +252,7 @@ def _validate(made: Translation) -> None:
 
 
 def _stage(made: Translation) -> Stage | None:
-    return None if made.of_method is None else made.of_method.stage
+    return None if made.method is None else Stage(made.stage)
 
 
 def _kind(made: Translation) -> FinetuningType | None:
@@ -245,8 +261,10 @@ def _kind(made: Translation) -> FinetuningType | None:
 
 
 def _no_stage(stage: str) -> InvalidRequest:
-    there = ", ".join(dict.fromkeys(each.stage.value for each in METHODS.values()))
-    return unsupported_value(f"{WHERE}.stage", f"Jobs have no stage '{stage[:32]}', only {there}.")
+    there = ", ".join(stages())
+    return unsupported_value(
+        f"{WHERE}.stage", f"Jobs have no stage '{stage[:_MAX_KEY_CHARS]}', only {there}."
+    )
 
 
 def _unknown(key: str) -> InvalidRequest:

@@ -1,0 +1,218 @@
+"""`tuneyard train`: LLaMA-Factory's files, from the terminal to an answer of what was trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from server.cli.data_sets import DataSetError, find_data_sets, upload_of
+from server.llamafactory.translation import stages
+from tests.jobs.live import GUARD_S, KEY, Service, running_gateway, running_supervisor
+from tests.jobs.stories import lines, messages, rows, wait_for
+from tests.llamafactory.examples import read_examples
+from tests.terminal.test_commands import tuneyard
+from tests.trainer.test_pairs import pair
+
+SMALL = ("cutoff_len=48", "num_train_epochs=2", "learning_rate=5e-3", "warmup_ratio=0", "seed=1")
+PAIRS = [pair(f"What swims? {n}", "A blue whale.", "I will not say.") for n in range(8)]
+INFO: dict[str, Any] = {
+    "identity": {"file_name": "identity.jsonl"},
+    "alpaca_en_demo": {"file_name": "demo.jsonl"},
+    "dpo_en_demo": {"file_name": "pairs.jsonl"},
+    "c4_demo": {"file_name": "texts.jsonl"},
+    "far": {"hf_hub_url": "somebody/far"},
+    "gone": {"file_name": "gone.json"},
+    "shaped": {"file_name": "demo.jsonl", "columns": {"prompt": "question"}},
+}
+RUNS = {
+    "sft": ("train_lora/qwen3_lora_sft.yaml", ()),
+    "full": ("train_full/qwen3_full_sft.yaml", ("learning_rate=1e-3",)),
+    "dpo": ("train_lora/qwen3_lora_dpo.yaml", ("pref_ftx=0.5",)),
+    "pt": ("train_lora/qwen3_lora_pretrain.yaml", ()),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the example files and their data sets, small ones of the same names."""
+    folder = tmp_path_factory.mktemp("factory")
+    data = folder / "data"
+    data.mkdir()
+    (data / "dataset_info.json").write_text(json.dumps(INFO))
+    (data / "identity.jsonl").write_bytes(lines(rows(6)))
+    (data / "demo.jsonl").write_bytes(lines(rows(8, offset=100)).rstrip(b"\n"))
+    (data / "pairs.jsonl").write_bytes(lines(PAIRS))
+    (data / "texts.jsonl").write_bytes(lines([{"text": "Blue whales swim."}] * 8))
+    for example, _ in RUNS.values():
+        path = folder / example
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(read_examples()[example]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, tiny_model: Path) -> Generator[Service]:
+    """Which serves the tiny model under the examples' model's name."""
+    entry = {"id": "Qwen/Qwen3-4B-Instruct-2507", "path": str(tiny_model), "device": "cpu"}
+    settings: dict[str, object] = {"models": [entry], "training": {"device": "cpu"}}
+    with running_gateway(folder, settings) as gateway, running_supervisor(folder) as supervisor:
+        yield Service(gateway, supervisor, folder)
+
+
+@pytest.mark.parametrize("name", [n for n in RUNS if n != "pt" or "pt" in stages()])
+def test_an_example_trains_and_its_model_chats(service: Service, name: str) -> None:
+    example, changes = RUNS[name]
+    done = tuneyard(service, "train", example, *SMALL, *changes, "--suffix", name)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert "do_train: a job trains in any case" in done.stdout
+    told = done.stdout.splitlines()
+    assert told[-3].startswith("loss ")
+    model = told[-2]
+    assert f":{name}:" in model
+    assert told[-1] == f"  tuneyard chat {model}"
+    answer = tuneyard(service, "chat", model, "-p", "Who are you?", "--max-tokens", "4")
+    assert answer.returncode == 0, answer.stderr
+    job = service.gateway.client(strict=False).fine_tuning.jobs.list(limit=1).data[0]
+    assert (job.fine_tuned_model, job.seed) == (model, 1)
+    assert job.method is not None
+    settled = next(iter(job.method.to_dict(exclude_none=True)[job.method.type].values()))  # type: ignore[index,union-attr]
+    assert isinstance(settled, dict)
+    assert (settled["gradient_accumulation_steps"], settled["bf16"]) == (
+        read_examples()[example]["gradient_accumulation_steps"],
+        True,
+    )
+
+
+def test_several_data_sets_are_one_file_of_the_first_rows_of_each(service: Service) -> None:
+    done = tuneyard(
+        service, "train", RUNS["sft"][0], *SMALL, "max_samples=5", "eval_dataset=data/demo.jsonl"
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    client = service.gateway.client(strict=False)
+    job = client.fine_tuning.jobs.list(limit=1).data[0]
+    taken = [*rows(5), *rows(5, offset=100)]
+    assert client.files.content(job.training_file).read() == lines(taken)
+    assert job.validation_file is not None
+    assert client.files.content(job.validation_file).read() == lines(rows(5, offset=100))
+
+
+def test_what_cannot_be_is_told(service: Service) -> None:
+    example = RUNS["sft"][0]
+    for arguments, told in (
+        (("use_galore=true", "lora_rnk=3"), ("Did you mean 'lora_rank'?", "'llamafactory.use_ga")),
+        (("dataset=identify",), ("Did you mean identity?",)),
+        (("dataset=identity", "eval_dataset=shaped"), ("must have one format",)),
+        (("model_name_or_path=Qwen/other",), ("one of this server's",)),
+        (("learning_rate",), ("expected KEY=VALUE",)),
+    ):
+        done = tuneyard(service, "train", example, *SMALL, *arguments)
+        assert done.returncode in (1, 2), (arguments, done.stdout)
+        assert all(said in done.stderr for said in told), (arguments, done.stderr)
+
+
+def test_ctrl_c_leaves_the_job_to_go_on(service: Service) -> None:
+    arguments = ("train", RUNS["sft"][0], *SMALL, "num_train_epochs=50", "dataset=identity")
+    command = [sys.executable, "-m", "server.cli", *arguments]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=service.folder,
+        env={**os.environ, "API_KEY": KEY, "COLUMNS": "200", "PYTHONPATH": os.getcwd()},
+    )
+    assert process.stdout is not None
+    seen = ""
+    while "Fine-tuning job started" not in seen:
+        line = process.stdout.readline()
+        assert line, seen
+        seen += line
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=GUARD_S)
+    assert process.returncode == 130
+    client = service.gateway.client(strict=False)
+    job = client.fine_tuning.jobs.list(limit=1).data[0]
+    assert f"{job.id} goes on." in rest
+    assert f"tuneyard jobs cancel {job.id}" in rest
+    assert job.status != "cancelled"
+    assert "cancelled" in tuneyard(service, "jobs", "cancel", job.id).stdout
+    wait_for(client, job.id)
+    assert "Fine-tuning job cancelled" in messages(client, job.id)
+
+
+def run_alone(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Without a service, or a key."""
+    return subprocess.run(
+        [sys.executable, "-m", "server.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=GUARD_S,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "200", "PYTHONPATH": os.getcwd()},
+    )
+
+
+def test_a_check_shows_each_key_without_a_service(folder: Path, tmp_path: Path) -> None:
+    done = run_alone(folder, "train", str(folder / RUNS["sft"][0]), "--check")
+    assert done.returncode == 0, done.stderr
+    shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    assert ["lora_rank", "honoured", "lora_rank"] in shown
+    assert ["do_train", "dropped", "a job trains in any case"] in shown
+    done = run_alone(folder, "train", str(folder / RUNS["sft"][0]), "--check", "use_kt=true")
+    assert done.returncode == 1
+    assert "REFUSED" in done.stdout
+    model = tmp_path / "qwen3.yaml"
+    model.write_text(yaml.safe_dump(read_examples()["inference/qwen3.yaml"]))
+    done = run_alone(folder, "train", str(model), "--check")
+    assert done.returncode == 2
+    assert f"tuneyard serve --config {model}" in done.stderr
+    model.write_text("- a list")
+    assert "expected settings by name" in run_alone(folder, "train", str(model)).stderr
+
+
+def test_data_sets_are_found_by_name_and_by_path(folder: Path) -> None:
+    data = folder / "data"
+    [found] = find_data_sets(["shaped"], str(data), None)
+    assert (found.path, found.layout) == (data / "demo.jsonl", {"columns": {"prompt": "question"}})
+    [found] = find_data_sets(["identity"], "data", folder)
+    assert found.path == data / "identity.jsonl"
+    [found] = find_data_sets([str(data / "demo.jsonl")], None, None)
+    assert found.layout == {}
+    mapping = {"mine": {"file_name": str(data / "demo.jsonl"), "formatting": "alpaca"}}
+    [found] = find_data_sets(["mine"], mapping, None)
+    assert found.layout == {"formatting": "alpaca"}
+    for name, said in (
+        ("identify", "Did you mean identity?"),
+        ("far", "far is not on this machine"),
+        ("gone", "there is no file 'gone.json'"),
+    ):
+        with pytest.raises(DataSetError, match=said):
+            find_data_sets([name], str(data), None)
+    for info in ({"mine": 3}, {"mine": {"file_name": "x", "subset": "y"}}, "REMOTE:some/where"):
+        with pytest.raises(DataSetError):
+            find_data_sets(["mine"], info, None)
+    with pytest.raises(DataSetError, match="different formats"):
+        upload_of(find_data_sets(["identity", "shaped"], str(data), None), None)
+
+
+def test_arrays_and_lines_are_joined_and_other_files_are_not(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "é"}, {"text": "b"}, {"text": "c"}]))
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "d"}\r\n\n{"text": "e"}')
+    (tmp_path / "c.csv").write_text("text\nf\n")
+    both = find_data_sets(["a.json", "b.jsonl"], str(tmp_path), None)
+    with upload_of(both, 2).content as content:
+        joined = [json.loads(line) for line in content.read().splitlines()]
+    assert joined == [{"text": "é"}, {"text": "b"}, {"text": "d"}, {"text": "e"}]
+    [table] = find_data_sets(["c.csv"], str(tmp_path), None)
+    assert upload_of([table], None).filename == "c.csv"
+    with pytest.raises(DataSetError, match=r"must be .json or .jsonl"):
+        upload_of([*both, table], None)
