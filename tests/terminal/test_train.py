@@ -23,7 +23,7 @@ from tests.terminal.test_commands import tuneyard
 from tests.trainer.test_pairs import pair
 
 SMALL = ("cutoff_len=48", "num_train_epochs=2", "learning_rate=5e-3", "warmup_ratio=0", "seed=1")
-PAIRS = [pair(f"What swims? {n}", "A blue whale.", "I will not say.") for n in range(8)]
+PAIRS = [pair(f"What swims? {n}", "A blue whale.", "I will not say.") for n in range(12)]
 INFO: dict[str, Any] = {
     "identity": {"file_name": "identity.jsonl"},
     "alpaca_en_demo": {"file_name": "demo.jsonl"},
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (data / "identity.jsonl").write_bytes(lines(rows(6)))
     (data / "demo.jsonl").write_bytes(lines(rows(8, offset=100)).rstrip(b"\n"))
     (data / "pairs.jsonl").write_bytes(lines(PAIRS))
-    (data / "texts.jsonl").write_bytes(lines([{"text": "Blue whales swim."}] * 8))
+    (data / "texts.jsonl").write_bytes(lines([{"text": "Blue whales swim."}] * 12))
     for example, _ in RUNS.values():
         path = folder / example
         path.parent.mkdir(exist_ok=True)
@@ -120,7 +120,7 @@ def test_what_cannot_be_is_told(service: Service) -> None:
 
 
 def test_ctrl_c_leaves_the_job_to_go_on(service: Service) -> None:
-    arguments = ("train", RUNS["sft"][0], *SMALL, "num_train_epochs=50", "dataset=identity")
+    arguments = ("train", RUNS["sft"][0], *SMALL, "num_train_epochs=50")
     command = [sys.executable, "-m", "server.cli", *arguments]
     process = subprocess.Popen(
         command,
