@@ -24,6 +24,8 @@ from server.llamafactory.translation import State, Translation, translate
 _REFUSED = 1
 _INTERRUPTED = 130
 _FILE_ID = "file-"
+_SCORES = "rm"
+"""The stage whose models score, and do not chat."""
 
 
 def train(
@@ -67,7 +69,7 @@ the job. The status is 0 if it succeeded.
         given = {"model": model, "suffix": suffix}
         body |= {name: value for name, value in given.items() if value is not None}
         job_id = client.post("/fine_tuning/jobs", body)["id"]
-        _follow(client, job_id, base_url)
+        _follow(client, job_id, base_url, chats=made.stage != _SCORES)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def _read_changes(changes: Sequence[str]) -> dict[str, Any]:
         if not sign or not key:
             refuse(f"{change!r}: expected KEY=VALUE, such as learning_rate=1e-5.")
         try:
-            settings[key.lstrip("-")] = yaml.safe_load(value)
+            settings[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             refuse(f"{change!r} is not YAML: {error}")
     return _plain(settings)
@@ -113,21 +115,22 @@ def _body(
         limit = made.hyperparameters.get("max_samples")
         config.pop("max_samples", None)
     body: dict[str, Any] = {"llamafactory": config}
+    uploads: dict[str, Upload] = {}
     for field, names in fields.items():
         if len(names) == 1 and names[0].startswith(_FILE_ID):
             body[field] = names[0]
         elif names:
             try:
                 found = find_data_sets(names, settings.get("dataset_dir"), folder)
-                upload = upload_of(found, limit)
+                uploads[field] = upload_of(found, limit)
             except (DataSetError, OSError) as error:
                 refuse(str(error))
-            body[field] = _send(client, upload, names)
-            if body.setdefault("dataset", upload.layout) != upload.layout:
-                refuse("The data sets to train and to validate on must have one format.")
-    if not body.get("dataset"):
-        body.pop("dataset", None)
-    return body
+    layouts = [dict(upload.layout) for upload in uploads.values()]
+    if any(layout != layouts[0] for layout in layouts):
+        refuse("The data sets to train and to validate on must have one format.")
+    if layouts and layouts[0]:
+        body["dataset"] = layouts[0]
+    return body | {field: _send(client, upload, fields[field]) for field, upload in uploads.items()}
 
 
 def _send(client: ServiceClient, upload: Upload, names: Sequence[str]) -> str:
@@ -148,7 +151,7 @@ def _directories(settings: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _follow(client: ServiceClient, job_id: str, base_url: str | None) -> None:
+def _follow(client: ServiceClient, job_id: str, base_url: str | None, *, chats: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     elsewhere = "" if base_url is None else f" --base-url {shlex.quote(base_url)}"
     try:
@@ -159,7 +162,8 @@ def _follow(client: ServiceClient, job_id: str, base_url: str | None) -> None:
         console.print(f"  tuneyard jobs cancel {job_id}{elsewhere}", markup=False)
         sys.exit(_INTERRUPTED)
     console.print(made, markup=False)
-    console.print(f"  tuneyard chat {shlex.quote(made)}{elsewhere}", markup=False)
+    if chats:
+        console.print(f"  tuneyard chat {shlex.quote(made)}{elsewhere}", markup=False)
 
 
 def _show(made: Translation) -> None:

@@ -32,6 +32,8 @@ _SOURCES = {
     "seed": ("seed",),
 }
 """Fields of a request, and the keys that fill them: the first that is there."""
+_PRIVATE = "default_system"
+"""What the operator wrote there is not for callers."""
 _MAX_NAMED = 8
 """Models that a refusal names."""
 
@@ -71,7 +73,7 @@ class ConfiguredRequest:
                     "in its entry would change both"
                 )
             elif value != own:
-                has = "none" if own is None else f"'{own}'"
+                has = "none" if own is None else "another" if key == _PRIVATE else f"'{own}'"
                 raise unsupported_value(
                     f"{WHERE}.{key}",
                     f"'{entry.id}' is trained and served with {has}: leave it out, or set it in "
@@ -119,7 +121,7 @@ class ConfiguredRequest:
             **_files(sent, made),
         }
         for name, sources in _SOURCES.items():
-            given = [key for key in sources if key in made.verdicts]
+            given = [key for key in sources if made.honours(key)]
             if name in sent.model_fields_set:
                 fields[name] = getattr(sent, name)
                 taken = f"the request's '{name}' stands in its place"

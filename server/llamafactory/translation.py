@@ -87,6 +87,10 @@ class Translation:
         """Of the first key that is refused."""
         return next((each.error for each in self.verdicts.values() if each.error), None)
 
+    def honours(self, key: str) -> bool:
+        verdict = self.verdicts.get(key)
+        return verdict is not None and verdict.state is State.HONOURED
+
     def dropped(self) -> dict[str, str]:
         """The reasons, by key."""
         return {

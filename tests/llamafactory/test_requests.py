@@ -40,6 +40,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Gener
     settings = settings_for(tiny_model)
     models: Any = settings["models"]
     named = {**models[0], "id": "named", "template": "qwen", "path": str(second)}
+    named["default_system"] = "Keep this to yourself."
     settings["models"] = [*models, named, {**named, "id": "twin"}]
     with running_gateway(folder, settings) as gateway:
         yield gateway
@@ -168,6 +169,12 @@ def test_the_model_and_the_files_that_a_config_names_must_be_there(
             "one of this server's (tiny, named, twin)",
         ),
         (
+            {"model_name_or_path": "x", "adapter_name_or_path": None, "dataset": file_id},
+            404,
+            f"{K}.model_name_or_path",
+            "does not exist",
+        ),
+        (
             {"adapter_name_or_path": "saves/x", "dataset": file_id},
             404,
             f"{K}.adapter_name_or_path",
@@ -194,6 +201,9 @@ def test_a_template_must_be_the_entrys_own(gateway: Gateway, file_id: str) -> No
     taken = post(gateway, **body, llamafactory={**CONFIG, "template": "qwen"})
     assert taken.status_code == 200, taken.text
     assert "template" not in messages(gateway.client(), taken.json()["id"])[1]
+    other = post(gateway, **body, llamafactory={**CONFIG, "default_system": "Be brief."})
+    assert other.json()["error"]["param"] == f"{K}.default_system"
+    assert "Keep this" not in other.text
 
 
 @pytest.mark.parametrize(

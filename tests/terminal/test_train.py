@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from openai import omit
 
 from server.cli.data_sets import DataSetError, find_data_sets, upload_of
 from server.llamafactory.translation import stages
@@ -90,6 +91,18 @@ def test_an_example_trains_and_its_model_chats(service: Service, name: str) -> N
         read_examples()[example]["gradient_accumulation_steps"],
         True,
     )
+
+
+def test_training_goes_on_from_an_adapter(service: Service) -> None:
+    client = service.gateway.client(strict=False)
+    adapters = [m.id for m in client.models.list() if m.id.startswith("ft:") and ":sft:" in m.id]
+    config = {**read_examples()[RUNS["sft"][0]], "adapter_name_or_path": adapters[0]}
+    config |= {"dataset": client.files.list().data[0].id, "cutoff_len": 48}
+    job = client.fine_tuning.jobs.create(
+        model=omit, training_file=omit, extra_body={"llamafactory": config}
+    )
+    assert job.model == adapters[0]
+    client.fine_tuning.jobs.cancel(job.id)
 
 
 def test_several_data_sets_are_one_file_of_the_first_rows_of_each(service: Service) -> None:
