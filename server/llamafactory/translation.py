@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from server.broken_rules import ErrorDetails
 from server.errors import InvalidRequest, invalid_value, unsupported_parameter, unsupported_value
 from server.fine_tuning.hyperparameters import METHODS, Hyperparameters
 from server.llamafactory.keys import (
@@ -34,6 +35,8 @@ WHERE = "llamafactory"
 """The config's place in a request."""
 _MAX_KEY_CHARS = 64
 """Of an unknown key, in what is said of it."""
+_MAX_COMPARED = 4
+"""Unknown keys that are compared with all that there are."""
 _SEED = 42
 _DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 3.0,
@@ -81,6 +84,7 @@ class Translation:
     keys: dict[str, str] = field(default_factory=dict[str, str])
     """The config's key of each hyperparameter that has another name there."""
     verdicts: dict[str, Verdict] = field(default_factory=dict[str, Verdict])
+    num_unknown: int = 0
 
     @property
     def refusal(self) -> InvalidRequest | None:
@@ -134,7 +138,7 @@ def _judge(
 ) -> None:
     declared, treatment = declarations.get(key), TABLE.get(key)
     if declared is None and treatment is None:
-        _refuse(made, key, _unknown(key))
+        _refuse(made, key, _unknown(made, key, declarations))
     elif value is None:
         _drop(made, key, _NULL)
     elif (read_in := READ_IN.get(key)) and not {made.stage, made.finetuning_type} & read_in:
@@ -240,12 +244,13 @@ def _validate(made: Translation) -> None:
     try:
         wanted = schema_of(made).model_validate(made.hyperparameters)
     except ValidationError as error:
+        by_name: dict[str, list[ErrorDetails]] = {}
         for each in error.errors(include_url=False):
-            key = made.keys.get(str(each["loc"][0]), str(each["loc"][0]))
-            same = [other for other in error.errors() if other["loc"][0] == each["loc"][0]]
-            located = [{**other, "loc": (WHERE, key, *other["loc"][1:])} for other in same]
-            body = {WHERE: {key: made.hyperparameters[str(each["loc"][0])]}}
-            refusal = api_error(located, body)
+            by_name.setdefault(str(each["loc"][0]), []).append(each)
+        for name, same in by_name.items():
+            key = made.keys.get(name, name)
+            located = [{**each, "loc": (WHERE, key, *each["loc"][1:])} for each in same]
+            refusal = api_error(located, {WHERE: {key: made.hyperparameters[name]}})
             assert isinstance(refusal, InvalidRequest)
             _refuse(made, key, refusal)
         return
@@ -271,9 +276,12 @@ def _no_stage(stage: str) -> InvalidRequest:
     )
 
 
-def _unknown(key: str) -> InvalidRequest:
+def _unknown(made: Translation, key: str, declarations: Mapping[str, Parameter]) -> InvalidRequest:
     key = key[:_MAX_KEY_CHARS]
-    near = difflib.get_close_matches(key, [*settable(), *TABLE], 1)
+    near: list[str] = []
+    made.num_unknown += 1
+    if made.num_unknown <= _MAX_COMPARED:
+        near = difflib.get_close_matches(key, [*declarations, *TABLE], 1)
     meant = f" Did you mean '{near[0]}'?" if near else ""
     return InvalidRequest(
         f"Unknown parameter: '{WHERE}.{key}'.{meant}",

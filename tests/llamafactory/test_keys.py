@@ -136,3 +136,8 @@ def test_each_stage_has_the_first_method_of_its_name() -> None:
     assert translate({}).method == "supervised"
     for stage in ("ppo", "nothing", 7, ["sft"]):
         assert translate({"stage": stage}).verdicts["stage"].state is State.REFUSED
+
+
+def test_a_few_unknown_keys_alone_are_compared_with_all_there_are() -> None:
+    verdicts = translate({f"lora_rnk{n}": 1 for n in range(40)}).verdicts.values()
+    assert sum("Did you mean 'lora_rank'?" in verdict.told for verdict in verdicts) == 4
