@@ -5,6 +5,7 @@ python -m tests.llamafactory.examples           # rewrites RESULTS.md
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ tests.llamafactory.examples`.
 """
 
 
+@cache
 def read_examples() -> dict[str, dict[str, Any]]:
     told = yaml.safe_load((_HERE / "examples.yaml").read_text(encoding="utf-8"))
     return {
