@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from openai import omit
+from openai.types.fine_tuning import FineTuningJob
 
 from server.cli.data_sets import DataSetError, find_data_sets, upload_of
 from server.llamafactory.translation import stages
@@ -69,10 +70,21 @@ def service(folder: Path, tiny_model: Path) -> Generator[Service]:
         yield Service(gateway, supervisor, folder)
 
 
+@pytest.fixture(scope="module")
+def trained(service: Service) -> subprocess.CompletedProcess[str]:
+    """The sft example, as the terminal showed it."""
+    example, changes = RUNS["sft"]
+    return tuneyard(service, "train", example, *SMALL, *changes, "--suffix", "sft")
+
+
 @pytest.mark.parametrize("name", [n for n in RUNS if n != "pt" or "pt" in stages()])
-def test_an_example_trains_and_its_model_chats(service: Service, name: str) -> None:
+def test_an_example_trains_and_its_model_chats(
+    service: Service, trained: subprocess.CompletedProcess[str], name: str
+) -> None:
     example, changes = RUNS[name]
-    done = tuneyard(service, "train", example, *SMALL, *changes, "--suffix", name)
+    done = trained
+    if name != "sft":
+        done = tuneyard(service, "train", example, *SMALL, *changes, "--suffix", name)
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert "do_train: a job trains in any case" in done.stdout
     told = done.stdout.splitlines()
@@ -82,8 +94,8 @@ def test_an_example_trains_and_its_model_chats(service: Service, name: str) -> N
     assert told[-1] == f"  tuneyard chat {model}"
     answer = tuneyard(service, "chat", model, "-p", "Who are you?", "--max-tokens", "4")
     assert answer.returncode == 0, answer.stderr
-    job = service.gateway.client(strict=False).fine_tuning.jobs.list(limit=1).data[0]
-    assert (job.fine_tuned_model, job.seed) == (model, 1)
+    job = job_of(service, model)
+    assert job.seed == 1
     assert job.method is not None
     settled = next(iter(job.method.to_dict(exclude_none=True)[job.method.type].values()))  # type: ignore[index,union-attr]
     assert isinstance(settled, dict)
@@ -93,21 +105,30 @@ def test_an_example_trains_and_its_model_chats(service: Service, name: str) -> N
     )
 
 
-def test_training_goes_on_from_an_adapter(service: Service) -> None:
+def job_of(service: Service, model: str) -> FineTuningJob:
+    jobs = service.gateway.client(strict=False).fine_tuning.jobs.list(limit=100)
+    return next(job for job in jobs if job.fine_tuned_model == model)
+
+
+def test_training_goes_on_from_an_adapter(
+    service: Service, trained: subprocess.CompletedProcess[str]
+) -> None:
+    adapter = trained.stdout.splitlines()[-2]
+    config = {**read_examples()[RUNS["sft"][0]], "adapter_name_or_path": adapter, "cutoff_len": 48}
+    config["dataset"] = job_of(service, adapter).training_file
     client = service.gateway.client(strict=False)
-    adapters = [m.id for m in client.models.list() if m.id.startswith("ft:") and ":sft:" in m.id]
-    config = {**read_examples()[RUNS["sft"][0]], "adapter_name_or_path": adapters[0]}
-    config |= {"dataset": client.files.list().data[0].id, "cutoff_len": 48}
     job = client.fine_tuning.jobs.create(
         model=omit, training_file=omit, extra_body={"llamafactory": config}
     )
-    assert job.model == adapters[0]
+    assert job.model == adapter
     client.fine_tuning.jobs.cancel(job.id)
 
 
-def test_several_data_sets_are_one_file_of_the_first_rows_of_each(service: Service) -> None:
+def test_several_data_sets_are_one_file_of_the_first_rows_of_each(
+    service: Service, trained: subprocess.CompletedProcess[str]
+) -> None:
     client = service.gateway.client(strict=False)
-    job = client.fine_tuning.jobs.list(limit=100).data[-1]
+    job = job_of(service, trained.stdout.splitlines()[-2])
     taken = [*rows(5), *rows(5, offset=100)]
     assert client.files.content(job.training_file).read() == lines(taken)
     assert job.validation_file is not None
@@ -119,6 +140,7 @@ def test_what_cannot_be_is_told(service: Service) -> None:
     for arguments, told in (
         (("use_galore=true", "lora_rnk=3"), ("Did you mean 'lora_rank'?", "'llamafactory.use_ga")),
         (("dataset=identity", "eval_dataset=shaped"), ("must have one format",)),
+        (("dataset=shaped",), ("names columns of the data set",)),
         (("model_name_or_path=Qwen/other",), ("one of this server's",)),
     ):
         done = tuneyard(service, "train", example, *SMALL, *arguments)
