@@ -23,6 +23,8 @@ Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 FactoryConfig = Annotated[dict[str, Any], Field(max_length=512)]
 
+REQUIRED = ("model", "training_file")
+"""Of a job without a config of LLaMA-Factory's."""
 MAX_SEED = 2_147_483_647
 MAX_INTEGRATIONS = 16
 
@@ -53,7 +55,15 @@ def _method() -> Any:
 Method: Any = _method()
 
 
+def _say_what_is_required(schema: dict[str, Any]) -> None:
+    for name in REQUIRED:
+        del schema["properties"][name]["default"]
+    schema["anyOf"] = [{"required": [*REQUIRED]}, {"required": ["llamafactory"]}]
+
+
 class CreateJob(_Request):
+    model_config = ConfigDict(json_schema_extra=_say_what_is_required)
+
     model: Annotated[StrictStr, Field(min_length=1, max_length=512)] = ""
     """Required, unless `llamafactory` has `model_name_or_path`."""
     training_file: Annotated[StrictStr, Field(min_length=1, max_length=512)] = ""

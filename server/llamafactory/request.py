@@ -20,7 +20,7 @@ from server.errors import (
     unsupported_value,
 )
 from server.fine_tuning.hyperparameters import where
-from server.fine_tuning.schemas import CreateJob
+from server.fine_tuning.schemas import REQUIRED, CreateJob
 from server.llamafactory.translation import WHERE, Translation, schema_of, translate
 from server.validation import validate_body
 
@@ -174,7 +174,7 @@ class ConfiguredRequest:
 
 def _whole(sent: CreateJob) -> CreateJob:
     """Raises InvalidRequest."""
-    for name in ("model", "training_file"):
+    for name in REQUIRED:
         if name not in sent.model_fields_set:
             raise missing_parameter(name)
     return sent
