@@ -45,7 +45,7 @@ from server.fine_tuning.servable import (
 from server.llamafactory.request import ConfiguredRequest
 from server.store import Store
 from server.store.identifiers import random_id
-from server.store.records import File, Job, JobPlan, JobStatus, Model, NewEvent, Project
+from server.store.records import File, Job, JobPlan, JobStatus, Model, Project
 from workers.contract.conflicts import find_conflict
 from workers.contract.parameters import LOSS_OF, MAX_COUNT, FinetuningType, settable
 
@@ -60,14 +60,14 @@ class JobFactory:
         self._config = config
         self._find_hello = find_hello
 
-    async def make(self, project: Project, sent: CreateJob) -> tuple[Job, tuple[NewEvent, ...]]:
-        """The job to be kept, and what its owner is told of the request. The job's files are
-        pinned already. Raises ApiError."""
-        configured = ConfiguredRequest(sent, self._config.models)
+    def read(self, sent: CreateJob) -> ConfiguredRequest:
+        """Raises InvalidRequest."""
+        return ConfiguredRequest(sent, self._config.models)
+
+    async def make(self, project: Project, configured: ConfiguredRequest) -> Job:
+        """The job to be kept; its files are pinned already. Raises ApiError."""
         with configured.naming_keys():
-            job = await self._make(project, configured)
-        told = configured.told()
-        return job, () if told is None else (NewEvent(told),)
+            return await self._make(project, configured)
 
     async def _make(self, project: Project, configured: ConfiguredRequest) -> Job:
         """Raises ApiError."""

@@ -24,12 +24,13 @@ class JobService:
         ApiError."""
         if call is not None and (answer := await call.earlier_answer(self._store)) is not None:
             return answer
-        job, told = await self._factory.make(project, request)
+        configured = self._factory.read(request)
+        job = await self._factory.make(project, configured)
         answer = JobObject.of(job, project.slug).model_dump_json().encode()
         created = NewEvent(f"Created fine-tuning job: {job.id}")
         try:
             earlier = await self._store.jobs.create(
-                job, created, call and call.keeping(answer), told
+                job, created, call and call.keeping(answer), configured.told()
             )
         except BaseException:
             await self._factory.unpin(job)

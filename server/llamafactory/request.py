@@ -22,6 +22,7 @@ from server.errors import (
 from server.fine_tuning.hyperparameters import where
 from server.fine_tuning.schemas import REQUIRED, CreateJob
 from server.llamafactory.translation import WHERE, Translation, schema_of, translate
+from server.store.records import NewEvent
 from server.validation import validate_body
 
 _FILE_ID = "file-"
@@ -90,15 +91,15 @@ class ConfiguredRequest:
                 f"'{self.request.model}' was trained from '{entry.id}': name that, or none.",
             )
 
-    def told(self) -> str | None:
-        """What of the config has no effect, and why; for an event."""
+    def told(self) -> tuple[NewEvent, ...]:
+        """What of the config has no effect, and why."""
         if not self._dropped:
-            return None
+            return ()
         keys_by_reason: dict[str, list[str]] = {}
         for key, reason in self._dropped.items():
             keys_by_reason.setdefault(reason, []).append(key)
         parts = [f"{', '.join(keys)}: {reason}" for reason, keys in keys_by_reason.items()]
-        return f"LLaMA-Factory's settings without effect here: {'; '.join(parts)}"
+        return (NewEvent(f"LLaMA-Factory's settings without effect here: {'; '.join(parts)}"),)
 
     @contextmanager
     def naming_keys(self) -> Generator[None]:
