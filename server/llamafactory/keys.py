@@ -100,7 +100,6 @@ _REPORTS = Refused("This server reports to none: leave it out, or set none. Even
 _PREDICT = Refused("A job trains. Ask the model for answers through the API.")
 _EVALUATION = Refused("An evaluation is not a job.")
 _HUB = Refused("A job's result stays on this server: leave it out.", ("every_save",))
-_COMPILE = _SPEED
 _BEST = Refused("The last step's weights are the result; each checkpoint answers by its own id.")
 _FP8 = Refused("Jobs compute in bfloat16 or float32: use 'bf16'.", ("auto",))
 _RENAMED = "LLaMA-Factory itself has it no more: use {}."
