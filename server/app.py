@@ -32,8 +32,10 @@ from server.errors import ApiError, InvalidRequest, NotFound
 from server.faults import answer_to
 from server.files import routes as files_routes
 from server.files.service import FileService
+from server.fine_tuning import permissions as permission_routes
 from server.fine_tuning import routes as fine_tuning_routes
 from server.fine_tuning.creation import JobFactory
+from server.fine_tuning.permissions import GrantPermissions
 from server.fine_tuning.schemas import CreateJob
 from server.fine_tuning.service import JobService
 from server.gate import Gate
@@ -43,6 +45,7 @@ from server.logs import AccessLog
 from server.media import MediaLoader
 from server.models import routes as models_routes
 from server.models.catalog import Catalog
+from server.models.routes import MoveAlias
 from server.openapi import document
 from server.store import Store, StoreUnavailableError, open_store
 from server.unsupported import find_unsupported
@@ -53,7 +56,7 @@ from server.usage import Accountant
 from server.validation import translate
 
 API_TITLE = "Tuneyard"
-_BODIES = (CreateJob, CreateUpload, CompleteUpload)
+_BODIES = (CreateJob, CreateUpload, CompleteUpload, MoveAlias, GrantPermissions)
 """Of routes that read their body themselves."""
 
 
@@ -144,6 +147,7 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.include_router(files_routes.router)
     app.include_router(uploads_routes.router)
     app.include_router(fine_tuning_routes.router)
+    app.include_router(permission_routes.router)
     return app
 
 

@@ -35,6 +35,13 @@ class Remembered(Generic[KeyT, ValueT]):
         self._known.pop(key, None)
         self._asking.pop(key, None)
 
+    def forget_value(self, is_gone: Callable[[ValueT], bool]) -> None:
+        """Whatever is asked for just now is not remembered either."""
+        gone = [key for key, (_, value) in self._known.items() if is_gone(value)]
+        for key in gone:
+            del self._known[key]
+        self._asking.clear()
+
     async def _ask(self, key: KeyT) -> ValueT | None:
         try:
             value = await self._look_up(key)

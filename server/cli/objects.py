@@ -127,10 +127,33 @@ def list_models(
     """Show the models. Example: tuneyard models list"""
     with ServiceClient(config, base_url, api_key) as client:
         rows = (
-            (model["id"], model["owned_by"], model.get("root"), _at(model, "created"))
+            (
+                model["id"],
+                model["owned_by"],
+                model.get("points_to") or model.get("root"),
+                _at(model, "created"),
+            )
             for model in client.get("/models")["data"]
         )
-        show(("model", "owned by", "base", "since"), rows)
+        show(("model", "owned by", "base or model", "since"), rows)
+
+
+@models.command()
+def alias(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    config: ConfigPath = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Let the project call a model by a name of its own, from now on.
+
+    `models delete NAME` takes the name away again. \
+Example: tuneyard models alias gpt-4o-mini ft:...
+    """
+    with ServiceClient(config, base_url, api_key) as client:
+        made = client.post(_path("models", name), {"points_to": model})
+        typer.echo(f"{made['id']} is {made['points_to']}")
 
 
 @models.command("delete")
@@ -140,7 +163,7 @@ def delete_model(
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Delete a fine-tuned model. Example: tuneyard models delete ft:..."""
+    """Delete a fine-tuned model, or an alias. Example: tuneyard models delete ft:..."""
     with ServiceClient(config, base_url, api_key) as client:
         gone = client.delete(_path("models", model))
         typer.echo(f"{gone['id']} deleted")

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from server.config.addresses import check_address
 from server.config.aliases import plain_entry
 from server.config.generation import GenerationDefaults
+from server.config.model_names import FINE_TUNE_PREFIX, alias_fault
 from server.config.section import Section
 from server.hubs.names import Hub
 from templates.dialects import DIALECTS
@@ -38,7 +39,7 @@ class AdapterEntry(Section):
     @field_validator("id")
     @classmethod
     def _is_no_fine_tunes_id(cls, adapter_id: str) -> str:
-        if adapter_id.startswith("ft:"):
+        if adapter_id.startswith(FINE_TUNE_PREFIX):
             raise ValueError("ids that begin with ft: are given to what jobs train")
         return adapter_id
 
@@ -47,6 +48,8 @@ class ModelEntry(Section):
     """One base model and the engine workers that serve it."""
 
     id: str = Field(min_length=1)
+    aliases: tuple[str, ...] = Field(default=(), max_length=100)
+    """Further names of the model (`gpt-4o-mini-2024-07-18`), for every project."""
     path: str
     """A local directory, or the model's name on a hub."""
     hub: Hub | None = None
@@ -122,6 +125,14 @@ class ModelEntry(Section):
     @classmethod
     def _take_aliases(cls, entry: Any) -> Any:
         return entry if not isinstance(entry, dict) else plain_entry(entry)
+
+    @field_validator("aliases")
+    @classmethod
+    def _aliases_are_names(cls, aliases: tuple[str, ...]) -> tuple[str, ...]:
+        for alias in aliases:
+            if (fault := alias_fault(alias)) is not None:
+                raise ValueError(f"{alias!r} cannot be an alias: {fault}")
+        return aliases
 
     @field_validator("tool_format")
     @classmethod

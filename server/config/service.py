@@ -111,6 +111,7 @@ class Config(Section):
     def _model_ids_are_unique(self) -> Config:
         ids = [entry.id for entry in self.models]
         ids += [adapter.id for entry in self.models for adapter in entry.adapters]
+        ids += [alias for entry in self.models for alias in entry.aliases]
         doubles = sorted({entry for entry in ids if ids.count(entry) > 1})
         if doubles:
             raise ValueError(f"model ids appear twice: {', '.join(doubles)}")
@@ -139,6 +140,11 @@ class Config(Section):
     def run_dir(self) -> Path:
         """Sockets and spec files of running processes."""
         return self.data / "run"
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The configured model of each of the entries' aliases."""
+        return {alias: entry.id for entry in self.models for alias in entry.aliases}
 
     def model(self, model_id: str) -> ModelEntry | None:
         return next((entry for entry in self.models if entry.id == model_id), None)

@@ -81,6 +81,8 @@ class JobFactory:
         model = await self._store.models.find(request.model, project.id)
         if model is None:
             raise ModelNotFound(request.model)
+        if model.project_id not in (None, project.id):
+            raise _not_available(model, "It is another project's, which has shared it for use.")
         weights_path = await self._weights_path(model, project)
         entry, wanted = self._check_trainable(model, wanted)
         configured.check_entry(entry)
@@ -123,6 +125,7 @@ class JobFactory:
             training_filename=training.filename,
             validation_filename="" if validation is None else validation.filename,
             dataset=dataset,
+            aliased=None if model.id == request.model else model.id,
         )
         return _new_job(job_id, project, plan, wanted)
 
@@ -269,9 +272,9 @@ def _check_method(request: CreateJob) -> None:
         raise unsupported_parameter("integrations", "This server reports to none.")
 
 
-def _not_available(model: Model) -> InvalidRequest:
+def _not_available(model: Model, why: str = "") -> InvalidRequest:
     return InvalidRequest(
-        f"The model '{model.id}' is not available for fine-tuning.",
+        f"The model '{model.id}' is not available for fine-tuning. {why}".rstrip(),
         param="model",
         code="model_not_available",
     )

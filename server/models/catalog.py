@@ -1,5 +1,5 @@
-"""From a model id to what a request needs to run on it: its record, an engine that speaks for it,
-and its chat format.
+"""From a model's id or alias to what a request needs to run on it: its record, an engine that
+speaks for it, and its chat format.
 
 Records are remembered for a second; an id that is not known always asks the store, so a model can
 be chatted with the moment it is registered.
@@ -117,6 +117,10 @@ class Catalog:
 
     def forget(self, model_id: str, project_id: str) -> None:
         self._models.forget((model_id, project_id))
+
+    def forget_model(self, model_id: str) -> None:
+        """Under every name, and for every project."""
+        self._models.forget_value(lambda model: model.id == model_id)
 
     async def serve(self, model_id: str, project_id: str) -> Served:
         """Raises ModelNotFound, or Unavailable when no engine is up."""

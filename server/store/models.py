@@ -6,24 +6,54 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import bindparam, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.database import Database
 from server.store.records import Model, ModelKind
-from server.store.tables import counters, models
+from server.store.tables import checkpoint_permissions, counters, model_aliases, models
 
 _ADAPTER_UIDS = "adapter_uid"
 
 
-def _visible_to(project_id: Any) -> Any:
-    return or_(models.c.project_id.is_(None), models.c.project_id == project_id)
+EVERYBODY = ""
+"""Whose the aliases of the configuration are."""
+
+
+def _shared_with(project_id: Any) -> ColumnElement[bool]:
+    return exists().where(
+        checkpoint_permissions.c.model_id == models.c.id,
+        checkpoint_permissions.c.project_id == project_id,
+    )
+
+
+def usable_by(project_id: Any) -> tuple[ColumnElement[bool], ...]:
+    """Conditions of models that a project may use: public, its own, or shared with it."""
+    visible = or_(
+        models.c.project_id.is_(None),
+        models.c.project_id == project_id,
+        _shared_with(project_id),
+    )
+    return visible, models.c.deleted_at.is_(None)
 
 
 _USABLE = select(models).where(
-    models.c.id == bindparam("model_id"),
-    _visible_to(bindparam("project_id")),
-    models.c.deleted_at.is_(None),
+    models.c.id == bindparam("model_id"), *usable_by(bindparam("project_id"))
+)
+_ALIASED = select(models).where(
+    models.c.id
+    == select(model_aliases.c.points_to)
+    .where(
+        model_aliases.c.name == bindparam("model_id"),
+        or_(
+            model_aliases.c.owner == EVERYBODY,
+            model_aliases.c.owner == bindparam("project_id"),
+        ),
+    )
+    .order_by(model_aliases.c.owner.desc())
+    .limit(1)
+    .scalar_subquery(),
+    *usable_by(bindparam("project_id")),
 )
 
 
@@ -32,20 +62,20 @@ class Models:
         self._database = database
 
     async def find(self, model_id: str, project_id: str) -> Model | None:
-        """The model if the project may use it: its own or a public one."""
-        rows = await self._database.look_up(_USABLE, model_id=model_id, project_id=project_id)
-        return model_of(rows[0]) if rows else None
+        """The model of that id or alias, if the project may use it."""
+        for query in (_USABLE, _ALIASED):
+            rows = await self._database.look_up(query, model_id=model_id, project_id=project_id)
+            if rows:
+                return model_of(rows[0])
+        return None
 
     async def list_for(self, project_id: str) -> tuple[Model, ...]:
-        """All that the project may use, oldest first; checkpoints are not listed (they are found
-        through their job), yet answer to their ids."""
+        """All that the project may use, oldest first; its own checkpoints are not listed (they are
+        found through their job), yet answer to their ids."""
+        listed = or_(models.c.kind != ModelKind.CHECKPOINT, _shared_with(project_id))
         query = (
             select(models)
-            .where(
-                _visible_to(project_id),
-                models.c.deleted_at.is_(None),
-                models.c.kind != ModelKind.CHECKPOINT,
-            )
+            .where(*usable_by(project_id), listed)
             .order_by(models.c.created_at, models.c.id)
         )
         async with self._database.read() as connection:

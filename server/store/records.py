@@ -90,6 +90,26 @@ class Model:
         return self.kind is not ModelKind.BASE and self.adapter_uid is None
 
 
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A further name of a model. `is_own`: a project's, not the configuration's."""
+
+    name: str
+    points_to: str
+    created_at: int
+    is_own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """A project may use another's fine-tune."""
+
+    id: str
+    model_id: str
+    project_id: str
+    created_at: int
+
+
 class EngineState(StrEnum):
     STARTING = "starting"
     READY = "ready"
@@ -191,6 +211,7 @@ class JobPlan:
     """What a job was asked to do, as checked at creation; never changes afterwards."""
 
     model: str
+    """As it was asked for."""
     base: str
     """The configured model it descends from."""
     engine_model: str
@@ -214,6 +235,8 @@ class JobPlan:
     validation_filename: str = ""
     dataset: JsonObject | None = None
     """What the files' columns mean, as the caller gave it; None: as the columns themselves say."""
+    aliased: str | None = None
+    """The id of the model, where `model` is an alias."""
 
 
 @dataclass(frozen=True, slots=True)

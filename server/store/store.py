@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DBAPIError
 
 from server.blobs.storage import StorageFullError
+from server.store.aliases import Aliases
 from server.store.configured_adapters import ConfiguredAdapters
 from server.store.database import Database
 from server.store.engines import Engines
@@ -20,6 +21,7 @@ from server.store.keys import Keys
 from server.store.migrate import migrate
 from server.store.models import Models
 from server.store.passing_faults import StoreUnavailableError
+from server.store.permissions import Permissions
 from server.store.progress import Progress
 from server.store.uploads import Uploads
 from server.store.usage import UsageLedger
@@ -32,6 +34,8 @@ class Store:
         self._database = database
         self.keys = Keys(database)
         self.models = Models(database)
+        self.aliases = Aliases(database)
+        self.permissions = Permissions(database)
         self.configured_adapters = ConfiguredAdapters(database)
         self.engines = Engines(database)
         self.files = Files(database)

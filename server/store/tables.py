@@ -74,6 +74,28 @@ models = Table(
     Index(None, "project_id"),
 )
 
+# `owner` is the project whose alias it is, or empty for those of the configuration.
+model_aliases = Table(
+    "model_aliases",
+    metadata,
+    Column("owner", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("points_to", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+checkpoint_permissions = Table(
+    "checkpoint_permissions",
+    metadata,
+    Column("num", RowNumber, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("model_id", String, ForeignKey("models.id"), nullable=False),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("model_id", "project_id"),
+    sqlite_autoincrement=True,
+)
+
 engines = Table(
     "engines",
     metadata,

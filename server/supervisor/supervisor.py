@@ -113,6 +113,7 @@ class Supervisor:
                 entry.id, entry.path, entry.owned_by, int(time.time())
             )
         await self._store.models.retire_bases([entry.id for entry in self._config.models])
+        await self._store.aliases.configure(self._config.aliases)
 
     async def _renew_leases(self) -> None:
         """A lease that ran out meanwhile lets another supervisor of the same database take the job.

@@ -71,7 +71,7 @@ def resulting_model(
         id=name,
         project_id=job.project_id,
         kind=kind,
-        parent=job.plan.model,
+        parent=job.plan.aliased or job.plan.model,
         base=job.plan.base,
         engine_model=name if adapter_uid is None else job.plan.engine_model,
         path=str(path),

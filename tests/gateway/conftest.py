@@ -25,6 +25,8 @@ from server.store import open_store
 from server.store.records import Engine, EngineState
 
 KEY = "sk-test-0123456789abcdef0123456789abcdef"
+ALIAS = "gpt-4o-mini-2024-07-18"
+"""A further name of MODEL."""
 SECOND_KEY = "sk-second-0123456789abcdef0123456789abcdef"
 """Of the same project."""
 MODEL = "scripted-model"
@@ -183,6 +185,7 @@ async def register(config: Config, workers: list[Worker], models: list[str]) -> 
     await store.keys.add(project.id, SECOND_KEY, "second")
     for model in models:
         await store.models.put_base(model, "/nowhere", "tuneyard", 1_700_000_000)
+    await store.aliases.configure(config.aliases)
     for number, worker in enumerate(workers):
         await store.engines.put(
             Engine(
@@ -216,7 +219,13 @@ def start_gateway(config: Config, workers: list[Worker], models: list[str]) -> G
 
 def make_config(data: Path, **settings: Any) -> Config:
     entries = (
-        ModelEntry(id=MODEL, path="/nowhere", engine=EngineKind.SCRIPTED, template="qwen3"),
+        ModelEntry(
+            id=MODEL,
+            aliases=(ALIAS,),
+            path="/nowhere",
+            engine=EngineKind.SCRIPTED,
+            template="qwen3",
+        ),
         ModelEntry(id="asleep", path="/nowhere", engine=EngineKind.SCRIPTED, template="qwen3"),
     )
     return Config(data=data, models=entries, **settings)

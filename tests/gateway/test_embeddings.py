@@ -14,6 +14,7 @@ import pytest
 from server.embeddings.schemas import EmbeddingList
 from server.scores.schemas import ScoreEvaluation
 from tests.gateway.conftest import (
+    ALIAS,
     KEY,
     MODEL,
     Gateway,
@@ -66,6 +67,13 @@ def test_the_body_is_as_documented(pooling: Gateway) -> None:
     values = struct.unpack("<8f", base64.b64decode(spelled))
     default = post(pooling, "/v1/embeddings", input="one").json()
     assert default["data"][0]["embedding"] == pytest.approx(values)
+
+
+def test_an_alias_is_answered_and_echoed(pooling: Gateway) -> None:
+    answer = pooling.client().embeddings.create(model=ALIAS, input="one two")
+    assert (answer.model, answer.usage.prompt_tokens) == (ALIAS, 2)
+    scored = post(pooling, "/v1/score/evaluation", model=ALIAS, messages=["one"]).json()
+    assert (scored["model"], scored["scores"]) == (ALIAS, [1.0])
 
 
 def test_token_inputs_are_one_input_or_many(pooling: Gateway) -> None:

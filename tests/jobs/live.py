@@ -40,6 +40,7 @@ async def prepare():
     await store.keys.add(other.id, sys.argv[3], "other")
     for entry in config.models:
         await store.models.put_base(entry.id, entry.path, entry.owned_by, 1)
+    await store.aliases.configure(config.aliases)
     await store.close()
 asyncio.run(prepare())
 settings = {"host": "127.0.0.1", "port": config.port, "log_level": "error"}
