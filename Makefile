@@ -19,12 +19,12 @@ help: ## Show this list
 $(BIN)/tuneyard: pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing Tuneyard into $(VENV) (a few minutes the first time) ..."
-	@$(BIN)/python -m pip install -q -e '.[hf]' -c $(CONSTRAINTS)
+	@$(BIN)/python -m pip install -q -e '.[hf,graders]' -c $(CONSTRAINTS)
 	@touch $@
 
 $(BIN)/pytest: $(BIN)/tuneyard
 	@echo "Installing the test tools into $(VENV) ..."
-	@$(BIN)/python -m pip install -q -e '.[hf,dev]' -c $(CONSTRAINTS)
+	@$(BIN)/python -m pip install -q -e '.[hf,graders,dev]' -c $(CONSTRAINTS)
 	@touch $@
 
 serve: export HOST := $(HOST)

@@ -41,6 +41,9 @@ from server.fine_tuning.service import JobService
 from server.gate import Gate
 from server.generation.line import open_lines
 from server.generation.serving import Runner
+from server.graders import routes as grader_routes
+from server.graders.running import GraderRunner
+from server.graders.schemas import RunGrader, ValidateGrader
 from server.logs import AccessLog
 from server.media import MediaLoader
 from server.models import routes as models_routes
@@ -56,7 +59,15 @@ from server.usage import Accountant
 from server.validation import translate
 
 API_TITLE = "Tuneyard"
-_BODIES = (CreateJob, CreateUpload, CompleteUpload, MoveAlias, GrantPermissions)
+_BODIES = (
+    CreateJob,
+    CreateUpload,
+    CompleteUpload,
+    MoveAlias,
+    GrantPermissions,
+    RunGrader,
+    ValidateGrader,
+)
 """Of routes that read their body themselves."""
 
 
@@ -77,6 +88,7 @@ class Services:
     keep_alive: KeepAlive
     media: MediaLoader
     jobs: JobService
+    graders: GraderRunner
     decoder: BodyDecoder
     cors: CorsPolicy
 
@@ -148,6 +160,7 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.include_router(uploads_routes.router)
     app.include_router(fine_tuning_routes.router)
     app.include_router(permission_routes.router)
+    app.include_router(grader_routes.router)
     return app
 
 
@@ -171,6 +184,8 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
     stack.callback(keep_alive.close)
     media = MediaLoader(config.media)
     stack.push_async_callback(media.close)
+    graders = GraderRunner()
+    stack.callback(graders.close)
     await pool.start()
     blobs = LocalBlobs(config.files_dir)
     return Services(
@@ -193,6 +208,7 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         keep_alive=keep_alive,
         media=media,
         jobs=JobService(store, JobFactory(store, blobs, config, pool.hello)),
+        graders=graders,
         decoder=BodyDecoder(config.limits.max_body_bytes),
         cors=CorsPolicy(config.cors, config.host),
     )

@@ -24,7 +24,6 @@ _ENDPOINTS: dict[str, tuple[str, str]] = {
     "/v1/engines": ("Engines", "Use /v1/models."),
     "/v1/evals": ("Evals", "A fine-tuning job takes a 'validation_file'."),
     "/v1/fine-tunes": ("Fine-tunes", "Use /v1/fine_tuning/jobs."),
-    "/v1/fine_tuning/alpha": ("Graders", _NOTHING),
     "/v1/images": ("Images", f"{_CHAT}, which takes pictures as 'image_url'; none are made here."),
     "/v1/moderations": ("Moderations", _NOTHING),
     "/v1/organization": ("Administration", "Keys are made with `tuneyard keys`."),

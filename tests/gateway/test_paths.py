@@ -31,7 +31,6 @@ LACKING = [
     ("POST", "/v1/videos"),
     ("POST", "/v1/conversations"),
     ("GET", "/v1/organization/usage/completions"),
-    ("POST", "/v1/fine_tuning/alpha/graders/run"),
 ]
 
 
