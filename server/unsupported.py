@@ -35,6 +35,8 @@ _ENDPOINTS: dict[str, tuple[str, str]] = {
     "/v1/threads": ("Threads", f"{_CHAT}, and send the messages so far with each request."),
     "/v1/vector_stores": ("Vector stores", "Use /v1/embeddings, with an index of your own."),
     "/v1/videos": ("Videos", _NOTHING),
+    "/v1/webhook_endpoints": ("Webhook endpoints", "Whoever runs this server configures them."),
+    "/v1/webhook_event_types": ("Webhook endpoints", "Whoever runs this server configures them."),
 }
 
 

@@ -71,12 +71,12 @@ def revoke(
 
 
 async def _list(config: Config) -> Sequence[ApiKey]:
-    async with _store(config) as store:
+    async with open_for_command(config) as store:
         return await store.keys.list_all()
 
 
 async def _create(config: Config, name: str) -> str:
-    async with _store(config) as store:
+    async with open_for_command(config) as store:
         project = await store.keys.ensure_project(DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME)
         key = new_key()
         await store.keys.add(project.id, key, name)
@@ -84,12 +84,13 @@ async def _create(config: Config, name: str) -> str:
 
 
 async def _revoke(config: Config, key_id: str) -> bool:
-    async with _store(config) as store:
+    async with open_for_command(config) as store:
         return await store.keys.revoke(key_id)
 
 
 @asynccontextmanager
-async def _store(config: Config) -> AsyncGenerator[Store]:
+async def open_for_command(config: Config) -> AsyncGenerator[Store]:
+    """The store of a service, running or not. What is wrong with it ends the command."""
     try:
         prepare_data(config)
         check_database(config)

@@ -17,6 +17,7 @@ from server.cli.objects import files, jobs, models
 from server.cli.options import ConfigPath, load, refuse
 from server.cli.served_model import ServedBy, load_for
 from server.cli.train import train
+from server.cli.webhooks import app as webhooks
 from server.config import Config
 from server.config.listing import names_table
 from server.environments.commands import app as environments
@@ -41,6 +42,7 @@ API_KEY in the environment win over it. Without a file, the bundled model is ser
 cli.command()(chat)
 cli.command()(train)
 for _group in (jobs, files, models, keys, environments):
+for _group in (jobs, files, models, keys, webhooks, environments):
     cli.add_typer(_group)
 
 _ParentDescriptor = Annotated[int, typer.Option(help="Pipe that ends with the parent process.")]
@@ -137,7 +139,11 @@ models on a hub the config and the tokenizer are fetched.
         check_chat_formats(loaded, files.directory)
     except FormatError as error:
         refuse(str(error))
-    secrets = {"api_key": True, "models": {"__all__": {"api_key", "hub_token"}}}
+    secrets = {
+        "api_key": True,
+        "models": {"__all__": {"api_key", "hub_token"}},
+        "webhooks": {"__all__": {"secret"}},
+    }
     settings = loaded.model_dump(mode="json", exclude=secrets)
     sys.stdout.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     remarks = [*look_at_models(loaded, files.directory), *files.remarks]

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from server.config.entry import ModelEntry
 from server.config.media import Media
 from server.config.section import Section
+from server.config.webhooks import WebhookEntry
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
 
@@ -106,6 +107,15 @@ class Config(Section):
     limits: Limits = Limits()
     media: Media = Media()
     cors: Cors = Cors()
+    webhooks: tuple[WebhookEntry, ...] = Field(default=(), max_length=32)
+    """Told of how jobs end."""
+
+    @model_validator(mode="after")
+    def _webhooks_are_unique(self) -> Config:
+        urls = [entry.url for entry in self.webhooks]
+        if len(set(urls)) < len(urls):
+            raise ValueError("webhooks: a url appears twice; one entry takes several events")
+        return self
 
     @model_validator(mode="after")
     def _model_ids_are_unique(self) -> Config:

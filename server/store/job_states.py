@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.records import JobStatus
 from server.store.tables import jobs
+from server.store.webhooks import insert_event
 
 _S = JobStatus
 
@@ -63,11 +64,14 @@ async def transition(
     **values: Any,
 ) -> bool:
     """Moves the job and writes `values` with it, within a writing transaction; False (and nothing
-    written) when it is not in a state for that, or `conditions` do not hold."""
+    written) when it is not in a state for that, or `conditions` do not hold. An ending leaves the
+    event that webhooks are told of."""
     rule = TRANSITIONS[action]
     result = await connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.status.in_(rule.sources), *conditions)
         .values(status=rule.target.value, **values)
     )
+    if result.rowcount == 1 and rule.target.is_terminal:
+        await insert_event(connection, f"fine_tuning.job.{rule.target.value}", job_id)
     return result.rowcount == 1

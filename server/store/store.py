@@ -25,6 +25,7 @@ from server.store.permissions import Permissions
 from server.store.progress import Progress
 from server.store.uploads import Uploads
 from server.store.usage import UsageLedger
+from server.store.webhooks import Webhooks
 
 
 class Store:
@@ -44,6 +45,7 @@ class Store:
         self.progress = Progress(database)
         self.replays = Replays(database)
         self.usage = UsageLedger(database)
+        self.webhooks = Webhooks(database)
 
     async def keep_reserve(self) -> None:
         """Sees to the room that deletes on a full disk need."""

@@ -217,6 +217,35 @@ job_checkpoints = Table(
     sqlite_autoincrement=True,
 )
 
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    Column("num", RowNumber, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("type", String, nullable=False),
+    Column("object_id", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("spread_at", BigInteger),
+    Index(None, "spread_at"),
+    sqlite_autoincrement=True,
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("num", RowNumber, primary_key=True, autoincrement=True),
+    Column("event_num", RowNumber, ForeignKey("webhook_events.num"), nullable=False),
+    Column("url", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Float, nullable=False),
+    Column("error", String),
+    UniqueConstraint("event_num", "url"),
+    Index(None, "url", "state", "next_at"),
+    sqlite_autoincrement=True,
+)
+
 usage = Table(
     "usage",
     metadata,

@@ -62,6 +62,7 @@ class Janitor:
     async def _forget_rows(self) -> None:
         await self._store.engines.remove_silent(self._supervisor_id)
         await self._store.replays.forget_old()
+        await self._store.webhooks.forget_old()
 
     async def _remove_weights(self, path: Path) -> None:
         """Only what is ours to remove: a directory right under the adapters'."""

@@ -28,6 +28,7 @@ from server.supervisor.left_workers import LeftWorkers
 from server.supervisor.patience import Patience
 from server.supervisor.training import Training, Workshop
 from server.supervisor.warm_trainer import WarmTrainer
+from server.supervisor.webhooks import WebhookTeller
 from server.supervisor.workplace import Workplace
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class Supervisor:
         forget_failures(self._config.run_dir)
         living = await asyncio.to_thread(self._left.find)
         janitor = Janitor(self.id, self._config, self._store, self._blobs, self._patience)
+        webhooks = WebhookTeller(self._config.webhooks, self._store, self._patience)
         entry_adapters = EntryAdapters(self._config, self._store, self._engines, self._patience)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._take_over(predecessor, living))
@@ -95,6 +97,7 @@ class Supervisor:
             group.create_task(entry_adapters.run())
             group.create_task(self._warm_trainer.run())
             group.create_task(janitor.run())
+            group.create_task(webhooks.run())
             group.create_task(self._patience.repeat(self._renew_leases, RENEW_INTERVAL_S))
             group.create_task(self._work())
 

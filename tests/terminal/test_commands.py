@@ -12,7 +12,15 @@ import pytest
 
 from server.cli.objects import sparkline
 from tests.jobs.conftest import settings_for
-from tests.jobs.live import GUARD_S, KEY, Service, running_gateway, running_supervisor
+from tests.jobs.live import (
+    GUARD_S,
+    KEY,
+    Service,
+    running_gateway,
+    running_supervisor,
+    wait_until,
+)
+from tests.jobs.receiver import SECRET, running_receiver
 from tests.jobs.stories import create, lines, rows, upload, wait_for
 
 
@@ -20,11 +28,15 @@ from tests.jobs.stories import create, lines, rows, upload, wait_for
 def service(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Generator[Service]:
     folder = tmp_path_factory.mktemp("terminal")
     with (
-        running_gateway(folder, settings_for(tiny_model)) as gateway,
+        running_receiver() as receiver,
+        running_gateway(
+            folder, {**settings_for(tiny_model), "webhooks": [receiver.settings()]}
+        ) as gateway,
         running_supervisor(folder) as supervisor,
     ):
         client = gateway.client(strict=False)
-        wait_for(client, create(client).id)
+        wait_for(client, create(client, seed=3).id)
+        receiver.wait_for(1)
         yield Service(gateway, supervisor, folder)
 
 
@@ -70,6 +82,31 @@ def test_what_the_service_refuses_is_one_line(service: Service) -> None:
     away = tuneyard(service, "models", "list", "--base-url", "http://127.0.0.1:9/v1")
     assert away.returncode == 1
     assert "No service answers at http://127.0.0.1:9/v1" in away.stderr
+
+
+def test_an_alias_is_made_listed_and_removed(service: Service) -> None:
+    made = tuneyard(service, "models", "alias", "gpt-4o-mini", "tiny")
+    assert (made.returncode, made.stdout) == (0, "gpt-4o-mini is tiny\n")
+    assert "gpt-4o-mini" in tuneyard(service, "models", "list").stdout
+    done = tuneyard(service, "chat", "gpt-4o-mini", "-p", "Who are you?")
+    assert (done.returncode, done.stdout) == (0, "I am base.\n")
+    gone = tuneyard(service, "models", "delete", "gpt-4o-mini")
+    assert (gone.returncode, gone.stdout) == (0, "gpt-4o-mini deleted\n")
+    wrong = tuneyard(service, "models", "alias", "tiny", "tiny")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "A model of this server is named 'tiny'." in wrong.stderr
+
+
+def test_what_a_webhook_was_told_of_is_listed(service: Service) -> None:
+    def listed() -> str:
+        return tuneyard(service, "webhooks", "list").stdout
+
+    wait_until(lambda: "delivered" in listed())
+    for said in ("evt_", "ftjob-", "127.0.0.1"):
+        assert said in listed()
+    checked = tuneyard(service, "check")
+    assert "127.0.0.1" in checked.stdout
+    assert SECRET not in checked.stdout + checked.stderr
 
 
 def test_files_and_models_are_listed_and_removed(service: Service) -> None:
