@@ -88,22 +88,20 @@ def test_an_alias_is_made_listed_and_removed(service: Service) -> None:
     made = tuneyard(service, "models", "alias", "gpt-4o-mini", "tiny")
     assert (made.returncode, made.stdout) == (0, "gpt-4o-mini is tiny\n")
     assert "gpt-4o-mini" in tuneyard(service, "models", "list").stdout
-    done = tuneyard(service, "chat", "gpt-4o-mini", "-p", "Who are you?")
-    assert (done.returncode, done.stdout) == (0, "I am base.\n")
     gone = tuneyard(service, "models", "delete", "gpt-4o-mini")
     assert (gone.returncode, gone.stdout) == (0, "gpt-4o-mini deleted\n")
-    wrong = tuneyard(service, "models", "alias", "tiny", "tiny")
-    assert (wrong.returncode, wrong.stdout) == (1, "")
-    assert "A model of this server is named 'tiny'." in wrong.stderr
 
 
 def test_what_a_webhook_was_told_of_is_listed(service: Service) -> None:
-    def listed() -> str:
-        return tuneyard(service, "webhooks", "list").stdout
+    listed: list[str] = []
 
-    wait_until(lambda: "delivered" in listed())
+    def is_delivered() -> bool:
+        listed.append(tuneyard(service, "webhooks", "list").stdout)
+        return "delivered" in listed[-1]
+
+    wait_until(is_delivered)
     for said in ("evt_", "ftjob-", "127.0.0.1"):
-        assert said in listed()
+        assert said in listed[-1]
     checked = tuneyard(service, "check")
     assert "127.0.0.1" in checked.stdout
     assert SECRET not in checked.stdout + checked.stderr
