@@ -42,7 +42,8 @@ it stand in place of its own. A job's second event lists what was dropped, and w
   `learning_rate` 5e-5, and `seed` 42. Without `cutoff_len`, examples are cut where the service's
   own limit is; without `save_steps`, checkpoints follow epochs.
 - `model_name_or_path` is one of the server's models: its id, or the directory or the hub's name
-  that its entry has. `adapter_name_or_path` is the id of a fine-tuned model to go on from.
+  that its entry has. `adapter_name_or_path` is the id of a fine-tuned model to go on from, whose
+  rank, alpha and layers stay as they are.
 - `template`, `default_system` and `tool_format` are the model entry's, for training and serving
   alike: another one is refused. Where the entry has no `template`, the model's own is used and the
   file's is dropped, which an event tells.

@@ -46,6 +46,8 @@ _DEFAULTS: dict[str, Any] = {
 }
 """LLaMA-Factory's, of the parameters that OpenAI's `auto` would settle otherwise."""
 _STRATEGIES = {"eval_steps": "eval_strategy", "save_steps": "save_strategy"}
+_OF_ADAPTER = frozenset({"lora_rank", "lora_alpha", "lora_target", "use_rslora", "use_dora"})
+"""What an adapter has, once it is there."""
 _NO_LIMIT = "asks for no limit"
 _NULL = "null asks for nothing"
 _PLAIN = "asks for what a job does anyway"
@@ -143,6 +145,8 @@ def _judge(
         _drop(made, key, _NULL)
     elif (read_in := READ_IN.get(key)) and not {made.stage, made.finetuning_type} & read_in:
         _drop(made, key, f"LLaMA-Factory reads it with {' or '.join(sorted(read_in))} alone")
+    elif key in _OF_ADAPTER and config.get("adapter_name_or_path"):
+        _drop(made, key, "the adapter that training goes on from keeps its own")
     elif declared is not None:
         _take_parameter(made, declared, value, config)
     elif treatment is not None:

@@ -108,6 +108,8 @@ def test_a_key_is_dropped_where_llama_factory_does_not_read_it() -> None:
     assert state("packing", True, stage="dpo")[0] is State.REFUSED
     assert state("packing", False, stage="dpo")[0] is State.DROPPED
     assert state("save_steps", 500, save_strategy="epoch")[0] is State.DROPPED
+    assert state("lora_target", "all", adapter_name_or_path="ft:x")[0] is State.DROPPED
+    assert state("lora_dropout", 0.1, adapter_name_or_path="ft:x")[0] is State.HONOURED
 
 
 def test_what_asks_for_nothing_is_dropped() -> None:
