@@ -41,7 +41,6 @@ API_KEY in the environment win over it. Without a file, the bundled model is ser
 
 cli.command()(chat)
 cli.command()(train)
-for _group in (jobs, files, models, keys, environments):
 for _group in (jobs, files, models, keys, webhooks, environments):
     cli.add_typer(_group)
 
