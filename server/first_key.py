@@ -15,10 +15,11 @@ from pathlib import Path
 
 from server.store import Store
 from server.store.keys import KeyRevokedError
-from server.store.records import ApiKey, KeyOrigin
+from server.store.records import ApiKey, KeyOrigin, NewKey
 
 DEFAULT_PROJECT_ID = "proj_default"
 DEFAULT_PROJECT_NAME = "tuneyard"
+ADMIN_PREFIX = "sk-admin-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,14 @@ def new_key() -> str:
     return "sk-" + secrets.token_urlsafe(32)
 
 
+def new_admin_key() -> str:
+    """256 random bits, with OpenAI's prefix of keys that administer."""
+    return ADMIN_PREFIX + secrets.token_urlsafe(32)
+
+
 async def _keep(store: Store, project_id: str, plain: str) -> ApiKey:
-    return await store.keys.add(project_id, plain, KeyOrigin.FIRST.value, KeyOrigin.FIRST)
+    new = NewKey(KeyOrigin.FIRST.value, origin=KeyOrigin.FIRST)
+    return await store.keys.add(project_id, plain, new)
 
 
 def _write_private(path: Path, text: str) -> None:

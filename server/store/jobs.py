@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import ColumnElement, exists, select
 
+from server.store.audit import write_audit
 from server.store.cursors import fetch_page
 from server.store.database import Database
 from server.store.idempotency import find_replay, keep_replay
 from server.store.job_rows import checkpoint_of, event_of, insert_events, insert_job, job_of
 from server.store.job_states import JobAction, transition
-from server.store.records import Checkpoint, Job, JobEvent, NewEvent, Page, Replay
+from server.store.records import Actor, Checkpoint, Job, JobEvent, NewEvent, Page, Replay
 from server.store.tables import job_checkpoints, job_events, job_metadata, jobs
+
+JOB_CREATED = "fine_tuning.job.created"
 
 
 class Jobs:
@@ -26,9 +29,10 @@ class Jobs:
         first_event: NewEvent,
         replay: tuple[str, str, Replay] | None = None,
         more_events: Sequence[NewEvent] = (),
+        by: Actor | None = None,
     ) -> Replay | None:
-        """Job, events and, under `(route, key, answer)`, the answer for a repeat, in one
-        transaction. If a repeat was quicker, keeps nothing and returns that one's answer."""
+        """Job, events, who made it and, under `(route, key, answer)`, the answer for a repeat, in
+        one transaction. If a repeat was quicker, keeps nothing and returns that one's answer."""
         async with self._database.write() as connection:
             if replay is not None:
                 route, key, answer = replay
@@ -38,6 +42,8 @@ class Jobs:
                 await keep_replay(connection, job.project_id, route, key, answer)
             await insert_job(connection, job)
             await insert_events(connection, job.id, [first_event, *more_events])
+            if by is not None:
+                await write_audit(connection, by, JOB_CREATED, job.project_id, {"id": job.id})
         return None
 
     async def find(self, project_id: str, job_id: str) -> Job | None:

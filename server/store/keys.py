@@ -1,21 +1,24 @@
-"""Projects and API keys. A key is 256 random bits (or given by the operator), so its plain
-SHA-256 is enough: there is nothing to guess."""
+"""API keys of projects. A key is 256 random bits (or given by the operator), so its plain SHA-256
+is enough: there is nothing to guess."""
 
 from __future__ import annotations
 
 import hashlib
-import re
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.store.audit import write_audit
+from server.store.cursors import fetch_page_by_age
 from server.store.database import Database
 from server.store.identifiers import random_id
-from server.store.records import ApiKey, KeyOrigin, Project
-from server.store.tables import api_keys, projects
+from server.store.projects import insert_project, project_of, read_limits
+from server.store.records import OPERATOR, Actor, ApiKey, KeyOrigin, NewKey, Page, Project
+from server.store.tables import api_keys, projects, usage
 
 _PREFIX_LENGTH = 7
 
@@ -25,21 +28,27 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+def shown_of(key: str) -> str:
+    """How it begins: the one part of it that is kept and shown."""
+    return key[:_PREFIX_LENGTH]
+
+
 class KeyRevokedError(Exception):
-    """The key was revoked, and stays so."""
+    """The key was revoked or its project archived, and stays so."""
 
 
 _WITH_PROJECTS = (
-    select(api_keys, projects.c.name.label("project"), projects.c.slug)
-    .add_columns(projects.c.created_at.label("project_created_at"))
+    select(api_keys, projects.c.name.label("project"), projects.c.slug, projects.c.rate_limits)
+    .add_columns(projects.c.created_at.label("project_created_at"), projects.c.archived_at)
     .join(projects)
-    .order_by(api_keys.c.created_at, api_keys.c.id)
 )
+_LIVE = (api_keys.c.revoked_at.is_(None), projects.c.archived_at.is_(None))
 
 
 def _oldest(condition: ColumnElement[bool]) -> Select[Any]:
-    """The oldest live key that fits, with its project."""
-    return _WITH_PROJECTS.where(condition, api_keys.c.revoked_at.is_(None)).limit(1)
+    """The oldest live key that fits, with its project; it may have expired."""
+    query = _WITH_PROJECTS.where(condition, *_LIVE)
+    return query.order_by(api_keys.c.created_at, api_keys.c.id).limit(1)
 
 
 _BY_HASH = _oldest(api_keys.c.key_hash == bindparam("key_hash"))
@@ -51,7 +60,8 @@ class Keys:
         self._database = database
 
     async def find(self, key_hash: str) -> ApiKey | None:
-        """The live key with this hash; None for an unknown or revoked one."""
+        """The live key with this hash; None for an unknown, revoked or expired one, and for one of
+        an archived project."""
         return _first_key(await self._database.look_up(_BY_HASH, key_hash=key_hash))
 
     async def first_of(self, project_id: str) -> ApiKey | None:
@@ -59,9 +69,42 @@ class Keys:
         return _first_key(await self._database.look_up(_BY_PROJECT, project_id=project_id))
 
     async def list_all(self) -> Sequence[ApiKey]:
-        """Of every project, revoked ones included, the oldest first."""
+        """Of every project, ended ones included, the oldest first."""
+        query = _WITH_PROJECTS.order_by(api_keys.c.created_at, api_keys.c.id)
         async with self._database.read() as connection:
-            return [_key(row) for row in await connection.execute(_WITH_PROJECTS)]
+            return [_key(row) for row in await connection.execute(query)]
+
+    async def page(
+        self, project_id: str, *, after: str | None, limit: int, of_accounts: bool = False
+    ) -> Page[ApiKey]:
+        """The keys of a live project that are not revoked, the oldest first. Raises
+        UnknownCursorError."""
+        query = _WITH_PROJECTS.where(api_keys.c.project_id == project_id, *_LIVE)
+        if of_accounts:
+            query = query.where(api_keys.c.service_account_id.is_not(None))
+        async with self._database.read() as connection:
+            rows, has_more = await fetch_page_by_age(
+                connection, query, api_keys, after=after, limit=limit
+            )
+        return Page(tuple(_key(row) for row in rows), has_more)
+
+    async def get(self, project_id: str, id_: str) -> ApiKey | None:
+        """A key that is not revoked, by its own id or its service account's."""
+        fits = or_(api_keys.c.id == id_, api_keys.c.service_account_id == id_)
+        query = _WITH_PROJECTS.where(api_keys.c.project_id == project_id, fits, *_LIVE)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else _key(row)
+
+    async def last_used(self, project_id: str, key_ids: Collection[str]) -> dict[str, int]:
+        """The minute in which each last generated something; one that never did is left out."""
+        query = (
+            select(usage.c.key_id, func.max(usage.c.minute))
+            .where(usage.c.project_id == project_id, usage.c.key_id.in_(key_ids))
+            .group_by(usage.c.key_id)
+        )
+        async with self._database.read() as connection:
+            return {key_id: minute for key_id, minute in await connection.execute(query)}
 
     async def project(self, project_id: str) -> Project:
         """Raises LookupError."""
@@ -70,7 +113,7 @@ class Keys:
             row = (await connection.execute(query)).one_or_none()
         if row is None:
             raise LookupError(f"no project {project_id}")
-        return Project(row.id, row.name, row.slug, row.created_at)
+        return project_of(row)
 
     async def ensure_project(self, project_id: str, name: str) -> Project:
         """The project, made now if there is none with this id."""
@@ -78,24 +121,19 @@ class Keys:
             query = select(projects).where(projects.c.id == project_id)
             row = (await connection.execute(query)).one_or_none()
             if row is not None:
-                return Project(row.id, row.name, row.slug, row.created_at)
-            project = Project(project_id, name, await _free_slug(connection, name), _now())
-            await connection.execute(
-                projects.insert().values(
-                    id=project.id, name=name, slug=project.slug, created_at=project.created_at
-                )
-            )
-        return project
+                return project_of(row)
+            return await insert_project(connection, project_id, name)
 
     async def add(
-        self, project_id: str, key: str, name: str, origin: KeyOrigin = KeyOrigin.CREATED
+        self, project_id: str, key: str, new: NewKey | str, by: Actor = OPERATOR
     ) -> ApiKey:
         """Keeps `key` for the project. The same key again changes nothing: it stays with the
         project that had it first. Raises KeyRevokedError."""
+        wanted = NewKey(new) if isinstance(new, str) else new
         key_hash = hash_key(key)
         async with self._database.write() as connection:
             if await _id_of(connection, key_hash) is None:
-                await _insert(connection, project_id, key, name, origin)
+                await _insert(connection, project_id, key, wanted, by)
         return await self._added(key_hash)
 
     async def configure(self, project_id: str, key: str) -> ApiKey:
@@ -115,23 +153,38 @@ class Keys:
             )
             if await _id_of(connection, key_hash) is None:
                 origin = KeyOrigin.CONFIGURED
-                await _insert(connection, project_id, key, origin.value, origin)
+                new = NewKey(origin.value, origin=origin)
+                await _insert(connection, project_id, key, new, OPERATOR)
             else:
                 await connection.execute(
-                    update(api_keys).where(api_keys.c.key_hash == key_hash).values(revoked_at=None)
+                    update(api_keys)
+                    .where(api_keys.c.key_hash == key_hash)
+                    .values(revoked_at=None, expires_at=None)
                 )
         return await self._added(key_hash)
 
-    async def revoke(self, key_id: str, project_id: str | None = None) -> bool:
-        """Ends a key, of this project or of any. False when there is no such live key."""
+    async def revoke(
+        self, key_id: str, project_id: str | None = None, by: Actor = OPERATOR
+    ) -> bool:
+        """Ends a key, of this project or of any, and its service account with it. False when there
+        is no such live key."""
         mine = [] if project_id is None else [api_keys.c.project_id == project_id]
         async with self._database.write(makes_room=True) as connection:
-            result = await connection.execute(
+            ended = await connection.execute(
                 update(api_keys)
                 .where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None), *mine)
                 .values(revoked_at=_now())
+                .returning(api_keys.c.project_id, api_keys.c.service_account_id)
             )
-        return result.rowcount == 1
+            row = ended.one_or_none()
+            if row is not None:
+                await write_audit(connection, by, "api_key.deleted", row.project_id, {"id": key_id})
+            if row is not None and row.service_account_id is not None:
+                account = {"id": row.service_account_id}
+                await write_audit(
+                    connection, by, "service_account.deleted", row.project_id, account
+                )
+        return row is not None
 
     async def _added(self, key_hash: str) -> ApiKey:
         added = await self.find(key_hash)
@@ -145,39 +198,63 @@ async def _id_of(connection: AsyncConnection, key_hash: str) -> str | None:
 
 
 async def _insert(
-    connection: AsyncConnection, project_id: str, key: str, name: str, origin: KeyOrigin
+    connection: AsyncConnection, project_id: str, key: str, new: NewKey, by: Actor
 ) -> None:
+    key_id = random_id("key_")
     await connection.execute(
         api_keys.insert().values(
-            id=random_id("key_"),
+            id=key_id,
             project_id=project_id,
-            name=name,
+            name=new.name,
             key_hash=hash_key(key),
-            prefix=key[:_PREFIX_LENGTH],
+            prefix=shown_of(key),
             created_at=_now(),
-            origin=origin.value,
+            origin=new.origin.value,
+            scopes=_write_names(new.scopes),
+            models=_write_names(new.models),
+            expires_at=new.expires_at,
+            service_account_id=new.service_account_id,
         )
     )
+    if new.service_account_id is not None:
+        account = {"id": new.service_account_id, "data": {"role": "member"}}
+        await write_audit(connection, by, "service_account.created", project_id, account)
+    scopes = None if new.scopes is None else sorted(new.scopes)
+    details = {"id": key_id, "data": {"scopes": scopes}}
+    await write_audit(connection, by, "api_key.created", project_id, details)
+
+
+def _write_names(names: frozenset[str] | None) -> str | None:
+    return None if names is None else json.dumps(sorted(names))
+
+
+def _read_names(text: str | None) -> frozenset[str] | None:
+    return None if text is None else frozenset(json.loads(text))
 
 
 def _first_key(rows: Sequence[Any]) -> ApiKey | None:
-    return _key(rows[0]) if rows else None
+    if not rows or (rows[0].expires_at is not None and rows[0].expires_at <= _now()):
+        return None
+    return _key(rows[0])
 
 
 def _key(row: Any) -> ApiKey:
-    project = Project(row.project_id, row.project, row.slug, row.project_created_at)
-    origin = KeyOrigin(row.origin)
-    return ApiKey(row.id, project, row.name, row.prefix, row.created_at, origin, row.revoked_at)
-
-
-async def _free_slug(connection: AsyncConnection, name: str) -> str:
-    """`name` as lower-case letters, digits and dashes, numbered if another project has it."""
-    wanted = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "project"
-    slug, number = wanted, 1
-    while await connection.scalar(select(projects.c.id).where(projects.c.slug == slug)):
-        number += 1
-        slug = f"{wanted}-{number}"
-    return slug
+    return ApiKey(
+        id=row.id,
+        project=Project(
+            row.project_id, row.project, row.slug, row.project_created_at, row.archived_at
+        ),
+        name=row.name,
+        prefix=row.prefix,
+        created_at=row.created_at,
+        origin=KeyOrigin(row.origin),
+        revoked_at=row.revoked_at,
+        scopes=_read_names(row.scopes),
+        models=_read_names(row.models),
+        expires_at=row.expires_at,
+        service_account_id=row.service_account_id,
+        rate_limits=read_limits(row.rate_limits),
+    )
 
 
 def _now() -> int:

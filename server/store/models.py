@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.store.audit import write_audit
 from server.store.database import Database
-from server.store.records import Model, ModelKind
+from server.store.records import Actor, Model, ModelKind
 from server.store.tables import checkpoint_permissions, counters, model_aliases, models
 
 _ADAPTER_UIDS = "adapter_uid"
@@ -158,7 +159,7 @@ class Models:
                 .values(deleted_at=int(time.time()))
             )
 
-    async def delete(self, model_id: str, project_id: str) -> Model | None:
+    async def delete(self, model_id: str, project_id: str, by: Actor | None = None) -> Model | None:
         """Deletes a project's own fine-tune and returns what it was; None if there is none."""
         async with self._database.write(makes_room=True) as connection:
             query = (
@@ -173,6 +174,9 @@ class Models:
                 .returning(*models.c)
             )
             row = (await connection.execute(query)).one_or_none()
+            if row is not None and by is not None:
+                details = {"id": model_id, "resource_type": "model"}
+                await write_audit(connection, by, "resource.deleted", project_id, details)
         return None if row is None else model_of(row)
 
     async def list_deleted(self, model_ids: Collection[str]) -> frozenset[str]:

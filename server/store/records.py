@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,6 +24,16 @@ class Project:
     name: str
     slug: str
     created_at: int
+    archived_at: int | None = None
+    """Its keys end with it; its objects stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """Of a project on a model and its fine-tunes, in a minute. None is no limit."""
+
+    requests: int | None = None
+    tokens: int | None = None
 
 
 class KeyOrigin(StrEnum):
@@ -46,6 +57,67 @@ class ApiKey:
     origin: KeyOrigin
     revoked_at: int | None
     """Unix time in seconds; None for a live key."""
+    scopes: frozenset[str] | None = None
+    """Parts of the API that it opens (`chat`, `files:read`); None is all."""
+    models: frozenset[str] | None = None
+    """Models that it may name; None is all of the project's."""
+    expires_at: int | None = None
+    service_account_id: str | None = None
+    """Of a key that an administrator made through the API."""
+    rate_limits: Mapping[str, RateLimit] = field(default_factory=dict[str, RateLimit])
+    """Of its project, by model."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What a key that is made may do; by default all that its project may, for ever."""
+
+    name: str
+    scopes: frozenset[str] | None = None
+    models: frozenset[str] | None = None
+    expires_at: int | None = None
+    service_account_id: str | None = None
+    origin: KeyOrigin = KeyOrigin.CREATED
+
+
+@dataclass(frozen=True, slots=True)
+class AdminKey:
+    """Opens `/v1/organization/...` and nothing else. Only its SHA-256 is kept."""
+
+    id: str
+    name: str
+    prefix: str
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+
+
+class ActorKind(StrEnum):
+    ADMIN_KEY = "admin_key"
+    KEY = "key"
+    OPERATOR = "operator"
+    """Somebody at this machine's command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    kind: ActorKind
+    id: str
+
+
+OPERATOR = Actor(ActorKind.OPERATOR, "operator")
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who did what, and when."""
+
+    id: str
+    at: int
+    type: str
+    actor: Actor
+    project: Project | None
+    details: JsonObject
 
 
 class ModelKind(StrEnum):
@@ -316,6 +388,10 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    embedding_requests: int = 0
+    """Those of the requests that were for embeddings or scores."""
+    embedding_tokens: int = 0
+    """Of the prompt tokens."""
 
 
 @dataclass(frozen=True, slots=True)

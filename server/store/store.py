@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DBAPIError
 
 from server.blobs.storage import StorageFullError
+from server.store.admin_keys import AdminKeys
 from server.store.aliases import Aliases
+from server.store.audit import AuditLog
 from server.store.configured_adapters import ConfiguredAdapters
 from server.store.database import Database
 from server.store.engines import Engines
@@ -23,6 +25,7 @@ from server.store.models import Models
 from server.store.passing_faults import StoreUnavailableError
 from server.store.permissions import Permissions
 from server.store.progress import Progress
+from server.store.projects import Projects
 from server.store.uploads import Uploads
 from server.store.usage import UsageLedger
 from server.store.webhooks import Webhooks
@@ -33,7 +36,10 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.projects = Projects(database)
         self.keys = Keys(database)
+        self.admin_keys = AdminKeys(database)
+        self.audit = AuditLog(database)
         self.models = Models(database)
         self.aliases = Aliases(database)
         self.permissions = Permissions(database)

@@ -40,6 +40,8 @@ projects = Table(
     Column("name", String, nullable=False),
     Column("slug", String, nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
+    Column("archived_at", BigInteger),
+    Column("rate_limits", Text),
 )
 
 api_keys = Table(
@@ -53,6 +55,38 @@ api_keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
     Column("origin", String, nullable=False, server_default="created"),
+    Column("scopes", Text),
+    Column("models", Text),
+    Column("expires_at", BigInteger),
+    Column("service_account_id", String),
+    Index(None, "project_id", "created_at"),
+)
+
+admin_keys = Table(
+    "admin_keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("key_hash", String, nullable=False, unique=True),
+    Column("prefix", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("num", RowNumber, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("at", BigInteger, nullable=False),
+    Column("type", String, nullable=False),
+    Column("actor_kind", String, nullable=False),
+    Column("actor_id", String, nullable=False),
+    Column("project_id", String),
+    Column("details", JSON(none_as_null=True), nullable=False),
+    Index(None, "at"),
+    sqlite_autoincrement=True,
 )
 
 models = Table(
@@ -257,6 +291,9 @@ usage = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
+    Column("embedding_requests", BigInteger, nullable=False, server_default="0"),
+    Column("embedding_tokens", BigInteger, nullable=False, server_default="0"),
+    Index(None, "minute"),
 )
 
 idempotency = Table(

@@ -236,7 +236,8 @@ async def test_everything_is_there_after_a_reopening(store: Store, database_url:
 async def test_a_quick_read_sees_what_was_committed_and_waits_for_a_busy_database(
     tmp_path: Path,
 ) -> None:
-    named = select(projects).where(projects.c.name == bindparam("name"))
+    columns = [projects.c[name] for name in ("id", "name", "slug", "created_at")]
+    named = select(*columns).where(projects.c.name == bindparam("name"))
     other = sqlite3.connect(tmp_path / "plain.db", isolation_level=None)
     other.execute("CREATE TABLE projects (id, name, slug, created_at)")
     reads = QuickReads(str(tmp_path / "plain.db"), busy_timeout_s=60)

@@ -1,0 +1,143 @@
+"""Projects, and their limits for each model. An archived project's keys end; its objects stay."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from server.store.audit import write_audit
+from server.store.cursors import fetch_page_by_age
+from server.store.database import Database
+from server.store.identifiers import random_id
+from server.store.records import Actor, Page, Project, RateLimit
+from server.store.tables import projects
+
+
+class Projects:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, name: str, by: Actor) -> Project:
+        async with self._database.write() as connection:
+            project = await insert_project(connection, random_id("proj_"), name)
+            details = {"id": project.id, "data": {"name": name, "title": name}}
+            await write_audit(connection, by, "project.created", project.id, details)
+        return project
+
+    async def find(self, project_id: str) -> Project | None:
+        query = select(projects).where(projects.c.id == project_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else project_of(row)
+
+    async def page(self, *, after: str | None, limit: int, include_archived: bool) -> Page[Project]:
+        """The oldest first. Raises UnknownCursorError."""
+        query = select(projects)
+        if not include_archived:
+            query = query.where(projects.c.archived_at.is_(None))
+        async with self._database.read() as connection:
+            rows, has_more = await fetch_page_by_age(
+                connection, query, projects, after=after, limit=limit
+            )
+        return Page(tuple(project_of(row) for row in rows), has_more)
+
+    async def rename(self, project_id: str, name: str, by: Actor) -> Project | None:
+        """None if there is no such live project. The slug, which is in models' ids, stays."""
+        async with self._database.write() as connection:
+            project = await _change(connection, project_id, name=name)
+            if project is not None:
+                details = {"id": project_id, "changes_requested": {"title": name}}
+                await write_audit(connection, by, "project.updated", project_id, details)
+        return project
+
+    async def archive(self, project_id: str, by: Actor) -> Project | None:
+        """None if there is no such live project."""
+        async with self._database.write(makes_room=True) as connection:
+            project = await _change(connection, project_id, archived_at=int(time.time()))
+            if project is not None:
+                details = {"id": project_id}
+                await write_audit(connection, by, "project.archived", project_id, details)
+        return project
+
+    async def rate_limits(self, project_id: str) -> Mapping[str, RateLimit]:
+        """By model; one that has none is not among them."""
+        query = select(projects.c.rate_limits).where(projects.c.id == project_id)
+        async with self._database.read() as connection:
+            return read_limits(await connection.scalar(query))
+
+    async def set_rate_limit(
+        self, project_id: str, model: str, limit: RateLimit, by: Actor
+    ) -> bool:
+        """False if there is no such live project."""
+        where = (projects.c.id == project_id, projects.c.archived_at.is_(None))
+        async with self._database.write() as connection:
+            row = (await connection.execute(select(projects).where(*where))).one_or_none()
+            if row is None:
+                return False
+            limits = dict(read_limits(row.rate_limits))
+            limits[model] = limit
+            await _change(connection, project_id, rate_limits=_write_limits(limits))
+            asked = {
+                "max_requests_per_1_minute": limit.requests,
+                "max_tokens_per_1_minute": limit.tokens,
+            }
+            details = {"id": f"rl-{model}", "changes_requested": asked}
+            await write_audit(connection, by, "rate_limit.updated", project_id, details)
+        return True
+
+
+async def insert_project(connection: AsyncConnection, project_id: str, name: str) -> Project:
+    """Within a writing transaction."""
+    project = Project(project_id, name, await _free_slug(connection, name), int(time.time()))
+    await connection.execute(
+        projects.insert().values(
+            id=project.id, name=name, slug=project.slug, created_at=project.created_at
+        )
+    )
+    return project
+
+
+def project_of(row: Any) -> Project:
+    return Project(row.id, row.name, row.slug, row.created_at, row.archived_at)
+
+
+def read_limits(text: str | None) -> Mapping[str, RateLimit]:
+    if text is None:
+        return {}
+    return {model: RateLimit(*numbers) for model, numbers in json.loads(text).items()}
+
+
+def _write_limits(limits: Mapping[str, RateLimit]) -> str | None:
+    kept = {
+        model: (limit.requests, limit.tokens)
+        for model, limit in limits.items()
+        if limit != RateLimit()
+    }
+    return json.dumps(kept) if kept else None
+
+
+async def _change(connection: AsyncConnection, project_id: str, **values: Any) -> Project | None:
+    query = (
+        update(projects)
+        .where(projects.c.id == project_id, projects.c.archived_at.is_(None))
+        .values(values)
+        .returning(*projects.c)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else project_of(row)
+
+
+async def _free_slug(connection: AsyncConnection, name: str) -> str:
+    """`name` as lower-case letters, digits and dashes, numbered if another project has it."""
+    wanted = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "project"
+    slug, number = wanted, 1
+    while await connection.scalar(select(projects.c.id).where(projects.c.slug == slug)):
+        number += 1
+        slug = f"{wanted}-{number}"
+    return slug
