@@ -15,7 +15,7 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.auth import KeyRing, Principal
+from server.auth import ADMINISTRATION, KeyRing, Principal
 from server.config import Limits
 from server.errors import ApiError, InternalError, TooLarge, UnsupportedEncoding
 from server.faults import answer_to
@@ -131,10 +131,7 @@ class Gate:
                         call.cors = allowed
                         await _send_nothing(send, call)
                         return
-            call.principal = await services.keys.authenticate(
-                find_header(headers, b"authorization")
-            )
-            scope["principal"] = call.principal
+            await _authenticate(services.keys, call, scope)
         receive = _decoded_receive(services, headers, _limited_receive(services, headers, receive))
         send = _labelled_send(call, send)
         if scope["method"] == "HEAD":
@@ -142,6 +139,17 @@ class Gate:
             await self._app({**scope, "method": "GET"}, _hung_up, _head_send(send))
         else:
             await self._app(scope, receive, send)
+
+
+async def _authenticate(keys: KeyRing, call: Call, scope: Scope) -> None:
+    """Raises Unauthorized and PermissionDenied."""
+    path: str = scope["path"]
+    authorization = find_header(scope["headers"], b"authorization")
+    if path == ADMINISTRATION or path.startswith(f"{ADMINISTRATION}/"):
+        scope["administrator"] = await keys.authenticate_administrator(authorization)
+    else:
+        call.principal = await keys.authenticate(authorization, scope["method"], path)
+        scope["principal"] = call.principal
 
 
 def find_header(headers: list[Header], name: bytes) -> bytes | None:

@@ -42,6 +42,10 @@ class Remembered(Generic[KeyT, ValueT]):
             del self._known[key]
         self._asking.clear()
 
+    def forget_all(self) -> None:
+        self._known.clear()
+        self._asking.clear()
+
     async def _ask(self, key: KeyT) -> ValueT | None:
         try:
             value = await self._look_up(key)

@@ -74,6 +74,7 @@ async def plan_completion(
 ) -> CompletionPlan:
     """Raises ApiError."""
     _refuse_unsupported(request)
+    principal.check_model(request.model)
     served = await catalog.serve(request.model, principal.project.id)
     prompts = _prompts(request)
     tries = max(request.best_of or 1, request.n or 1)

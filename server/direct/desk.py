@@ -65,7 +65,9 @@ class Desk:
             if request.has_origin_or_coding:
                 call.cors = services.cors.headers(request.headers)
             authorization = find_header(request.headers, b"authorization")
-            principal = call.principal = await services.keys.authenticate(authorization)
+            principal = call.principal = await services.keys.authenticate(
+                authorization, "POST", request.path
+            )
             body = await request.read_body(services.limits.max_body_bytes)
             if request.has_origin_or_coding:
                 encoding = find_header(request.headers, b"content-encoding") or b""

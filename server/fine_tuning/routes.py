@@ -81,7 +81,7 @@ async def create_job(
     call = idempotent_call(
         caller.project.id, ROUTE, idempotency_key, wanted.model_dump_json(exclude_unset=True)
     )
-    answer = await service.create(caller.project, wanted, call)
+    answer = await service.create(caller, wanted, call)
     return Response(answer, media_type="application/json")
 
 

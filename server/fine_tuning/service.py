@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from server.auth import Principal
 from server.errors import InvalidRequest, NotFound
 from server.fine_tuning.creation import JobFactory
 from server.fine_tuning.schemas import CreateJob, JobObject
@@ -18,19 +19,22 @@ class JobService:
         self._factory = factory
 
     async def create(
-        self, project: Project, request: CreateJob, call: IdempotentCall | None
+        self, caller: Principal, request: CreateJob, call: IdempotentCall | None
     ) -> bytes:
         """The JSON of the new job, or of the one an earlier identical request made. Raises
         ApiError."""
         if call is not None and (answer := await call.earlier_answer(self._store)) is not None:
             return answer
         configured = self._factory.read(request)
+        caller.check_model(configured.request.model)
+        project = caller.project
         job = await self._factory.make(project, configured)
         answer = JobObject.of(job, project.slug).model_dump_json().encode()
         created = NewEvent(f"Created fine-tuning job: {job.id}")
         try:
+            replay = call and call.keeping(answer)
             earlier = await self._store.jobs.create(
-                job, created, call and call.keeping(answer), configured.told()
+                job, created, replay, configured.told(), caller.actor
             )
         except BaseException:
             await self._factory.unpin(job)

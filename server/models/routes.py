@@ -70,11 +70,14 @@ async def list_models(caller: Caller, services: ModelsServices) -> ModelList:
     models = await services.store.models.list_for(caller.project.id)
     aliases = await services.store.aliases.list_for(caller.project.id)
     listed = [_body(model, services) for model in models]
-    return ModelList(data=listed + [_body(model, services, alias) for alias, model in aliases])
+    listed += [_body(model, services, alias) for alias, model in aliases]
+    named = caller.models
+    return ModelList(data=[each for each in listed if named is None or each.id in named])
 
 
 @router.get("/v1/models/{model:path}", summary="Retrieve a model")
 async def retrieve_model(model: str, caller: Caller, services: ModelsServices) -> ModelBody:
+    caller.check_model(model)
     return await _retrieve(model, caller.project.id, services)
 
 
@@ -92,6 +95,8 @@ async def move_alias(
 ) -> ModelBody:
     """Make an alias of the project's own point to a model. Its requests that name the alias are
     answered by that model from then on, also where the configuration has an alias of that name."""
+    caller.check_model(model)
+    caller.check_model(wanted.points_to)
     if (fault := alias_fault(model)) is not None:
         raise invalid_value("model", fault)
     project_id = caller.project.id
@@ -117,6 +122,7 @@ async def move_alias(
 )
 async def delete_model(model: str, caller: Caller, services: ModelsServices) -> ModelDeleted:
     """Requests under way finish; new ones find no such model. Of an alias, the model stays."""
+    caller.check_model(model)
     project_id = caller.project.id
     if await services.store.aliases.delete(project_id, model):
         services.catalog.forget(model, project_id)
@@ -128,7 +134,7 @@ async def delete_model(model: str, caller: Caller, services: ModelsServices) -> 
         raise _may_not_delete(model, "is part of this server's configuration")
     if found.project_id != project_id:
         raise _may_not_delete(model, "is another project's")
-    if await services.store.models.delete(model, project_id) is None:
+    if await services.store.models.delete(model, project_id, caller.actor) is None:
         raise ModelNotFound(model)
     services.catalog.forget_model(model)
     if found.adapter_uid is not None:
