@@ -29,6 +29,11 @@ _MAX_WRITTEN_AT_ONCE = 500
 _MINUTE_S = 60
 
 
+def minute_of(at: float) -> int:
+    """The Unix time at which the minute began."""
+    return int(at) // _MINUTE_S * _MINUTE_S
+
+
 class Ledger(Protocol):
     async def add(self, entries: Sequence[Usage]) -> None: ...
 
@@ -58,12 +63,16 @@ class _Total:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    embedding_requests: int = 0
+    embedding_tokens: int = 0
 
     def add(self, other: _Total) -> None:
         self.requests += other.requests
         self.prompt_tokens += other.prompt_tokens
         self.completion_tokens += other.completion_tokens
         self.cached_tokens += other.cached_tokens
+        self.embedding_requests += other.embedding_requests
+        self.embedding_tokens += other.embedding_tokens
 
 
 class Accountant:
@@ -87,12 +96,15 @@ class Accountant:
         kept = [*self._totals.values(), *self._being_written.values()]
         return sum(total.requests for total in kept)
 
-    def record(self, principal: Principal, model: str, tally: Tally) -> None:
-        minute = int(time.time()) // _MINUTE_S * _MINUTE_S
-        place = _Place(principal.project.id, principal.key_id, model, minute)
-        self._keep(
-            place, _Total(1, tally.prompt_tokens, tally.completion_tokens, tally.cached_tokens)
-        )
+    def record(
+        self, principal: Principal, model: str, tally: Tally, *, is_pooled: bool = False
+    ) -> None:
+        """`is_pooled`: an embedding or a score."""
+        place = _Place(principal.project.id, principal.key_id, model, minute_of(time.time()))
+        total = _Total(1, tally.prompt_tokens, tally.completion_tokens, tally.cached_tokens)
+        if is_pooled:
+            total.embedding_requests, total.embedding_tokens = 1, tally.prompt_tokens
+        self._keep(place, total)
         self.served["prompt"] += tally.prompt_tokens
         self.served["cached"] += tally.cached_tokens
         self.served["completion"] += tally.completion_tokens
@@ -158,4 +170,6 @@ def _entry(place: _Place, total: _Total) -> Usage:
         prompt_tokens=total.prompt_tokens,
         completion_tokens=total.completion_tokens,
         cached_tokens=total.cached_tokens,
+        embedding_requests=total.embedding_requests,
+        embedding_tokens=total.embedding_tokens,
     )

@@ -43,13 +43,13 @@ async def ask_pooled(
     await services.runner.place(served.model.base, caller)
     with services.runner.room(principal, 1):
         services.pool.check_room(served.model.engine_model, 1)
-        services.runner.admit(principal, tally, caller)
+        services.runner.admit(principal, served.model.base, tally, caller)
         event = await _ask(services.pool, served, message)
     if isinstance(event, Failed):
         raise from_failure(event)
     assert isinstance(event, Embedded | Scored)
     tally.prompt_tokens = event.prompt_tokens
-    services.accountant.record(principal, model, tally)
+    services.accountant.record(principal, model, tally, is_pooled=True)
     return event
 
 

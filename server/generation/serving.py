@@ -62,6 +62,7 @@ class Runner:
         pool: EnginePool,
         accountant: Accountant,
         limits: Limits,
+        rates: RateMeter,
         lines: Mapping[str, Line] | None = None,
         shared_caches: Collection[str] = (),
     ) -> None:
@@ -72,7 +73,7 @@ class Runner:
         self._accountant = accountant
         self._max_per_project = limits.max_requests_per_project
         self._max_answer_bytes = limits.max_answer_bytes
-        self._rates = RateMeter(limits)
+        self._rates = rates
         self._under_way: Counter[str] = Counter()
 
     @property
@@ -106,8 +107,12 @@ class Runner:
             max_answer_bytes=self._max_answer_bytes,
         )
         self._enter(principal, len(works))
+        try:
+            self.admit(principal, plan.base_model, exchange.tally, caller)
+        except RateLimited:
+            self._under_way[principal.project.id] -= len(works)
+            raise
         caller.when_over(partial(self._settle, principal, model, exchange, len(works)))
-        self.admit(principal, exchange.tally, caller)
         exchange.start()
 
     def _cache_scope(self, principal: Principal, base_model: str) -> str:
@@ -124,11 +129,11 @@ class Runner:
         if line is not None:
             await line.enter(caller)
 
-    def admit(self, principal: Principal, tally: Tally, caller: Caller) -> None:
+    def admit(self, principal: Principal, base_model: str, tally: Tally, caller: Caller) -> None:
         """Counts a request and, when it is over, its tokens against the limits per minute. Raises
         RateLimited."""
-        if self._rates.is_on:
-            ticket = self._rates.admit(principal, tally)
+        if self._rates.is_on or principal.rate_limits:
+            ticket = self._rates.admit(principal, base_model, tally)
             caller.call.rates = ticket.headers
             caller.when_over(ticket.settle)
 
