@@ -40,6 +40,8 @@ from server.fine_tuning.schemas import CreateJob
 from server.fine_tuning.service import JobService
 from server.gate import Gate
 from server.generation.line import open_lines
+from server.generation.rate_sharing import RateSharing
+from server.generation.rates import RateMeter
 from server.generation.serving import Runner
 from server.graders import routes as grader_routes
 from server.graders.running import GraderRunner
@@ -50,6 +52,8 @@ from server.models import routes as models_routes
 from server.models.catalog import Catalog
 from server.models.routes import MoveAlias
 from server.openapi import document
+from server.organization import BODIES as ORGANIZATION_BODIES
+from server.organization import routers as organization_routers
 from server.store import Store, StoreUnavailableError, open_store
 from server.unsupported import find_unsupported
 from server.uploads import routes as uploads_routes
@@ -67,6 +71,7 @@ _BODIES = (
     GrantPermissions,
     RunGrader,
     ValidateGrader,
+    *ORGANIZATION_BODIES,
 )
 """Of routes that read their body themselves."""
 
@@ -161,6 +166,8 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.include_router(fine_tuning_routes.router)
     app.include_router(permission_routes.router)
     app.include_router(grader_routes.router)
+    for router in organization_routers:
+        app.include_router(router)
     return app
 
 
@@ -186,12 +193,16 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
     stack.push_async_callback(media.close)
     graders = GraderRunner()
     stack.callback(graders.close)
+    rates = RateMeter(config.limits)
+    sharing = RateSharing(rates, store.usage)
+    stack.push_async_callback(sharing.close)
+    await sharing.start()
     await pool.start()
     blobs = LocalBlobs(config.files_dir)
     return Services(
         config=config,
         store=store,
-        keys=KeyRing(store.keys),
+        keys=KeyRing(store.keys, store.admin_keys),
         access_log=access_log,
         files=FileService(store, blobs, config.limits.max_file_bytes),
         uploads=UploadService(store, blobs, config.limits.max_upload_bytes),
@@ -202,6 +213,7 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
             pool,
             accountant,
             config.limits,
+            rates,
             open_lines(config.models),
             frozenset(entry.id for entry in config.models if entry.shared_prefix_cache),
         ),

@@ -30,7 +30,7 @@ _REFUSALS = {
     503: "The server, or the model's engine, cannot take the request now; see `Retry-After`.",
     507: "The server has no room left to store this.",
 }
-_EVERYWHERE = (400, 401, 500, 503)
+_EVERYWHERE = (400, 401, 403, 500, 503)
 _WITH_BODY = (408, 413, 415)
 
 

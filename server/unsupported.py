@@ -26,8 +26,12 @@ _ENDPOINTS: dict[str, tuple[str, str]] = {
     "/v1/fine-tunes": ("Fine-tunes", "Use /v1/fine_tuning/jobs."),
     "/v1/images": ("Images", f"{_CHAT}, which takes pictures as 'image_url'; none are made here."),
     "/v1/moderations": ("Moderations", _NOTHING),
-    "/v1/organization": ("Administration", "Keys are made with `tuneyard keys`."),
-    "/v1/projects": ("Administration", "Keys are made with `tuneyard keys`."),
+    "/v1/organization": (
+        "Administration",
+        "Here are projects, their api_keys, service_accounts and rate_limits, admin_api_keys, "
+        "usage/completions, usage/embeddings, costs and audit_logs.",
+    ),
+    "/v1/projects": ("Roles of projects", "Use /v1/organization/projects."),
     "/v1/realtime": ("Realtime", f"{_CHAT} with 'stream'."),
     "/v1/responses": ("Responses", f"{_CHAT}."),
     "/v1/search": ("Search", "Use /v1/embeddings, with an index of your own."),

@@ -3,6 +3,7 @@
 from server.config.entry import AdapterEntry, EngineKind, ModelEntry
 from server.config.loading import BUNDLED_MODEL, SETTING_VARIABLES, ConfigError, load_config
 from server.config.media import Media
+from server.config.prices import Price
 from server.config.service import Config, Cors, Limits, Training
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Limits",
     "Media",
     "ModelEntry",
+    "Price",
     "Training",
     "load_config",
 ]

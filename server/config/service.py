@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from server.config.entry import ModelEntry
 from server.config.media import Media
+from server.config.prices import Price
 from server.config.section import Section
 from server.config.webhooks import WebhookEntry
 
@@ -109,6 +110,10 @@ class Config(Section):
     cors: Cors = Cors()
     webhooks: tuple[WebhookEntry, ...] = Field(default=(), max_length=32)
     """Told of how jobs end."""
+    prices: dict[str, Price] = Field(default_factory=dict[str, Price])
+    """By model id, for `/v1/organization/costs`; a fine-tune has its base's unless it is named."""
+    currency: str = Field(default="usd", pattern=r"^[a-z]{3}$")
+    """Of the prices (ISO 4217, in lower case)."""
 
     @model_validator(mode="after")
     def _webhooks_are_unique(self) -> Config:

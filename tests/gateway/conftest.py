@@ -22,13 +22,15 @@ from server.app import GatewayApp, create_app
 from server.config import Config, EngineKind, Limits, ModelEntry
 from server.direct.protocol import server_config
 from server.store import open_store
-from server.store.records import Engine, EngineState
+from server.store.keys import hash_key
+from server.store.records import OPERATOR, Engine, EngineState
 
 KEY = "sk-test-0123456789abcdef0123456789abcdef"
 ALIAS = "gpt-4o-mini-2024-07-18"
 """A further name of MODEL."""
 SECOND_KEY = "sk-second-0123456789abcdef0123456789abcdef"
 """Of the same project."""
+ADMIN_KEY = "sk-admin-0123456789abcdef0123456789abcdef"
 MODEL = "scripted-model"
 DEADLINE_S = 120.0
 """Ends a test that hangs. Nothing is concluded from how long something takes."""
@@ -183,6 +185,8 @@ async def register(config: Config, workers: list[Worker], models: list[str]) -> 
     project = await store.keys.ensure_project("proj_test", "Acme")
     await store.keys.add(project.id, KEY, "test")
     await store.keys.add(project.id, SECOND_KEY, "second")
+    if await store.admin_keys.find(hash_key(ADMIN_KEY)) is None:
+        await store.admin_keys.add(ADMIN_KEY, "test", None, OPERATOR)
     for model in models:
         await store.models.put_base(model, "/nowhere", "tuneyard", 1_700_000_000)
     await store.aliases.configure(config.aliases)

@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from server.app import create_app
+from server.auth import ADMINISTRATION
 from server.config import Config
-from tests.gateway.conftest import DEADLINE_S, KEY, MODEL, Gateway
+from tests.gateway.conftest import ADMIN_KEY, DEADLINE_S, KEY, MODEL, Gateway
 from tests.gateway.raw import connect, read_until
 
-AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 PATHS: dict[str, dict[str, Any]] = create_app(Config()).openapi()["paths"]
 OPERATIONS = [
     (method.upper(), path)
@@ -28,16 +28,23 @@ def attempts(method: str, path: str) -> Iterator[tuple[int | None, dict[str, Any
     """Requests that are wrong in every way that an operation can meet, with the status that must
     come where one must."""
     yield 401, {"headers": {}}
-    yield None, {"headers": AUTHORIZED}
-    yield None, {"headers": AUTHORIZED, "params": {"limit": "many", "order": "none", "after": "x"}}
+    authorized = {"authorization": f"Bearer {key_of(path)}"}
+    if key_of(path) == ADMIN_KEY:
+        yield 403, {"headers": {"authorization": f"Bearer {KEY}"}}
+    yield None, {"headers": authorized}
+    yield None, {"headers": authorized, "params": {"limit": "many", "order": "none", "after": "x"}}
     operation = PATHS[path][method.lower()]
     if "requestBody" in operation:
         wrong = None if "{" in path else 400  # what is not there may be noticed first
-        yield wrong, {"headers": AUTHORIZED, "content": b"{"}
-        yield wrong, {"headers": AUTHORIZED, "json": {"model": 1}}
-        yield None, {"headers": AUTHORIZED, "json": {"model": "none"}}
+        yield wrong, {"headers": authorized, "content": b"{"}
+        yield wrong, {"headers": authorized, "json": {"model": 1}}
+        yield None, {"headers": authorized, "json": {"model": "none"}}
         encoded = {"content-encoding": "br", "content-type": content_type(operation)}
-        yield 415, {"headers": AUTHORIZED | encoded, "content": b"x"}
+        yield 415, {"headers": authorized | encoded, "content": b"x"}
+
+
+def key_of(path: str) -> str:
+    return ADMIN_KEY if path.startswith(ADMINISTRATION) else KEY
 
 
 def content_type(operation: dict[str, Any]) -> str:
@@ -51,7 +58,7 @@ def concrete(path: str) -> str:
 
 def announce_too_much(gateway: Gateway, path: str) -> bytes:
     """The status line after a head that announces a body beyond every limit."""
-    head = f"POST {path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {key_of(path)}\r\n"
     with connect(gateway) as opened:
         opened.sendall(f"{head}Content-Length: {10**10}\r\n\r\n".encode())
         return read_until(opened, b"\r\n")
@@ -72,7 +79,8 @@ def test_what_is_sent_is_documented(gateway: Gateway, method: str, path: str) ->
             schema = documented[status]["content"]["application/json"]["schema"]
             assert schema == {"$ref": "#/components/schemas/ErrorBody"}
     if "{" in path and "requestBody" not in PATHS[path][method.lower()]:
-        missing = httpx.request(method, gateway.url + concrete(path), headers=AUTHORIZED)
+        headers = {"authorization": f"Bearer {key_of(path)}"}
+        missing = httpx.request(method, gateway.url + concrete(path), headers=headers)
         assert missing.status_code == 404
     if "requestBody" in PATHS[path][method.lower()]:
         assert announce_too_much(gateway, path).startswith(b"HTTP/1.1 413 ")
@@ -80,6 +88,7 @@ def test_what_is_sent_is_documented(gateway: Gateway, method: str, path: str) ->
 
 
 def test_a_model_of_the_configuration_is_not_deleted(gateway: Gateway) -> None:
-    answer = httpx.delete(f"{gateway.url}/v1/models/{MODEL}", headers=AUTHORIZED)
+    headers = {"authorization": f"Bearer {KEY}"}
+    answer = httpx.delete(f"{gateway.url}/v1/models/{MODEL}", headers=headers)
     assert answer.status_code == 403
     assert "403" in PATHS["/v1/models/{model}"]["delete"]["responses"]
