@@ -15,8 +15,10 @@ from server.cli.chat import chat
 from server.cli.keys import app as keys
 from server.cli.objects import files, jobs, models
 from server.cli.options import ConfigPath, load, refuse
+from server.cli.projects import app as projects
 from server.cli.served_model import ServedBy, load_for
 from server.cli.train import train
+from server.cli.usage import usage
 from server.cli.webhooks import app as webhooks
 from server.config import Config
 from server.config.listing import names_table
@@ -41,7 +43,8 @@ API_KEY in the environment win over it. Without a file, the bundled model is ser
 
 cli.command()(chat)
 cli.command()(train)
-for _group in (jobs, files, models, keys, webhooks, environments):
+cli.command()(usage)
+for _group in (jobs, files, models, projects, keys, webhooks, environments):
     cli.add_typer(_group)
 
 _ParentDescriptor = Annotated[int, typer.Option(help="Pipe that ends with the parent process.")]

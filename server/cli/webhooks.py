@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from server.cli.keys import open_for_command
 from server.cli.listing import minute, show
 from server.cli.options import ConfigPath, load
+from server.cli.store import opened_store
 from server.config import Config
 from server.store.webhooks import Delivery, DeliveryState
 
@@ -31,7 +31,7 @@ def list_deliveries(
 
 
 async def _newest(config: Config, limit: int) -> Sequence[Delivery]:
-    async with open_for_command(config) as store:
+    async with opened_store(config) as store:
         return await store.webhooks.newest(limit)
 
 
