@@ -75,6 +75,8 @@ class Limits(Section):
     max_answer_bytes: int = Field(default=64 * 1024 * 1024, ge=65536)
     """What an answer that is not streamed may take up (as it is counted while it is generated);
     past it, it is ended with a 400."""
+    response_days: float = Field(default=30.0, gt=0, le=3650)
+    """How long responses are kept that are created with `store`, as they are by default."""
 
 
 class Cors(Section):

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Select, event, make_url
+from sqlalchemy import Connection, Insert, Select, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from server.store.passing_faults import StoreUnavailableError, passing_fault
 from server.store.quick_reads import QuickReads
+from server.store.quick_writes import PRAGMAS, QuickWrites
 from server.store.reserve import Reserve
 
 LOCK_WAIT_S = 5.0
@@ -40,6 +41,7 @@ class Database:
         self._writing = _create_engine(url, _NUM_WRITERS).execution_options(tuneyard_write=True)
         path = _sqlite_path(url)
         self._quick_reads = None if path is None else QuickReads(str(path), LOCK_WAIT_S)
+        self._quick_writes = None if path is None else QuickWrites(str(path), LOCK_WAIT_S)
         self.reserve = None if path is None else Reserve(path.with_name("reserve"))
         """Of another database's disk its own operators take care."""
 
@@ -72,9 +74,21 @@ class Database:
             async with self._writing.begin() as connection:
                 yield connection
 
+    async def append(self, query: Insert, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds rows that requests wait for, in a transaction of their own. `query` is one of few,
+        made once."""
+        if self._quick_writes is not None:
+            with _faults_named():
+                await self._quick_writes.insert(query, rows)
+            return
+        async with self.write() as connection:
+            await connection.execute(query, rows)
+
     async def close(self) -> None:
         if self._quick_reads is not None:
             await asyncio.to_thread(self._quick_reads.close)
+        if self._quick_writes is not None:
+            await asyncio.to_thread(self._quick_writes.close)
         await self._reading.dispose()
         await self._writing.dispose()
 
@@ -84,7 +98,8 @@ def _faults_named() -> Generator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise StoreUnavailableError(f"the database cannot be used: {error}") from error
+        told = StoreUnavailableError(f"the database cannot be used: {error}")
+        raise passing_fault(error) or told from error
     except (SQLAlchemyError, OSError) as error:
         if (fault := passing_fault(error)) is not None:
             raise fault from error
@@ -124,7 +139,7 @@ def _create_engine(url: str, num_connections: int) -> AsyncEngine:
 
 def _set_pragmas(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 
@@ -29,14 +31,14 @@ def passing_fault(error: Exception) -> StorageFullError | StoreUnavailableError 
     """What to raise in place of a driver's error; None for one that trying again does not mend."""
     if isinstance(error, NoConnectionError | OSError):
         return StoreUnavailableError(f"the database cannot be reached: {error}")
-    if not isinstance(error, DBAPIError):
+    if not isinstance(error, DBAPIError | sqlite3.Error):
         return None
-    name = str(getattr(error.orig, "sqlite_errorname", None) or "")
-    state = str(getattr(error.orig, "sqlstate", None) or "")
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    name = str(getattr(cause, "sqlite_errorname", None) or "")
+    state = str(getattr(cause, "sqlstate", None) or "")
     if name.startswith(_SQLITE_FULL) or state == _POSTGRES_FULL:
         return StorageFullError("the database has no room left")
-    if error.connection_invalidated or (name or state).startswith(
-        _SQLITE_PASSING if name else _POSTGRES_PASSING
-    ):
-        return StoreUnavailableError(f"the database cannot be used: {name or state or error.orig}")
+    is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    if is_lost or (name or state).startswith(_SQLITE_PASSING if name else _POSTGRES_PASSING):
+        return StoreUnavailableError(f"the database cannot be used: {name or state or cause}")
     return None

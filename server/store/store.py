@@ -26,6 +26,7 @@ from server.store.passing_faults import StoreUnavailableError
 from server.store.permissions import Permissions
 from server.store.progress import Progress
 from server.store.projects import Projects
+from server.store.responses import Responses
 from server.store.uploads import Uploads
 from server.store.usage import UsageLedger
 from server.store.webhooks import Webhooks
@@ -50,6 +51,7 @@ class Store:
         self.jobs = Jobs(database)
         self.progress = Progress(database)
         self.replays = Replays(database)
+        self.responses = Responses(database)
         self.usage = UsageLedger(database)
         self.webhooks = Webhooks(database)
 

@@ -296,6 +296,23 @@ usage = Table(
     Index(None, "minute"),
 )
 
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("previous_id", String),
+    Column("model", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("input", Text, nullable=False),
+    Column("depth", BigInteger, nullable=False),
+    Column("context_bytes", BigInteger, nullable=False),
+    Index(None, "expires_at"),
+)
+
 idempotency = Table(
     "idempotency",
     metadata,
