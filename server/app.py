@@ -54,6 +54,9 @@ from server.models.routes import MoveAlias
 from server.openapi import document
 from server.organization import BODIES as ORGANIZATION_BODIES
 from server.organization import routers as organization_routers
+from server.responses import routes as responses_routes
+from server.responses.keeping import Keeper
+from server.responses.schemas import CountTokens
 from server.store import Store, StoreUnavailableError, open_store
 from server.unsupported import find_unsupported
 from server.uploads import routes as uploads_routes
@@ -71,6 +74,7 @@ _BODIES = (
     GrantPermissions,
     RunGrader,
     ValidateGrader,
+    CountTokens,
     *ORGANIZATION_BODIES,
 )
 """Of routes that read their body themselves."""
@@ -92,6 +96,7 @@ class Services:
     runner: Runner
     keep_alive: KeepAlive
     media: MediaLoader
+    keeper: Keeper
     jobs: JobService
     graders: GraderRunner
     decoder: BodyDecoder
@@ -160,6 +165,7 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.include_router(health.router)
     app.include_router(api_docs.router)
     app.include_router(generating.described())
+    app.include_router(responses_routes.router)
     app.include_router(models_routes.router)
     app.include_router(files_routes.router)
     app.include_router(uploads_routes.router)
@@ -197,6 +203,8 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
     sharing = RateSharing(rates, store.usage)
     stack.push_async_callback(sharing.close)
     await sharing.start()
+    keeper = Keeper(store.responses, config.limits.response_days)
+    stack.push_async_callback(keeper.close)
     await pool.start()
     blobs = LocalBlobs(config.files_dir)
     return Services(
@@ -219,6 +227,7 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         ),
         keep_alive=keep_alive,
         media=media,
+        keeper=keeper,
         jobs=JobService(store, JobFactory(store, blobs, config, pool.hello)),
         graders=graders,
         decoder=BodyDecoder(config.limits.max_body_bytes),
@@ -259,9 +268,12 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     if isinstance(error.__cause__, ApiError):
         return _answer(error.__cause__)
     where = f"{request.method} {request.url.path}"
-    if error.status_code == 404:
+    if error.status_code in (404, 405):
         unsupported = find_unsupported(request.method, request.url.path)
-        return _answer(unsupported or NotFound(f"Invalid URL ({where})"))
+        if unsupported is not None:
+            return _answer(unsupported)
+    if error.status_code == 404:
+        return _answer(NotFound(f"Invalid URL ({where})"))
     if error.status_code == 405:
         answer = _answer(InvalidRequest(f"Not allowed to {where}.", code="method_not_supported"))
         answer.status_code = 405

@@ -21,8 +21,10 @@ from server.direct.reply import Reply
 from server.embeddings.endpoint import EmbeddingsEndpoint
 from server.embeddings.schemas import EmbeddingList, EmbeddingRequest
 from server.generation.caller import Recipient
-from server.generation.serving import GenerationHolder
 from server.openapi import refusals
+from server.responses.answer_schemas import ResponseObject
+from server.responses.endpoint import ResponseHolder, ResponsesEndpoint
+from server.responses.schemas import CreateResponse
 from server.scores.endpoint import ScoresEndpoint
 from server.scores.schemas import ScoreEvaluation, ScoreRequest
 from server.wire import RequestBody, ResponseBody
@@ -50,7 +52,7 @@ class GeneratingRoute:
     """Of `POST`."""
 
     path: str
-    endpoint: Callable[[GenerationHolder], Endpoint]
+    endpoint: Callable[[ResponseHolder], Endpoint]
     request: type[RequestBody]
     answer: type[ResponseBody]
     name: str
@@ -77,6 +79,19 @@ ROUTES = (
         description="Answers a conversation. Fields that the model's engine cannot honour are "
         "refused by name.",
         streams=True,
+    ),
+    GeneratingRoute(
+        path="/v1/responses",
+        endpoint=ResponsesEndpoint,
+        request=CreateResponse,
+        answer=ResponseObject,
+        name="create_response",
+        tag="Responses",
+        summary="Create a response",
+        description="Answers input items, and keeps what was said for the next request. Fields "
+        "that the model's engine cannot honour are refused by name.",
+        streams=True,
+        statuses=(404, 429, 507),
     ),
     GeneratingRoute(
         path="/v1/completions",
@@ -112,7 +127,7 @@ ROUTES = (
 )
 
 
-def open_endpoints(holder: GenerationHolder) -> dict[str, Endpoint]:
+def open_endpoints(holder: ResponseHolder) -> dict[str, Endpoint]:
     """By path."""
     return {route.path: route.endpoint(holder) for route in ROUTES}
 

@@ -58,13 +58,14 @@ def chat_logprobs(
     content: Sequence[TokenLogprob] | None, reasoning: Sequence[TokenLogprob] | None = None
 ) -> dict[str, Any]:
     """`reasoning` is a list of ours, absent where there is none."""
-    listed: dict[str, Any] = {"content": _entries(content), "refusal": None}
-    return listed if reasoning is None else {**listed, "reasoning": _entries(reasoning)}
+    listed: dict[str, Any] = {
+        "content": None if content is None else list_logprobs(content),
+        "refusal": None,
+    }
+    return listed if reasoning is None else {**listed, "reasoning": list_logprobs(reasoning)}
 
 
-def _entries(tokens: Sequence[TokenLogprob] | None) -> list[dict[str, Any]] | None:
-    if tokens is None:
-        return None
+def list_logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
     return [
         {**_entry(token), "top_logprobs": [_entry(other) for other in token.top]}
         for token in tokens

@@ -15,8 +15,7 @@ from tests.gateway.conftest import KEY, MODEL, Gateway
 
 HEADERS = {"authorization": f"Bearer {KEY}"}
 LACKING = [
-    ("POST", "/v1/responses"),
-    ("GET", "/v1/responses/resp_1/input_items"),
+    ("POST", "/v1/responses/compact"),
     ("GET", "/v1/chat/completions/chatcmpl-1"),
     ("POST", "/v1/images/generations"),
     ("POST", "/v1/audio/transcriptions"),

@@ -1,0 +1,126 @@
+"""Keeping finished responses: those that end while others are being written are written together.
+
+A response is kept before its caller sees it whole, so that it can be gone on from at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from server.errors import ApiError, InternalError, InvalidRequest
+from server.faults import answer_to
+from server.generation.answers import to_json
+from server.store.responses import StoredResponse
+
+logger = logging.getLogger(__name__)
+
+MAX_STORED_BYTES = 8 * 1024 * 1024
+"""Of a response and its own input."""
+_MAX_WRITTEN_AT_ONCE = 64
+_DAY_S = 24 * 3600
+
+WhenKept = Callable[[ApiError | None], None]
+
+
+class Responses(Protocol):
+    async def add(self, kept: list[StoredResponse]) -> None: ...
+
+
+class Keeper:
+    """Every response given to `keep` is waited for by a request, so no more than those wait."""
+
+    def __init__(self, responses: Responses, days: float) -> None:
+        self.lifetime_s = int(days * _DAY_S)
+        self._responses = responses
+        self._waiting: list[tuple[StoredResponse, WhenKept]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    def keep(self, response: StoredResponse, when_kept: WhenKept) -> None:
+        """Calls `when_kept` with what went wrong, or None."""
+        self._waiting.append((response, when_kept))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+
+    async def close(self) -> None:
+        """Writes what is left."""
+        if self._writer is not None:
+            await self._writer
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._waiting[:_MAX_WRITTEN_AT_ONCE]
+                del self._waiting[: len(batch)]
+                error = await self._add([response for response, _ in batch])
+                for _, when_kept in batch:
+                    _tell(when_kept, error)
+        finally:
+            self._writer = None
+
+    async def _add(self, responses: list[StoredResponse]) -> ApiError | None:
+        try:
+            await self._responses.add(responses)
+        except Exception as error:
+            answer = answer_to(error)
+            if isinstance(answer, InternalError):
+                logger.exception("responses cannot be kept")
+            else:
+                logger.error("responses cannot be kept", extra={"reason": str(error)})
+            return answer
+        return None
+
+
+def _tell(when_kept: WhenKept, error: ApiError | None) -> None:
+    """What one request does with it is nothing to the others."""
+    try:
+        when_kept(error)
+    except Exception:
+        logger.exception("a response that was kept could not be sent")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a response under way will be kept."""
+
+    keeper: Keeper
+    project_id: str
+    previous: StoredResponse | None
+    input: str
+    """Its own input items, as JSON."""
+    is_asked: bool
+    """By the request itself, which then fails with it. Else it only says so in its answer."""
+
+    def keep(self, response: Mapping[str, Any], when_kept: WhenKept) -> None:
+        body = to_json(response).decode()
+        num_bytes = len(body) + len(self.input)
+        if num_bytes > MAX_STORED_BYTES:
+            when_kept(too_large())
+            return
+        previous = self.previous
+        row = StoredResponse(
+            id=response["id"],
+            project_id=self.project_id,
+            created_at=response["created_at"],
+            expires_at=response["created_at"] + self.keeper.lifetime_s,
+            previous_id=None if previous is None else previous.id,
+            model=response["model"],
+            status=response["status"],
+            body=body,
+            input=self.input,
+            depth=0 if previous is None else previous.depth + 1,
+            context_bytes=num_bytes + (0 if previous is None else previous.context_bytes),
+        )
+        self.keeper.keep(row, when_kept)
+
+
+def too_large() -> InvalidRequest:
+    return InvalidRequest(
+        f"The response and its input are larger than the {MAX_STORED_BYTES} bytes that are kept "
+        "of one. Please set 'store' to false.",
+        param="store",
+        code="response_too_large",
+    )
