@@ -5,6 +5,7 @@ from __future__ import annotations
 SCOPES = (
     "chat",
     "completions",
+    "responses",
     "embeddings",
     "score",
     "models",

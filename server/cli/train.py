@@ -19,7 +19,6 @@ from server.cli.objects import follow_job
 from server.cli.options import ConfigPath, refuse
 from server.cli.service_client import ApiKey, BaseUrl, ServiceClient
 from server.config.factory_file import is_model_file
-from server.fine_tuning.schemas import CreateJob
 from server.llamafactory.translation import State, Translation, translate
 
 _REFUSED = 1
@@ -130,12 +129,6 @@ def _body(
     if any(layout != layouts[0] for layout in layouts):
         refuse("The data sets to train and to validate on must have one format.")
     if layouts and layouts[0]:
-        if "dataset" not in CreateJob.model_fields:
-            refuse(
-                f"dataset_info.json names {', '.join(layouts[0])} of the data set, and the service "
-                "takes rows of its own format alone: convert the file to OpenAI's JSONL, and leave "
-                "them out."
-            )
         body["dataset"] = layouts[0]
     return body | {field: _send(client, upload, fields[field]) for field, upload in uploads.items()}
 

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from server.broken_rules import ErrorDetails
 from server.errors import InvalidRequest, invalid_value, unsupported_parameter, unsupported_value
-from server.fine_tuning.hyperparameters import METHODS, Hyperparameters
+from server.fine_tuning.hyperparameters import HYPERPARAMETERS, Hyperparameters
+from server.fine_tuning.methods import METHODS
 from server.llamafactory.keys import (
     READ_IN,
     TABLE,
@@ -128,7 +129,7 @@ def stages() -> dict[str, str]:
 def schema_of(made: Translation) -> type[Hyperparameters]:
     """Of the method's hyperparameters. The stage is one that jobs have."""
     assert made.method is not None
-    return METHODS[made.method]
+    return HYPERPARAMETERS[made.method]
 
 
 def _judge(

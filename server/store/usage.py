@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, bindparam, func, literal_column, select, update
+from sqlalchemy import bindparam, func, literal_column, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from server.store.database import Database
@@ -26,7 +26,7 @@ _AMOUNTS = (
     "embedding_requests",
     "embedding_tokens",
 )
-_RECENT: Select[Any] = (
+_RECENT = (
     select(
         usage.c.project_id,
         usage.c.key_id,
