@@ -56,7 +56,7 @@ class Database:
             async with self._reading.begin() as connection:
                 yield connection
 
-    async def look_up(self, query: Select[Any], **values: Any) -> Sequence[Any]:
+    async def look_up(self, query: Select[*tuple[Any, ...]], **values: Any) -> Sequence[Any]:
         """The rows of a read that requests wait for. `query` is one of few, made once, of plain
         columns; its parameters are `values`."""
         if self._quick_reads is not None:

@@ -23,9 +23,9 @@ class QuickReads:
         self._busy_timeout_s = busy_timeout_s
         self._thread = ThreadPoolExecutor(1, "quick-reads")
         self._connection: sqlite3.Connection | None = None
-        self._compiled: dict[Select[Any], tuple[str, Mapping[str, Any]]] = {}
+        self._compiled: dict[Select[*tuple[Any, ...]], tuple[str, Mapping[str, Any]]] = {}
 
-    async def fetch(self, query: Select[Any], values: Mapping[str, Any]) -> list[Any]:
+    async def fetch(self, query: Select[*tuple[Any, ...]], values: Mapping[str, Any]) -> list[Any]:
         """The rows, by the names of their columns, as the database has them: SQLAlchemy's types do
         not convert them. `query` is one of few, made once."""
         loop = asyncio.get_running_loop()
@@ -38,7 +38,7 @@ class QuickReads:
             self._connection.close()
             self._connection = None
 
-    def _fetch(self, query: Select[Any], values: Mapping[str, Any]) -> list[Any]:
+    def _fetch(self, query: Select[*tuple[Any, ...]], values: Mapping[str, Any]) -> list[Any]:
         if query not in self._compiled:
             compiled = query.compile(dialect=sqlite_dialect(paramstyle="named"))
             self._compiled[query] = str(compiled), compiled.params

@@ -100,7 +100,7 @@ def test_a_preference_config_is_a_job_of_dpo(gateway: Gateway, file_id: str) -> 
     answer = post(gateway, model="tiny", training_file=file_id, llamafactory=config)
     assert answer.status_code == 200, answer.text
     settled = answer.json()["method"]["dpo"]["hyperparameters"]
-    assert (settled["beta"], settled["pref_loss"], settled["val_size"]) == (0.2, "hinge", 0.1)
+    assert (settled["pref_beta"], settled["pref_loss"], settled["val_size"]) == (0.2, "hinge", 0.1)
 
 
 K = "llamafactory"
