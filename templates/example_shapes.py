@@ -39,11 +39,6 @@ _SHAPES: tuple[tuple[Callable[[JsonObject], bool], str], ...] = (
         lambda row: "custom_id" in row and "body" in row,
         "this is a line of a batch file, not an example",
     ),
-    (
-        lambda row: "text" in row and "messages" not in row and "prompt" not in row,
-        "this is plain text for pretraining, which supervised training cannot use: train with "
-        "method.type 'pretrain', or write it as the 'completion' of an empty 'prompt'",
-    ),
 )
 _PAIRS = (("question", "answer"), ("query", "response"), ("input", "output"), ("Q", "A"))
 _MEDIA_COLUMNS = frozenset({"images", "videos", "audios"})

@@ -1,6 +1,6 @@
 """Rows of training files: one JSON object a line, as OpenAI's fine-tuning takes them.
 
-Three kinds: chat (`messages`, `tools`), prompt and completion, and plain text for pretraining.
+Three kinds: chat (`messages`, `tools`), prompt and completion, and plain text.
 `templates.preferences` reads pairs of answers, `templates.labelled` answers with a label.
 Reading a row checks all that can be told without the model, and turns OpenAI's message shapes into
 a `Conversation`; what its chat format cannot write is told by `templates.training`. Counts, limits
