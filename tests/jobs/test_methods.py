@@ -168,7 +168,6 @@ def test_a_reward_model_that_no_engine_would_serve_is_refused(client: OpenAI) ->
         ("reward_model", rows(12), "(provided method=reward_model)"),
         ("simpo", LABELLED, "this is a row of the KTO method"),
         ("supervised", LABELLED, "train with method.type 'kto'"),
-        ("supervised", TEXTS, "train with method.type 'pretrain'"),
     ],
 )
 def test_rows_of_another_method_are_told_where_they_belong(
