@@ -7,6 +7,28 @@ from server.errors import ApiError, NotFound
 
 _CHAT = "Use /v1/chat/completions"
 _NOTHING = "There is nothing here that takes its place."
+_ADMINISTRATION = (
+    "Here are projects, their api_keys, service_accounts and rate_limits, admin_api_keys, "
+    "usage/completions, usage/embeddings, costs and audit_logs."
+)
+_ELSEWHERE = (
+    "certificates",
+    "data_retention",
+    "groups",
+    "invites",
+    "roles",
+    "spend_alerts",
+    "usage/audio_speeches",
+    "usage/audio_transcriptions",
+    "usage/code_interpreter_sessions",
+    "usage/file_search_calls",
+    "usage/images",
+    "usage/moderations",
+    "usage/vector_stores",
+    "usage/web_search_calls",
+    "users",
+)
+"""Parts of OpenAI's administration that are not here."""
 _ENDPOINTS: dict[str, tuple[str, str]] = {
     "/v1/answers": ("Answers", f"{_CHAT}."),
     "/v1/assistants": ("Assistants", f"{_CHAT}, with the instructions as its first message."),
@@ -23,11 +45,7 @@ _ENDPOINTS: dict[str, tuple[str, str]] = {
     "/v1/fine-tunes": ("Fine-tunes", "Use /v1/fine_tuning/jobs."),
     "/v1/images": ("Images", f"{_CHAT}, which takes pictures as 'image_url'; none are made here."),
     "/v1/moderations": ("Moderations", _NOTHING),
-    "/v1/organization": (
-        "Administration",
-        "Here are projects, their api_keys, service_accounts and rate_limits, admin_api_keys, "
-        "usage/completions, usage/embeddings, costs and audit_logs.",
-    ),
+    **{f"/v1/organization/{part}": ("Administration", _ADMINISTRATION) for part in _ELSEWHERE},
     "/v1/projects": ("Roles of projects", "Use /v1/organization/projects."),
     "/v1/realtime": ("Realtime", f"{_CHAT} with 'stream'."),
     "/v1/responses/compact": ("Compaction", "Send the items that you want to keep."),

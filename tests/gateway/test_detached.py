@@ -21,6 +21,7 @@ from tests.gateway.conftest import (
     KEY,
     MODEL,
     REPLIES,
+    SECOND_KEY,
     Gateway,
     make_config,
     start_gateway,
@@ -56,14 +57,15 @@ async def app(connected: Gateway) -> AsyncGenerator[GatewayApp]:
         yield opened
 
 
-async def ask(app: GatewayApp, path: str, body: dict[str, Any]) -> Answered:
-    caller = await new_caller(app)
+async def ask(app: GatewayApp, path: str, body: dict[str, Any], key: str = KEY) -> Answered:
+    caller = await new_caller(app, key)
     answering = answer(app, path, body, caller)
     return await asyncio.wait_for(caller.attend(answering), DEADLINE_S)
 
 
-async def new_caller(app: GatewayApp) -> DetachedCaller:
-    return DetachedCaller(await app.services.keys.authenticate(f"Bearer {KEY}".encode()))
+async def new_caller(app: GatewayApp, key: str = KEY) -> DetachedCaller:
+    keys = app.services.keys
+    return DetachedCaller(await keys.authenticate(f"Bearer {key}".encode(), "POST", "/v1/chat"))
 
 
 def answer(
@@ -153,13 +155,13 @@ async def test_one_that_waits_for_its_turn_can_be_abandoned(app: GatewayApp) -> 
     assert (line.num_inside, runner.num_under_way) == (0, 0)
 
 
-async def test_its_tokens_count_against_its_projects_limit(connected: Gateway) -> None:
-    limits = Limits(tokens_per_minute=1)
+async def test_its_tokens_count_against_its_keys_limit(connected: Gateway) -> None:
+    limits = Limits(tokens_per_minute=1, per_minute_of="key")
     app = create_app(connected.config.model_copy(update={"limits": limits}))
     async with app.running():
         asked = {"messages": user("say hello")}
-        assert (await ask(app, CHAT, asked)).status == 200
-        refused = await ask(app, CHAT, asked)
+        assert (await ask(app, CHAT, asked, SECOND_KEY)).status == 200
+        refused = await ask(app, CHAT, asked, SECOND_KEY)
     assert refused.status == 429
     assert refused.error is not None
     assert "retry-after" in dict(refused.error.headers)

@@ -29,7 +29,6 @@ LACKING = [
     ("GET", "/v1/containers"),
     ("POST", "/v1/videos"),
     ("POST", "/v1/conversations"),
-    ("GET", "/v1/organization/usage/completions"),
 ]
 
 

@@ -122,7 +122,7 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"bf16": True, "pure_bf16": True}, "pure_bf16", "unsupported_value", "exclude"),
     ({"fp16": True}, "fp16", "unsupported_value", "bf16"),
     ({"use_asft_loss": True, "finetuning_type": "full"}, "use_asft_loss", "", "lora"),
-    ({"stage": "dpo", "pref_beta": 5}, "pref_beta", "decimal_above_max_value", "<= 2"),
+    ({"stage": "dpo", "pref_beta": 101}, "pref_beta", "decimal_above_max_value", "<= 100"),
     ({"stage": "dpo", "mask_history": True}, "mask_history", "unsupported_parameter", "sft"),
     ({"default_system": "Be."}, "default_system", "unsupported_value", "with none"),
     ({"report_to": "wandb"}, "report_to", "unsupported_parameter", "none"),

@@ -22,7 +22,7 @@ def test_a_project_is_created_listed_retrieved_and_renamed(service: Service) -> 
     assert projects.retrieve(made.id) == made
     assert projects.update(made.id, name="Studies").name == "Studies"
     listed = [project.id for project in projects.list(limit=1)]
-    assert listed.index(PROJECT) < listed.index(made.id)
+    assert {PROJECT, made.id} <= set(listed)
     assert len(listed) == len(set(listed))
     with pytest.raises(openai.NotFoundError) as error:
         projects.retrieve("proj_none")
