@@ -84,28 +84,36 @@ _SINGLE = ("items", "additionalProperties", "propertyNames", "unevaluatedPropert
 
 
 def broken_promise(schema: Mapping[str, Any]) -> str | None:
-    """The first part of `schema` that cannot be enforced, as OpenAI puts it."""
-    for place, part in _parts(schema, ()):
+    """The first part of `schema` that cannot be enforced, as OpenAI puts it. Its size is checked
+    before."""
+    for place, part in _parts(schema):
         problem = _problem(part)
         if problem is not None:
             return f"In context={place!r}, {problem}"
     return None
 
 
-def _parts(schema: Any, place: Place) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    if not isinstance(schema, Mapping):
-        return
-    yield place, schema
+def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """Each part before those within it."""
+    waiting: list[tuple[Place, Mapping[str, Any]]] = [((), schema)]
+    while waiting:
+        place, part = waiting.pop()
+        yield place, part
+        inner = [(within, held) for within, held in _inner(part) if isinstance(held, Mapping)]
+        waiting += [((*place, *within), held) for within, held in reversed(inner)]
+
+
+def _inner(schema: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
     for name in _SINGLE:
-        yield from _parts(schema.get(name), (*place, name))
+        yield (name,), schema.get(name)
     for name in _MAPS:
         held = schema.get(name)
         for key, part in held.items() if isinstance(held, Mapping) else ():
-            yield from _parts(part, (*place, name, key))
+            yield (name, key), part
     for name in _LISTS:
         held = schema.get(name)
         for index, part in enumerate(held) if isinstance(held, list) else ():
-            yield from _parts(part, (*place, name, index))
+            yield (name, index), part
 
 
 def _problem(part: Mapping[str, Any]) -> str | None:
@@ -137,8 +145,9 @@ def _typeless(part: Mapping[str, Any]) -> str | None:
 
 def _text(part: Mapping[str, Any]) -> str | None:
     form = part.get("format")
-    if form is not None and part.get("type") == "string" and form not in _FORMATS:
-        return f"'{form}' is not a supported format."
+    known = isinstance(form, str) and form in _FORMATS
+    if form is not None and part.get("type") == "string" and not known:
+        return f"{form!r:.64} is not a supported format."
     for name in ("pattern", "format"):
         lengths = [length for length in _LENGTHS if length in part]
         if name in part and lengths:
@@ -154,5 +163,7 @@ def _required(part: Mapping[str, Any]) -> str | None:
     known = part.get("properties", {})
     if not isinstance(named, list) or not isinstance(known, Mapping):
         return None
-    extra = [name for name in named if name not in known]
-    return f"'required' names '{extra[0]}', which is not among 'properties'." if extra else None
+    for name in named:
+        if not isinstance(name, str) or name not in known:
+            return f"'required' names {name!r:.64}, which is not among 'properties'."
+    return None

@@ -92,7 +92,7 @@ def call_one(tools: tuple[Tool, ...], name: str, *, param: str, legacy: bool = F
 def _wrong_parameters(parameters: dict[str, Any], strict: bool) -> str | None:
     kind = parameters.get("type", "object")
     if kind != "object":
-        return f"schema must be a JSON Schema of 'type: \"object\"', got 'type: {kind!r}'."
+        return f"schema must be a JSON Schema of 'type: \"object\"', got 'type: {kind!r:.64}'."
     if not isinstance(parameters.get("properties", {}), dict):
         return "In context=(), 'properties' must be an object."
     return oversize(parameters) or (broken_promise(parameters) if strict else None)

@@ -53,6 +53,16 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
         {"type": "object", "properties": {}, "required": ["z"]},
         "In context=(), 'required' names 'z', which is not among 'properties'.",
     ),
+    ({"type": "string", "format": []}, "In context=(), [] is not a supported format."),
+    ({"type": "string", "format": {}}, "In context=(), {} is not a supported format."),
+    (
+        {"type": "object", "properties": {}, "required": [{}]},
+        "In context=(), 'required' names {}, which is not among 'properties'.",
+    ),
+    (
+        {"properties": {"a": {"items": {"not": {}}}, "b": {"if": {}}}},
+        "In context=('properties', 'a', 'items'), 'not' is not permitted.",
+    ),
 ]
 
 
@@ -77,6 +87,13 @@ class Person(BaseModel):
 
 def test_what_the_official_client_makes_of_a_model_is_enforced() -> None:
     assert broken_promise(to_strict_json_schema(Person)) is None
+
+
+def test_a_deep_schema_takes_no_more_stack() -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(3000):
+        schema = {"type": "array", "items": schema}
+    assert broken_promise(schema) is None
 
 
 def test_a_property_may_have_a_keyword_for_its_name() -> None:
