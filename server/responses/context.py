@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from server.body_size import LARGE_BODY_BYTES, check_size
-from server.errors import InvalidRequest, NotFound
+from server.errors import InvalidRequest, NotFound, invalid_value
 from server.responses.conversation import Item
 from server.responses.ids import response_of
 from server.responses.items import InputItem, ItemReference
@@ -48,7 +48,7 @@ async def load_context(
         chain = await _load_chain(kept, project_id, previous_id)
         previous = chain[-1]
         for response in chain:
-            earlier += await _items_of(response)
+            earlier += await _items_of(response, "previous_response_id")
             if len(earlier) > MAX_CONTEXT_ITEMS:
                 raise _too_long()
             await asyncio.sleep(0)
@@ -93,12 +93,18 @@ def _no_previous(response_id: str) -> InvalidRequest:
     )
 
 
-async def _items_of(response: StoredResponse) -> list[Item]:
+async def _items_of(response: StoredResponse, param: str) -> list[Item]:
+    """Raises InvalidRequest, which names `param`."""
     items: list[Item] = []
     for data in (response.input.encode(), _output_of(response)):
         if len(data) > LARGE_BODY_BYTES:
             await check_size(data)
-        items += _ITEMS.validate_json(data)
+        try:
+            items += _ITEMS.validate_json(data)
+        except ValidationError as error:
+            raise invalid_value(
+                param, f"The items of '{response.id}' cannot be given to a model again."
+            ) from error
     return items
 
 
@@ -111,14 +117,20 @@ class _References:
         self._kept = kept
         self._project_id = project_id
         self._num_bytes = 0
+        self._referred: set[str] = set()
         self._found: dict[str, dict[str, Item]] = {}
         """The items of each response that was referred to, by their ids."""
 
     async def resolve(self, items: Sequence[Item]) -> list[Item]:
-        return [
-            await self._find(item.id, index) if isinstance(item, ItemReference) else item
-            for index, item in enumerate(items)
-        ]
+        resolved: list[Item] = []
+        for index, item in enumerate(items):
+            if isinstance(item, ItemReference):
+                if item.id in self._referred:
+                    raise invalid_value(f"input[{index}].id", "An item is referred to once.")
+                self._referred.add(item.id)
+                item = await self._find(item.id, index)
+            resolved.append(item)
+        return resolved
 
     async def _find(self, item_id: str, index: int) -> Item:
         response_id = response_of(item_id)
@@ -145,7 +157,7 @@ class _References:
                 code="context_length_exceeded",
             )
         items: dict[str, Item] = {}
-        for item in await _items_of(response):
+        for item in await _items_of(response, f"input[{index}].id"):
             item_id = getattr(item, "id", None)
             if isinstance(item_id, str):
                 items[item_id] = item

@@ -38,6 +38,7 @@ class _Turn:
     parts: list[TextPart] = field(default_factory=list[TextPart])
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     call_places: list[str] = field(default_factory=list[str])
+    call_ids: set[str] = field(default_factory=set[str])
 
 
 class Transcript:
@@ -114,8 +115,9 @@ class Transcript:
     def _add_call(self, item: CallItem, place: str) -> None:
         _refuse_callers(item, place)
         turn = self._turn or self._begin_turn(place)
-        if any(call.id == item.call_id for call in turn.calls):
+        if item.call_id in turn.call_ids:
             raise invalid_value(f"{place}.call_id", f"'{item.call_id}' is given twice.")
+        turn.call_ids.add(item.call_id)
         turn.calls.append(ToolCall(item.name, item.arguments, item.call_id))
         turn.call_places.append(place)
 

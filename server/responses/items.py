@@ -14,9 +14,12 @@ MAX_PARTS = 1024
 """Of one item's content."""
 MAX_OUTPUT_CHARS = 10 * 1024 * 1024
 """Of what one function gave back."""
+MAX_CALL_ID_CHARS = 64
+MAX_NAME_CHARS = 256
+"""Of a called function: a model may call one that there is not."""
 
 ItemId = Annotated[str, Field(max_length=128)]
-CallId = Annotated[str, Field(min_length=1, max_length=64)]
+CallId = Annotated[str, Field(min_length=1, max_length=MAX_CALL_ID_CHARS)]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -91,7 +94,7 @@ class CallItem(RequestBody):
 
     type: Literal["function_call"]
     call_id: CallId
-    name: Annotated[str, Field(min_length=1, max_length=128)]
+    name: Annotated[str, Field(max_length=MAX_NAME_CHARS)]
     arguments: str
     id: ItemId | None = None
     status: ItemStatus | None = None
@@ -114,7 +117,7 @@ class OutputItem(RequestBody):
     )
     id: ItemId | None = None
     status: ItemStatus | None = None
-    name: Annotated[str, Field(max_length=128)] | None = None
+    name: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
     namespace: str | None = None
     caller: Any = None
     created_by: str | None = None

@@ -7,7 +7,7 @@ from typing import Any
 from server.answering.plan import AnswerPlan
 from server.errors import ApiError, InvalidRequest, RateLimited
 from server.responses.schemas import CreateResponse, ReasoningSettings, TextSettings
-from server.responses.tools import FlatTool, is_strict
+from server.responses.tools import FlatTool
 from server.usage import Tally
 
 
@@ -93,5 +93,5 @@ def _tool(tool: FlatTool) -> dict[str, Any]:
         "name": tool.name,
         "description": tool.description,
         "parameters": tool.parameters,
-        "strict": is_strict(tool),
+        "strict": tool.is_strict,
     }

@@ -11,6 +11,7 @@ from typing import Any, Protocol, assert_never
 from server.generation.answers import list_logprobs, to_json, tool_call_id
 from server.responses.events import EventWriter
 from server.responses.ids import ItemIds
+from server.responses.items import MAX_CALL_ID_CHARS
 from server.responses.thoughts import seal_thought
 from templates.format import ContentDelta, Delta, ReasoningDelta, ToolArgumentsDelta, ToolCallStart
 from workers.contract.messages import TokenLogprob
@@ -166,7 +167,9 @@ class OutputItems:
                     self._add(item, text)
                 case ToolCallStart(_, name, call_id):
                     item_id = self._ids.output("fc")
-                    self._begin(_Call(item_id, call_id or tool_call_id(), name))
+                    if not call_id or len(call_id) > MAX_CALL_ID_CHARS:
+                        call_id = tool_call_id()
+                    self._begin(_Call(item_id, call_id, name))
                 case ToolArgumentsDelta(_, text):
                     assert isinstance(self._open, _Call), "arguments follow their call's start"
                     self._add(self._open, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
@@ -21,6 +22,7 @@ from server.answering.tool_plan import (
 )
 from server.chat.tools import ToolName
 from server.errors import InvalidRequest, invalid_value, unsupported_parameter, unsupported_value
+from server.generation.schema_limits import oversize
 from server.wire import RequestBody, several
 from templates.conversation import Tool
 
@@ -36,6 +38,14 @@ class FlatTool(RequestBody):
     defer_loading: bool | None = None
     allowed_callers: list[str] | None = None
     async_: bool | None = Field(default=None, alias="async")
+
+    @cached_property
+    def is_strict(self) -> bool:
+        """As asked; without a word, strict where the schema can be kept to the letter."""
+        if self.strict is not None:
+            return self.strict
+        schema = self.parameters
+        return schema is not None and oversize(schema) is None and broken_promise(schema) is None
 
 
 class OtherTool(RequestBody):
@@ -138,15 +148,8 @@ def _tool(tool: FlatTool | OtherTool, place: str) -> Tool:
             f"{place}.allowed_callers", "Functions are called by the model only."
         )
     return make_tool(
-        tool.name, tool.description, tool.parameters, is_strict(tool), f"{place}.parameters"
+        tool.name, tool.description, tool.parameters, tool.is_strict, f"{place}.parameters"
     )
-
-
-def is_strict(tool: FlatTool) -> bool:
-    """As asked; without a word, strict where the schema can be kept to the letter."""
-    if tool.strict is not None:
-        return tool.strict
-    return tool.parameters is not None and broken_promise(tool.parameters) is None
 
 
 def _allowed(tool: AllowedToolName, known: tuple[Tool, ...], index: int) -> str:

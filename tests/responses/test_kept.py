@@ -99,6 +99,9 @@ def test_items_are_referred_to(client: openai.OpenAI, foreign: openai.OpenAI) ->
     assert by_reference.usage is not None
     assert by_id.usage is not None
     assert by_reference.usage.input_tokens == by_id.usage.input_tokens
+    with pytest.raises(openai.BadRequestError) as repeated:
+        create(client, [*references, references[0]])
+    assert (repeated.value.param, repeated.value.code) == ("input[3].id", "invalid_value")
     for caller, missing in ((foreign, references), (client, [{"id": "msg_none"}])):
         with pytest.raises(openai.NotFoundError) as refused:
             create(caller, missing)
@@ -251,6 +254,14 @@ def test_an_expired_response_is_gone(gateway: Gateway, raw: httpx.Client) -> Non
     assert raw.get("/responses/resp_old").status_code == 404
     asyncio.run(_add(gateway, id="resp_young"))
     assert raw.get("/responses/resp_young").status_code == 200
+
+
+def test_what_cannot_be_read_again_is_refused(gateway: Gateway, client: openai.OpenAI) -> None:
+    body = '{"id": "resp_bad", "output": [{"type": "function_call"}]}'
+    asyncio.run(_add(gateway, id="resp_bad", body=body))
+    with pytest.raises(openai.BadRequestError) as refused:
+        create(client, "say hello", previous_response_id="resp_bad")
+    assert refused.value.param == "previous_response_id"
 
 
 def test_a_chain_has_an_end(gateway: Gateway, client: openai.OpenAI) -> None:
