@@ -55,6 +55,7 @@ from server.openapi import document
 from server.organization import BODIES as ORGANIZATION_BODIES
 from server.organization import routers as organization_routers
 from server.responses import routes as responses_routes
+from server.responses.context import ContextLoader
 from server.responses.keeping import Keeper
 from server.responses.schemas import CountTokens
 from server.store import Store, StoreUnavailableError, open_store
@@ -97,6 +98,7 @@ class Services:
     keep_alive: KeepAlive
     media: MediaLoader
     keeper: Keeper
+    contexts: ContextLoader
     jobs: JobService
     graders: GraderRunner
     decoder: BodyDecoder
@@ -228,6 +230,7 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         keep_alive=keep_alive,
         media=media,
         keeper=keeper,
+        contexts=ContextLoader(store.responses),
         jobs=JobService(store, JobFactory(store, blobs, config, pool.hello)),
         graders=graders,
         decoder=BodyDecoder(config.limits.max_body_bytes),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from server.body_size import LARGE_BODY_BYTES, check_size
-from server.errors import InvalidRequest, NotFound, invalid_value
+from server.errors import InvalidRequest, NotFound, RateLimited, invalid_value
 from server.responses.conversation import Item
 from server.responses.ids import response_of
 from server.responses.items import InputItem, ItemReference
-from server.store.responses import Responses, StoredResponse
+from server.store.responses import StoredResponse
 
 MAX_CHAIN = 1000
 """Responses that one may go on from, one after another."""
@@ -23,6 +23,10 @@ MAX_CONTEXT_BYTES = 16 * 1024 * 1024
 
 MAX_CONTEXT_ITEMS = 16_384
 """Of the responses that one request goes on from."""
+MAX_LOADED_AT_ONCE = 4
+"""Requests of one project whose responses are read; others wait."""
+MAX_LOADS_OF_PROJECT = 256
+"""Requests of one project that are among them or wait; one more is a 429."""
 
 _ITEMS: TypeAdapter[list[Any]] = TypeAdapter(list[InputItem])
 
@@ -38,10 +42,52 @@ class Context(msgspec.Struct, frozen=True):
     previous: StoredResponse | None = None
 
 
-async def load_context(
-    kept: Responses, project_id: str, body_input: str | Sequence[Item], previous_id: str | None
+class Kept(Protocol):
+    async def find(self, project_id: str, response_id: str) -> StoredResponse | None: ...
+    async def chain(self, project_id: str, response_id: str) -> tuple[StoredResponse, ...]: ...
+
+
+class _Project:
+    """One project's loads: how many are under way or wait, and the turns they take."""
+
+    def __init__(self) -> None:
+        self.num_inside = 0
+        self.turns = asyncio.Semaphore(MAX_LOADED_AT_ONCE)
+
+
+class ContextLoader:
+    """Reads kept responses, a few at once for each project: one context may be large."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self._projects: dict[str, _Project] = {}
+
+    async def load(
+        self, project_id: str, body_input: str | Sequence[Item] | None, previous_id: str | None
+    ) -> Context:
+        """Raises InvalidRequest, NotFound for a reference to nothing, and RateLimited."""
+        own = body_input if isinstance(body_input, str) else tuple(body_input or ())
+        if previous_id is None and not any(isinstance(item, ItemReference) for item in own):
+            return Context(own)
+        project = self._projects.setdefault(project_id, _Project())
+        if project.num_inside >= MAX_LOADS_OF_PROJECT:
+            raise RateLimited(
+                "Too many kept responses are being read for your project. Please retry.",
+                retry_after_s=1.0,
+            )
+        project.num_inside += 1
+        try:
+            async with project.turns:
+                return await _load(self._kept, project_id, own, previous_id)
+        finally:
+            project.num_inside -= 1
+            if not project.num_inside:
+                del self._projects[project_id]
+
+
+async def _load(
+    kept: Kept, project_id: str, own: str | tuple[Item, ...], previous_id: str | None
 ) -> Context:
-    """Raises InvalidRequest, and NotFound for a reference to nothing."""
     earlier: list[Item] = []
     previous = None
     if previous_id is not None:
@@ -52,15 +98,12 @@ async def load_context(
             if len(earlier) > MAX_CONTEXT_ITEMS:
                 raise _too_long()
             await asyncio.sleep(0)
-    if isinstance(body_input, str):
-        return Context(body_input, tuple(earlier), previous)
-    own = await _References(kept, project_id).resolve(body_input)
-    return Context(tuple(own), tuple(earlier), previous)
+    if not isinstance(own, str):
+        own = tuple(await _References(kept, project_id).resolve(own))
+    return Context(own, tuple(earlier), previous)
 
 
-async def _load_chain(
-    kept: Responses, project_id: str, previous_id: str
-) -> tuple[StoredResponse, ...]:
+async def _load_chain(kept: Kept, project_id: str, previous_id: str) -> tuple[StoredResponse, ...]:
     last = await kept.find(project_id, previous_id)
     if last is None:
         raise _no_previous(previous_id)
@@ -113,7 +156,7 @@ def _output_of(response: StoredResponse) -> bytes:
 
 
 class _References:
-    def __init__(self, kept: Responses, project_id: str) -> None:
+    def __init__(self, kept: Kept, project_id: str) -> None:
         self._kept = kept
         self._project_id = project_id
         self._num_bytes = 0

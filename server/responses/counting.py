@@ -29,6 +29,7 @@ async def count_tokens(pool: EnginePool, plan: AnswerPlan, param: str) -> int:
             raise unsupported_value(param, "Tokens of pictures and sound cannot be counted.")
         parts.append(part)
     connection = await pool.ready(plan.engine_model)
+    pool.check_room(plan.engine_model, 1)
     event = await connection.ask(lambda number: Tokenize(number, parts))
     if not isinstance(event, Tokenized):
         raise Unavailable("The engine of this model stopped. Please retry.")

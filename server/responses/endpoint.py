@@ -13,7 +13,7 @@ from server.generation.answers import to_json
 from server.generation.caller import Caller, Recipient
 from server.generation.output import Output
 from server.generation.serving import GenerationServices
-from server.responses.context import Context, load_context
+from server.responses.context import Context, ContextLoader
 from server.responses.counting import plan_truncated
 from server.responses.ids import ItemIds
 from server.responses.keeping import MAX_STORED_BYTES, Keeper, Place, too_large
@@ -31,6 +31,8 @@ class ResponseServices(GenerationServices, Protocol):
     def store(self) -> Store: ...
     @property
     def keeper(self) -> Keeper: ...
+    @property
+    def contexts(self) -> ContextLoader: ...
 
 
 class ResponseHolder(Protocol):
@@ -82,11 +84,10 @@ class ResponsesEndpoint:
     ) -> tuple[AnswerPlan, Place | None]:
         services = self._holder.services
         refuse_unsupported(request)
-        context = await load_context(
-            services.store.responses,
-            principal.project.id,
-            () if request.input is None else request.input,
-            request.previous_response_id,
+        principal.check_model(request.model)
+        await services.catalog.find(request.model, principal.project.id)
+        context = await services.contexts.load(
+            principal.project.id, request.input, request.previous_response_id
         )
         wanted = read_response(request, context)
         place = self._place(principal, request, context, ids)
@@ -94,7 +95,8 @@ class ResponsesEndpoint:
             plan_answer, principal=principal, catalog=services.catalog, loader=services.media
         )
         if request.truncation == "auto":
-            plan = await plan_truncated(wanted, plan_request, services.pool)
+            with services.runner.room(principal, 1):
+                plan = await plan_truncated(wanted, plan_request, services.pool)
         else:
             plan = await plan_request(wanted)
         await services.runner.place(plan.base_model, caller)
@@ -106,7 +108,7 @@ class ResponsesEndpoint:
         """None if it is not kept. Raises InvalidRequest if that was asked for and cannot be."""
         if request.store is False:
             return None
-        items = to_json(stored_input(context.own, ids)).decode()
+        items = to_json(stored_input(context.own, ids))
         if len(items) > MAX_STORED_BYTES:
             if request.store:
                 raise too_large()

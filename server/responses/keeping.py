@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from server.store.responses import StoredResponse
 logger = logging.getLogger(__name__)
 
 MAX_STORED_BYTES = 8 * 1024 * 1024
-"""Of a response and its own input."""
+"""Of a response and its own input, and of those that are written together."""
 _MAX_WRITTEN_AT_ONCE = 64
 _DAY_S = 24 * 3600
 
@@ -36,12 +37,13 @@ class Keeper:
     def __init__(self, responses: Responses, days: float) -> None:
         self.lifetime_s = int(days * _DAY_S)
         self._responses = responses
-        self._waiting: list[tuple[StoredResponse, WhenKept]] = []
+        self._waiting: deque[tuple[StoredResponse, int, WhenKept]] = deque()
         self._writer: asyncio.Task[None] | None = None
 
-    def keep(self, response: StoredResponse, when_kept: WhenKept) -> None:
-        """Calls `when_kept` with what went wrong, or None."""
-        self._waiting.append((response, when_kept))
+    def keep(self, response: StoredResponse, num_bytes: int, when_kept: WhenKept) -> None:
+        """Calls `when_kept` with what went wrong, or None. `num_bytes` are those of the body and
+        the input."""
+        self._waiting.append((response, num_bytes, when_kept))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
 
@@ -53,13 +55,24 @@ class Keeper:
     async def _write(self) -> None:
         try:
             while self._waiting:
-                batch = self._waiting[:_MAX_WRITTEN_AT_ONCE]
-                del self._waiting[: len(batch)]
+                batch = self._next_batch()
                 error = await self._add([response for response, _ in batch])
                 for _, when_kept in batch:
                     _tell(when_kept, error)
         finally:
             self._writer = None
+
+    def _next_batch(self) -> list[tuple[StoredResponse, WhenKept]]:
+        batch: list[tuple[StoredResponse, WhenKept]] = []
+        room = MAX_STORED_BYTES
+        while self._waiting and len(batch) < _MAX_WRITTEN_AT_ONCE:
+            response, num_bytes, when_kept = self._waiting[0]
+            room -= num_bytes
+            if batch and room < 0:
+                break
+            self._waiting.popleft()
+            batch.append((response, when_kept))
+        return batch
 
     async def _add(self, responses: list[StoredResponse]) -> ApiError | None:
         try:
@@ -89,13 +102,13 @@ class Place:
     keeper: Keeper
     project_id: str
     previous: StoredResponse | None
-    input: str
+    input: bytes
     """Its own input items, as JSON."""
     is_asked: bool
     """By the request itself, which then fails with it. Else it only says so in its answer."""
 
     def keep(self, response: Mapping[str, Any], when_kept: WhenKept) -> None:
-        body = to_json(response).decode()
+        body = to_json(response)
         num_bytes = len(body) + len(self.input)
         if num_bytes > MAX_STORED_BYTES:
             when_kept(too_large())
@@ -109,12 +122,12 @@ class Place:
             previous_id=None if previous is None else previous.id,
             model=response["model"],
             status=response["status"],
-            body=body,
-            input=self.input,
+            body=body.decode(),
+            input=self.input.decode(),
             depth=0 if previous is None else previous.depth + 1,
             context_bytes=num_bytes + (0 if previous is None else previous.context_bytes),
         )
-        self.keeper.keep(row, when_kept)
+        self.keeper.keep(row, num_bytes, when_kept)
 
 
 def too_large() -> InvalidRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,8 +19,7 @@ from server.responses.answer_schemas import (
     ResponseDeleted,
     ResponseObject,
 )
-from server.responses.context import load_context
-from server.responses.counting import count_tokens
+from server.responses.counting import count_tokens, plan_truncated
 from server.responses.endpoint import ResponseServices
 from server.responses.schemas import CountTokens
 from server.responses.translation import read_count, refuse_unsupported
@@ -50,17 +50,23 @@ async def _count_body(request: Request) -> CountTokens:
 async def count_input_tokens(
     wanted: Annotated[CountTokens, Depends(_count_body)], caller: Caller, services: Services
 ) -> InputTokens:
-    """How many tokens the model would be given."""
+    """How many tokens the model would be given; where they are truncated, of what is left."""
     refuse_unsupported(wanted)
-    context = await load_context(
-        services.store.responses,
-        caller.project.id,
-        () if wanted.input is None else wanted.input,
-        wanted.previous_response_id,
+    caller.check_model(wanted.model)
+    await services.catalog.find(wanted.model, caller.project.id)
+    plan_request = partial(
+        plan_answer, principal=caller, catalog=services.catalog, loader=services.media
     )
-    request = read_count(wanted, context)
-    plan = await plan_answer(request, caller, services.catalog, services.media)
-    return InputTokens(input_tokens=await count_tokens(services.pool, plan, "input"))
+    with services.runner.room(caller, 1):
+        context = await services.contexts.load(
+            caller.project.id, wanted.input, wanted.previous_response_id
+        )
+        request = read_count(wanted, context)
+        if wanted.truncation == "auto":
+            plan = await plan_truncated(request, plan_request, services.pool)
+        else:
+            plan = await plan_request(request)
+        return InputTokens(input_tokens=await count_tokens(services.pool, plan, "input"))
 
 
 @router.get("/{response_id}", response_model=ResponseObject, summary="Retrieve a response")

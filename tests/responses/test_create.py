@@ -313,6 +313,10 @@ def test_the_oldest_turns_are_left_out_where_they_may_be(client: openai.OpenAI) 
     empty = chat_tokens(client, [system, hello])
     turn = chat_tokens(client, [system, *turns[:2], hello]) - empty
     assert response.usage.input_tokens == empty + (room - empty) // turn * turn
+    counted = client.responses.input_tokens.count(
+        model=MODEL, input=[*turns, hello], instructions="Stay.", truncation="auto"
+    )
+    assert counted.input_tokens == empty + (CONTEXT - 16 - empty) // turn * turn
     (item, *_) = client.responses.input_items.list(response.id, order="asc", limit=1)
     assert "turn 00" in str(item.to_dict()), "what was asked is kept whole"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from server.errors import ApiError
-from server.responses.keeping import Keeper
+from server.responses.keeping import MAX_STORED_BYTES, Keeper
 from server.store import open_store
 from server.store.responses import Responses, StoredResponse
 from tests.gateway.conftest import MODEL, Gateway
@@ -44,11 +44,26 @@ async def test_responses_that_end_together_are_written_together(tmp_path: Path) 
     keeper = Keeper(counted, days=1)
     told: list[ApiError | None] = []
     for number in range(100):
-        keeper.keep(row(f"resp_{number}"), told.append)
+        keeper.keep(row(f"resp_{number}"), 4, told.append)
     await keeper.close()
     assert told == [None] * 100
     assert counted.sizes == [64, 36]
     assert await store.responses.find("proj", "resp_99") == row("resp_99")
+    await store.close()
+
+
+async def test_what_is_written_together_is_not_large(tmp_path: Path) -> None:
+    store = await open_store(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
+    await store.keys.ensure_project("proj", "P")
+    counted = _Counted(store.responses)
+    keeper = Keeper(counted, days=1)
+    told: list[ApiError | None] = []
+    third = MAX_STORED_BYTES // 3
+    for number, size in enumerate([third, third, third, MAX_STORED_BYTES, 1]):
+        keeper.keep(row(f"resp_{number}"), size, told.append)
+    await keeper.close()
+    assert told == [None] * 5
+    assert counted.sizes == [3, 1, 1]
     await store.close()
 
 
@@ -61,8 +76,8 @@ async def test_what_one_caller_does_is_nothing_to_the_next(tmp_path: Path) -> No
     def fail(_error: ApiError | None) -> None:
         raise ValueError("a fault")
 
-    keeper.keep(row("resp_1"), fail)
-    keeper.keep(row("resp_2"), lambda _error: told.set())
+    keeper.keep(row("resp_1"), 4, fail)
+    keeper.keep(row("resp_2"), 4, lambda _error: told.set())
     await asyncio.wait_for(told.wait(), 120)
     await keeper.close()
     await store.close()

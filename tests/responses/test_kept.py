@@ -11,9 +11,18 @@ import httpx
 import openai
 import pytest
 
-from server.responses.context import MAX_CHAIN, MAX_CONTEXT_ITEMS
+from server.auth import Principal
+from server.errors import InvalidRequest, RateLimited
+from server.responses.context import (
+    MAX_CHAIN,
+    MAX_CONTEXT_ITEMS,
+    MAX_LOADED_AT_ONCE,
+    MAX_LOADS_OF_PROJECT,
+    ContextLoader,
+)
 from server.responses.items import MAX_ITEMS
 from server.store import open_store
+from server.store.records import Project
 from server.store.responses import StoredResponse
 from tests.gateway.conftest import MODEL, Gateway
 from tests.responses.conftest import WEATHER
@@ -225,6 +234,57 @@ def test_tokens_are_counted_before_they_are_paid(client: openai.OpenAI) -> None:
     assert answer.usage is not None
     assert counted.input_tokens == answer.usage.input_tokens
     assert counted.object == "response.input_tokens"
+
+
+def test_counting_is_work_of_the_project(gateway: Gateway, client: openai.OpenAI) -> None:
+    runner, limits = gateway.app.services.runner, gateway.config.limits
+    principal = Principal("key", Project("proj_test", "Acme", "acme", 0))
+    whole = runner.room(principal, limits.max_requests_per_project)
+    with whole, pytest.raises(openai.RateLimitError):
+        client.responses.input_tokens.count(model=MODEL, input="say hello")
+    assert client.responses.input_tokens.count(model=MODEL, input="say hello").input_tokens
+
+
+def test_a_model_is_looked_for_before_what_came_before(client: openai.OpenAI) -> None:
+    for ask in (client.responses.create, client.responses.input_tokens.count):
+        with pytest.raises(openai.NotFoundError) as refused:
+            ask(model="none", input="hi", previous_response_id="resp_none")
+        assert refused.value.param == "model"
+
+
+class _Slow:
+    """Finds nothing, once it may."""
+
+    def __init__(self) -> None:
+        self.most = self._inside = 0
+        self.may_end = asyncio.Event()
+
+    async def find(self, project_id: str, response_id: str) -> StoredResponse | None:
+        self._inside += 1
+        self.most = max(self.most, self._inside)
+        await self.may_end.wait()
+        self._inside -= 1
+        return None
+
+    async def chain(self, project_id: str, response_id: str) -> tuple[StoredResponse, ...]:
+        raise AssertionError("nothing was found")
+
+
+async def test_a_project_has_few_contexts_read_at_once() -> None:
+    kept = _Slow()
+    loader = ContextLoader(kept)
+    loads = [
+        asyncio.ensure_future(loader.load("proj", "hi", "resp_1"))
+        for _ in range(MAX_LOADS_OF_PROJECT)
+    ]
+    await asyncio.sleep(0)
+    with pytest.raises(RateLimited):
+        await loader.load("proj", "hi", "resp_1")
+    assert (await loader.load("proj", "hi", None)).own == "hi"
+    kept.may_end.set()
+    ends = await asyncio.gather(*loads, return_exceptions=True)
+    assert all(isinstance(end, InvalidRequest) for end in ends)
+    assert kept.most == MAX_LOADED_AT_ONCE
 
 
 async def _add(gateway: Gateway, **changes: Any) -> None:

@@ -253,6 +253,9 @@ def test_an_input_too_large_to_keep_is_answered_and_not_kept(raw: httpx.Client) 
     answer = raw.post("/responses", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "store"
+    wide = {**body, "input": "\u20ac" * 3_000_000}
+    answer = raw.post("/responses", content=json.dumps(wide, ensure_ascii=False).encode())
+    assert answer.json()["error"]["param"] == "store", "bytes are counted, not characters"
     del body["store"]
     answer = raw.post("/responses", content=json.dumps(body).encode())
     assert answer.status_code == 200
