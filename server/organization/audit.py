@@ -16,8 +16,8 @@ from server.organization.services import (
     Limit,
     OrganizationServices,
     no_such_cursor,
-    refuse_unknown,
 )
+from server.query import refuse_unknown
 from server.store.audit import AuditFilter
 from server.store.cursors import UnknownCursorError
 from server.store.records import Actor, ActorKind, AuditEntry

@@ -33,8 +33,8 @@ from server.organization.services import (
     is_archived,
     json_of,
     no_such_cursor,
-    refuse_unknown,
 )
+from server.query import refuse_unknown
 from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.store.identifiers import random_id

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from server.auth import KeyRing
 from server.config import Config
-from server.errors import InvalidRequest, NotFound, unknown_parameter
+from server.errors import InvalidRequest, NotFound
 from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.store.records import Project
@@ -45,21 +44,6 @@ def json_of(model: type[ModelT]) -> Any:
         return await read_body(model, await request.body())
 
     return Depends(read)
-
-
-def refuse_unknown(request: Request) -> None:
-    """What the route does not take is not ignored. Raises InvalidRequest."""
-    route = request.scope["route"]
-    assert isinstance(route, APIRoute)
-    known = {field.alias for field in _query_fields(route.dependant)}
-    for name in request.query_params:
-        if name not in known:
-            raise unknown_parameter(name)
-
-
-def _query_fields(dependant: Any) -> list[Any]:
-    inner = [field for part in dependant.dependencies for field in _query_fields(part)]
-    return [*dependant.query_params, *inner]
 
 
 async def find_project(store: Store, project_id: str) -> Project:

@@ -22,7 +22,8 @@ from server.organization.buckets import (
     paged,
     window_of,
 )
-from server.organization.services import OrganizationServices, refuse_unknown
+from server.organization.services import OrganizationServices
+from server.query import refuse_unknown
 from server.store import Store
 from server.store.usage import TooManyGroupsError, UsageGroup, UsageQuery, UsageSum
 from server.wire import ResponseBody

@@ -85,6 +85,8 @@ class Transcript:
             )
 
     def _add_message(self, item: Message, place: str) -> None:
+        if item.phase == "commentary":
+            raise unsupported_value(f"{place}.phase", "Messages have no phase but the final one.")
         if item.role != "assistant":
             self.end_turn()
             parts = _parts(item, place)
@@ -114,6 +116,10 @@ class Transcript:
 
     def _add_call(self, item: CallItem, place: str) -> None:
         _refuse_callers(item, place)
+        if item.async_:
+            raise unsupported_parameter(
+                f"{place}.async", "Calls are answered before the next turn."
+            )
         turn = self._turn or self._begin_turn(place)
         if item.call_id in turn.call_ids:
             raise invalid_value(f"{place}.call_id", f"'{item.call_id}' is given twice.")

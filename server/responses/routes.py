@@ -13,6 +13,7 @@ from server.answering.plan import plan_answer
 from server.auth import Caller
 from server.errors import InvalidRequest, NotFound, invalid_value, unsupported_parameter
 from server.openapi import json_body, refusals
+from server.query import refuse_unknown
 from server.responses.answer_schemas import (
     InputItemList,
     InputTokens,
@@ -69,7 +70,12 @@ async def count_input_tokens(
         return InputTokens(input_tokens=await count_tokens(services.pool, plan, "input"))
 
 
-@router.get("/{response_id}", response_model=ResponseObject, summary="Retrieve a response")
+@router.get(
+    "/{response_id}",
+    response_model=ResponseObject,
+    summary="Retrieve a response",
+    dependencies=[Depends(refuse_unknown)],
+)
 async def retrieve_response(
     response_id: str, caller: Caller, services: Services, stream: bool = False
 ) -> Response:
@@ -97,7 +103,11 @@ async def cancel_response(response_id: str, caller: Caller, services: Services) 
     )
 
 
-@router.get("/{response_id}/input_items", summary="List a response's input items")
+@router.get(
+    "/{response_id}/input_items",
+    summary="List a response's input items",
+    dependencies=[Depends(refuse_unknown)],
+)
 async def list_input_items(
     response_id: str,
     caller: Caller,

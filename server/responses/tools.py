@@ -143,6 +143,10 @@ def _tool(tool: FlatTool | OtherTool, place: str) -> Tool:
         raise unsupported_parameter(f"{place}.defer_loading", "There is no tool search here.")
     if tool.async_:
         raise unsupported_parameter(f"{place}.async", "Calls are answered before the next turn.")
+    if tool.output_schema is not None:
+        raise unsupported_parameter(
+            f"{place}.output_schema", "What functions give back is not checked."
+        )
     if tool.allowed_callers not in (None, ["direct"]):
         raise unsupported_parameter(
             f"{place}.allowed_callers", "Functions are called by the model only."

@@ -218,6 +218,17 @@ def test_events_are_not_sent_again(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.retrieve(response.id, stream=True)
     assert refused.value.param == "stream"
+    assert client.responses.retrieve(response.id, stream=False).id == response.id
+
+
+@pytest.mark.parametrize("query", ["include=x", "starting_after=1", "include_obfuscation=true"])
+def test_what_a_reading_does_not_take_is_refused(raw: httpx.Client, query: str) -> None:
+    made = raw.post("/responses", json={"model": MODEL, "input": "say hello"}).json()
+    for path in (f"/responses/{made['id']}", f"/responses/{made['id']}/input_items"):
+        answer = raw.get(f"{path}?{query}")
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert (error["param"], error["code"]) == (query.partition("=")[0], "unknown_parameter")
 
 
 def test_tokens_are_counted_before_they_are_paid(client: openai.OpenAI) -> None:

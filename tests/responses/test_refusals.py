@@ -67,6 +67,12 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "input[1].arguments",
         "invalid_value",
     ),
+    ({"input": [{**CALL, "async": True}, OUTPUT]}, "input[0].async", "unsupported_parameter"),
+    (
+        {"input": [user("x"), {"role": "assistant", "content": "y", "phase": "commentary"}]},
+        "input[1].phase",
+        "unsupported_value",
+    ),
     (
         {"input": [{**CALL, "namespace": "n"}, OUTPUT]},
         "input[0].namespace",
@@ -107,6 +113,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         {"tools": [{**WEATHER, "defer_loading": True}]},
         "tools[0].defer_loading",
+        "unsupported_parameter",
+    ),
+    (
+        {"tools": [{**WEATHER, "output_schema": {}}]},
+        "tools[0].output_schema",
         "unsupported_parameter",
     ),
     ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
