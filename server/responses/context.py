@@ -67,7 +67,7 @@ class ContextLoader:
     ) -> Context:
         """Raises InvalidRequest, NotFound for a reference to nothing, and RateLimited."""
         own = body_input if isinstance(body_input, str) else tuple(body_input or ())
-        if previous_id is None and not any(isinstance(item, ItemReference) for item in own):
+        if previous_id is None and (isinstance(own, str) or not any(map(_refers, own))):
             return Context(own)
         project = self._projects.setdefault(project_id, _Project())
         if project.num_inside >= MAX_LOADS_OF_PROJECT:
@@ -83,6 +83,10 @@ class ContextLoader:
             project.num_inside -= 1
             if not project.num_inside:
                 del self._projects[project_id]
+
+
+def _refers(item: Item) -> bool:
+    return isinstance(item, ItemReference)
 
 
 async def _load(
