@@ -10,10 +10,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 MAX_TEXT_CHARS = 32_768
 """Of a text, before and after its variables are put in."""
+MAX_VARIABLES = 64
+"""Of a text."""
 _VARIABLE = re.compile(r"\{\{([^{}]{0,256})\}\}")
 _PATH = re.compile(r"(?:item|sample)(?:\.[\w-]+)+")
 _SAMPLE_FIELDS = frozenset({"output_text", "output_json"})
@@ -35,17 +38,33 @@ class TextTooLongError(ValueError):
     """With its variables in, the text is longer than MAX_TEXT_CHARS."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sample:
     """The answer that is graded, and the item of the data set that it answers."""
 
     output_text: str
     item: Mapping[str, Any]
 
+    @property
+    def output_json(self) -> Any:
+        """The text as JSON, parsed once. Raises SampleNotJsonError."""
+        if isinstance(self._parsed, SampleNotJsonError):
+            raise self._parsed
+        return self._parsed
+
+    @cached_property
+    def _parsed(self) -> Any:
+        try:
+            return json.loads(self.output_text)
+        except (ValueError, RecursionError):
+            return SampleNotJsonError()
+
 
 def check_template(text: str) -> None:
     """Raises TemplateError."""
-    for match in _VARIABLE.finditer(text):
+    for number, match in enumerate(_VARIABLE.finditer(text), 1):
+        if number > MAX_VARIABLES:
+            raise TemplateError(f"A text may have at most {MAX_VARIABLES} variables.")
         _path_of(match)
 
 
@@ -82,7 +101,7 @@ def _look_up(path: list[str], sample: Sample) -> Any:
     root, *keys = path
     value: Any = sample.item
     if root == "sample":
-        value = sample.output_text if keys[0] == "output_text" else _parsed(sample.output_text)
+        value = sample.output_text if keys[0] == "output_text" else sample.output_json
         keys = keys[1:]
     for key in keys:
         value = _member(value, key)
@@ -95,10 +114,3 @@ def _member(value: Any, key: str) -> Any:
     if isinstance(value, list) and key.isascii() and key.isdigit() and int(key) < len(value):
         return value[int(key)]
     raise MissingVariableError
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SampleNotJsonError from error
