@@ -153,7 +153,8 @@ async def delete_permission(
 
 
 async def _own(rows: Store, caller: Principal, checkpoint: str) -> str:
-    """The id of the caller's fine-tune. Raises ModelNotFound."""
+    """The id of the caller's fine-tune. Raises ModelNotFound, PermissionDenied."""
+    caller.check_model(checkpoint)
     model = await rows.models.find(checkpoint, caller.project.id)
     if model is None or model.id != checkpoint or model.project_id != caller.project.id:
         raise ModelNotFound(checkpoint)

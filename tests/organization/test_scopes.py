@@ -13,6 +13,8 @@ from server.scopes import SCOPES
 from tests.gateway.conftest import MODEL
 from tests.organization.conftest import PROJECT, Service, chat
 
+SHARING = "/v1/fine_tuning/checkpoints"
+
 
 def make_key(service: Service, **limits: Any) -> str:
     accounts = service.admin().projects.service_accounts
@@ -70,6 +72,9 @@ def test_a_key_of_some_models_sees_and_uses_those_only(service: Service) -> None
         ("POST", "/v1/completions", {"model": MODEL, "prompt": "say hello"}),
         ("POST", "/v1/embeddings", {"model": MODEL, "input": "a"}),
         ("POST", "/v1/score/evaluation", {"model": MODEL, "messages": ["a"]}),
+        ("GET", f"{SHARING}/ft:x/permissions", None),
+        ("POST", f"{SHARING}/ft:x/permissions", {"project_ids": ["p"]}),
+        ("DELETE", f"{SHARING}/ft:x/permissions/cp_1", None),
     ):
         assert error_of(service.call(method, path, other, json=body)) == (403, "model_not_found")
 
