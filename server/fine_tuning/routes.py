@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
 from server.auth import Caller
-from server.errors import InvalidRequest, invalid_value
+from server.errors import InvalidRequest, invalid_value, unknown_parameter
 from server.fine_tuning.dataset import nearest_name
 from server.fine_tuning.feed import event_feed
 from server.fine_tuning.hyperparameters import advice
@@ -32,6 +32,8 @@ from server.validation import read_body
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 
 MAX_PAGE = 100
+_MAX_NAME_CHARS = 64
+"""Of a parameter that is not there, in what is said of it."""
 _METADATA_PARAM = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
@@ -60,11 +62,15 @@ async def _body_of(request: Request) -> CreateJob:
 
 def _with_advice(error: InvalidRequest) -> InvalidRequest:
     """A parameter that is not there, with the one that was meant."""
-    where, _, name = (error.param or "").rpartition(".")
-    told = advice(name) if where.endswith("hyperparameters") else nearest_name(where, name)
-    if error.code != "unknown_parameter" or told is None:
+    if error.code != "unknown_parameter":
         return error
-    return InvalidRequest(f"{error.message} {told}", param=error.param, code=error.code)
+    where, dot, name = (error.param or "").rpartition(".")
+    name = name[:_MAX_NAME_CHARS]
+    told = advice(name) if where.endswith("hyperparameters") else nearest_name(where, name)
+    unknown = unknown_parameter(f"{where}{dot}{name}")
+    if told is None:
+        return unknown
+    return InvalidRequest(f"{unknown.message} {told}", param=unknown.param, code=unknown.code)
 
 
 @router.post(

@@ -77,6 +77,10 @@ def test_what_is_meant_is_told(service: Service) -> None:
             create(client, hyperparameters={name: 3})
         assert error.value.param == f"method.supervised.hyperparameters.{name}"
         assert error.value.code == "unknown_parameter"
+    with pytest.raises(openai.BadRequestError, match="Unknown parameter") as error:
+        create(client, hyperparameters={"x" * 100_000: 3})
+    assert error.value.param == "method.supervised.hyperparameters." + "x" * 64
+    assert len(error.value.message) < 1000
     with pytest.raises(openai.BadRequestError, match="belongs to finetuning_type lora") as error:
         create(client, hyperparameters={"finetuning_type": "full", "lora_rank": 4})
     assert error.value.param == "method.supervised.hyperparameters.lora_rank"
