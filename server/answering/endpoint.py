@@ -64,7 +64,6 @@ class AnsweringEndpoint(Generic[BodyT]):
     def _run(self, principal: Principal, plan: AnswerPlan, output: Output, caller: Caller) -> None:
         self._holder.services.runner.run(
             principal,
-            plan.request.model,
             plan,
             output,
             caller,

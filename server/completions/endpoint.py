@@ -46,5 +46,5 @@ class CompletionsEndpoint:
         self, principal: Principal, plan: CompletionPlan, output: Output, caller: Caller
     ) -> None:
         self._holder.services.runner.run(
-            principal, plan.request.model, plan, output, caller, answers_per_prompt=plan.tries
+            principal, plan, output, caller, answers_per_prompt=plan.tries
         )

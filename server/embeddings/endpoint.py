@@ -41,7 +41,6 @@ class EmbeddingsEndpoint:
         answer = await ask_pooled(
             services,
             principal,
-            request.model,
             served,
             lambda number: Embed(number, inputs, request.dimensions, served.adapter),
             recipient,

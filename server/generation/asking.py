@@ -32,7 +32,6 @@ def require_pooled(served: Served, capability: Capability, what: str) -> None:
 async def ask_pooled(
     services: GenerationServices,
     principal: Principal,
-    model: str,
     served: Served,
     message: Callable[[int], Message],
     caller: Caller,
@@ -49,7 +48,7 @@ async def ask_pooled(
         raise from_failure(event)
     assert isinstance(event, Embedded | Scored)
     tally.prompt_tokens = event.prompt_tokens
-    services.accountant.record(principal, model, tally, is_pooled=True)
+    services.accountant.record(principal, served.model.id, tally, is_pooled=True)
     return event
 
 

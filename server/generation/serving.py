@@ -22,7 +22,7 @@ from server.generation.line import Line
 from server.generation.output import Output, Route
 from server.generation.rates import RateMeter
 from server.media import MediaLoader
-from server.models.catalog import Catalog
+from server.models.catalog import Catalog, Served
 from server.usage import Accountant, Tally
 
 
@@ -51,6 +51,8 @@ class GenerationHolder(Protocol):
 
 
 class Plan(Route, Protocol):
+    @property
+    def served(self) -> Served: ...
     @property
     def works(self) -> Sequence[Work]: ...
     def name_error(self, error: ApiError) -> ApiError: ...
@@ -84,7 +86,6 @@ class Runner:
     def run(
         self,
         principal: Principal,
-        model: str,
         plan: Plan,
         output: Output,
         caller: Caller,
@@ -112,7 +113,9 @@ class Runner:
         except RateLimited:
             self._under_way[principal.project.id] -= len(works)
             raise
-        caller.when_over(partial(self._settle, principal, model, exchange, len(works)))
+        caller.when_over(
+            partial(self._settle, principal, plan.served.model.id, exchange, len(works))
+        )
         exchange.start()
 
     def _cache_scope(self, principal: Principal, base_model: str) -> str:

@@ -122,4 +122,4 @@ class ResponsesEndpoint:
         )
 
     def _run(self, principal: Principal, plan: AnswerPlan, output: Output, caller: Caller) -> None:
-        self._holder.services.runner.run(principal, plan.request.model, plan, output, caller)
+        self._holder.services.runner.run(principal, plan, output, caller)

@@ -37,7 +37,6 @@ class ScoresEndpoint:
         answer = await ask_pooled(
             services,
             principal,
-            request.model,
             served,
             lambda number: Score(number, inputs, served.adapter, request.max_length),
             recipient,

@@ -26,23 +26,26 @@ _AMOUNTS = (
     "embedding_requests",
     "embedding_tokens",
 )
+_BASE = func.coalesce(models.c.base, usage.c.model)
 _RECENT = (
     select(
         usage.c.project_id,
         usage.c.key_id,
-        func.coalesce(models.c.base, usage.c.model).label("base"),
+        _BASE.label("base"),
         usage.c.minute,
-        usage.c.requests,
-        (usage.c.prompt_tokens + usage.c.completion_tokens).label("tokens"),
+        func.sum(usage.c.requests).label("sum_requests"),
+        func.sum(usage.c.prompt_tokens + usage.c.completion_tokens).label("sum_tokens"),
     )
     .outerjoin(models, models.c.id == usage.c.model)
     .where(usage.c.minute > bindparam("since"))
+    .group_by(usage.c.project_id, usage.c.key_id, _BASE, usage.c.minute)
+    .order_by(func.sum(usage.c.requests).desc())
     .limit(MAX_GROUPS)
 )
 
 
 class RecentUse(NamedTuple):
-    """Of one key and base model in a minute, or some of it."""
+    """Of one key and base model in a minute."""
 
     project_id: str
     key_id: str
@@ -121,10 +124,17 @@ class UsageLedger:
                     await connection.execute(usage.insert().values(**place, **amounts))
 
     async def recent(self) -> Sequence[RecentUse]:
-        """Of this minute and the one before it."""
+        """Of this minute and the one before it, the most requests first."""
         rows = await self._database.look_up(_RECENT, since=int(time.time()) - _RECENT_S)
         return [
-            RecentUse(row.project_id, row.key_id, row.base, row.minute, row.requests, row.tokens)
+            RecentUse(
+                row.project_id,
+                row.key_id,
+                row.base,
+                row.minute,
+                int(row.sum_requests),
+                int(row.sum_tokens),
+            )
             for row in rows
         ]
 

@@ -69,14 +69,16 @@ async def ask(gateway: Gateway, messages: tuple[ChatMessage, ...], **asked: Any)
 
 
 async def opened(app: GatewayApp) -> DetachedCaller:
-    return DetachedCaller(await app.services.keys.authenticate(f"Bearer {KEY}".encode()))
+    return DetachedCaller(
+        await app.services.keys.authenticate(f"Bearer {KEY}".encode(), "POST", "/v1/x")
+    )
 
 
 async def run(app: GatewayApp, request: AnswerRequest, caller: DetachedCaller) -> None:
     services, principal = app.services, caller.call.principal
     assert principal is not None
     plan = await plan_answer(request, principal, services.catalog, services.media)
-    services.runner.run(principal, MODEL, plan, Folded(plan, caller), caller)
+    services.runner.run(principal, plan, Folded(plan, caller), caller)
 
 
 async def test_a_request_of_no_endpoint_is_answered(gateway: Gateway) -> None:

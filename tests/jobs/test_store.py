@@ -17,9 +17,12 @@ from server.store import Store, open_store
 from server.store.cursors import UnknownCursorError
 from server.store.database import Database
 from server.store.keys import KeyRevokedError, hash_key
+from server.store.models import insert_model
 from server.store.quick_reads import QuickReads
 from server.store.records import Engine, EngineState, ModelKind, Replay, Usage
 from server.store.tables import metadata, projects
+from server.store.usage import RecentUse
+from server.usage import minute_of
 from tests.jobs.factories import CREATED, make_job, make_project, new_file, new_job, new_model
 
 
@@ -83,8 +86,6 @@ async def test_a_project_sees_public_models_and_its_own(store: Store) -> None:
     await store.models.put_base("base", "/m", "tuneyard", 5)
     await store.models.put_base("base", "/m2", "tuneyard", 9)
     job = await make_job(store, mine)
-    from server.store.models import insert_model
-
     database = store.models._database
     async with database.write() as connection:
         await insert_model(connection, new_model(job, "ft:base:acme::1", 1))
@@ -222,6 +223,22 @@ async def test_usage_adds_up_within_a_minute(store: Store) -> None:
     async with store.usage._database.read() as connection:
         rows = await connection.execute(text("SELECT sum(requests), sum(cached_tokens) FROM usage"))
         assert tuple(rows.one()) == (3, 12)
+
+
+async def test_recent_use_is_summed_by_base_and_its_most_comes_first(store: Store) -> None:
+    project = await make_project(store)
+    job = await make_job(store, project)
+    tuned = [f"ft:base:acme::{number}" for number in (1, 2)]
+    async with store.usage._database.write() as connection:
+        for uid, name in enumerate(tuned, 1):
+            await insert_model(connection, new_model(job, name, uid))
+    minute = minute_of(time.time()) + 60
+    entries = [Usage("p", "k", name, minute, 2, 3, 4, 0) for name in (*tuned, "base")]
+    await store.usage.add([Usage("q", "l", "other", minute, 1, 0, 0, 0), *entries])
+    assert await store.usage.recent() == [
+        RecentUse("p", "k", "base", minute, 6, 21),
+        RecentUse("q", "l", "other", minute, 1, 0),
+    ]
 
 
 async def test_everything_is_there_after_a_reopening(store: Store, database_url: str) -> None:

@@ -14,7 +14,7 @@ from server.store import Store, open_store
 from server.store.records import Engine, EngineState, Usage
 from server.store.usage import UsageQuery
 from server.usage import FLUSH_INTERVAL_S
-from tests.gateway.conftest import DEADLINE_S, MODEL, REPLIES, Worker, start_worker, wait_for
+from tests.gateway.conftest import ALIAS, DEADLINE_S, MODEL, REPLIES, Worker, start_worker, wait_for
 from tests.jobs.live import Gateway as Live
 from tests.jobs.live import running_gateway
 from tests.organization.conftest import PRICES, Service, chat
@@ -183,6 +183,27 @@ def test_a_request_is_in_the_usage_within_seconds(service: Service) -> None:
     assert result.output_tokens == used["completion_tokens"]
     [key] = admin.projects.api_keys.list(project.id).data
     assert abs(key.last_used_at - time.time()) < 3600
+
+
+def test_use_of_an_alias_is_its_model_s(service: Service) -> None:
+    admin = service.admin()
+    project = admin.projects.create(name="Alias")
+    key = admin.projects.service_accounts.create(project.id, name="k").api_key.value
+    asked = {"model": ALIAS, "max_tokens": 3}
+    for path, body in (
+        ("chat/completions", {**asked, "messages": [{"role": "user", "content": "say hello"}]}),
+        ("completions", {**asked, "prompt": "say hello"}),
+        ("responses", {"model": ALIAS, "input": "say hello"}),
+    ):
+        answer = service.call("POST", f"/v1/{path}", key, json=body)
+        assert (answer.status_code, answer.json()["model"]) == (200, ALIAS)
+    accountant = service.one.app.services.accountant
+    wait_for(lambda: accountant.num_unwritten == 0, 200 * FLUSH_INTERVAL_S)
+    query = {"start_time": int(time.time()) - 3600, "project_ids": [project.id]}
+    page = admin.usage.completions(**query, group_by=["model"])
+    results = [result for bucket in page.data for result in bucket.results]
+    assert sum(result.num_model_requests for result in results) == 3
+    assert {result.model for result in results} == {MODEL}
 
 
 def test_requests_that_were_refused_are_no_usage(service: Service) -> None:
