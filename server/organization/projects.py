@@ -167,13 +167,16 @@ async def modify_rate_limit(
             param="rate_limit_id",
             code="rate_limit_not_found",
         )
-    limits = await services.store.projects.rate_limits(project_id)
-    before = limits.get(model, RateLimit())
-    limit = RateLimit(
-        _changed(before.requests, wanted.max_requests_per_1_minute),
-        _changed(before.tokens, wanted.max_tokens_per_1_minute),
-    )
-    if not await services.store.projects.set_rate_limit(project_id, model, limit, caller.actor):
+
+    def change(before: RateLimit) -> RateLimit:
+        return RateLimit(
+            _changed(before.requests, wanted.max_requests_per_1_minute),
+            _changed(before.tokens, wanted.max_tokens_per_1_minute),
+        )
+
+    projects = services.store.projects
+    limit = await projects.change_rate_limit(project_id, model, change, caller.actor)
+    if limit is None:
         raise is_archived(project_id)
     services.keys.forget()
     return RateLimitObject.of(model, limit)

@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, select, update
+from sqlalchemy import Row, Select, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.store.conflicts import insert_or
 from server.store.database import Database
 from server.store.models import EVERYBODY, model_of, usable_by
 from server.store.records import Alias, Model
@@ -101,14 +102,9 @@ def _alias_of(row: Row[Any]) -> Alias:
 
 async def _put(connection: AsyncConnection, owner: str, name: str, model_id: str) -> None:
     """One that is moved keeps the time it was made."""
-    known = await connection.execute(
-        update(model_aliases)
-        .where(model_aliases.c.owner == owner, model_aliases.c.name == name)
-        .values(points_to=model_id)
+    query = insert_or(connection, model_aliases).values(
+        owner=owner, name=name, points_to=model_id, created_at=int(time.time())
     )
-    if known.rowcount == 0:
-        await connection.execute(
-            model_aliases.insert().values(
-                owner=owner, name=name, points_to=model_id, created_at=int(time.time())
-            )
-        )
+    await connection.execute(
+        query.on_conflict_do_update(index_elements=["owner", "name"], set_={"points_to": model_id})
+    )

@@ -131,8 +131,12 @@ class Keys:
         project that had it first. Raises KeyRevokedError."""
         wanted = NewKey(new) if isinstance(new, str) else new
         key_hash = hash_key(key)
+        of_project = (projects.c.id == project_id, projects.c.archived_at.is_(None))
+        live = select(projects.c.id).where(*of_project).with_for_update(read=True)
         async with self._database.write() as connection:
             if await _id_of(connection, key_hash) is None:
+                if await connection.scalar(live) is None:
+                    raise KeyRevokedError
                 await _insert(connection, project_id, key, wanted, by)
         return await self._added(key_hash)
 

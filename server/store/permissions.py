@@ -12,7 +12,7 @@ from server.store.cursors import fetch_page
 from server.store.database import Database
 from server.store.identifiers import random_id
 from server.store.records import Page, Permission
-from server.store.tables import checkpoint_permissions, projects
+from server.store.tables import checkpoint_permissions, models, projects
 
 
 class UnknownProjectError(LookupError):
@@ -37,7 +37,9 @@ class Permissions:
             checkpoint_permissions.c.model_id == model_id,
             checkpoint_permissions.c.project_id.in_(project_ids),
         )
+        lock = select(models.c.id).where(models.c.id == model_id).with_for_update(key_share=True)
         async with self._database.write() as connection:
+            await connection.execute(lock)
             there = set(await connection.scalars(known))
             for project_id in project_ids:
                 if project_id not in there:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.audit import write_audit
+from server.store.conflicts import insert_or
 from server.store.cursors import fetch_page_by_age
 from server.store.database import Database
 from server.store.identifiers import random_id
@@ -71,17 +72,18 @@ class Projects:
         async with self._database.read() as connection:
             return read_limits(await connection.scalar(query))
 
-    async def set_rate_limit(
-        self, project_id: str, model: str, limit: RateLimit, by: Actor
-    ) -> bool:
-        """False if there is no such live project."""
+    async def change_rate_limit(
+        self, project_id: str, model: str, change: Callable[[RateLimit], RateLimit], by: Actor
+    ) -> RateLimit | None:
+        """`change` gives the new limit for the old one. None if there is no such live project."""
         where = (projects.c.id == project_id, projects.c.archived_at.is_(None))
         async with self._database.write() as connection:
-            row = (await connection.execute(select(projects).where(*where))).one_or_none()
+            query = select(projects).where(*where).with_for_update(key_share=True)
+            row = (await connection.execute(query)).one_or_none()
             if row is None:
-                return False
+                return None
             limits = dict(read_limits(row.rate_limits))
-            limits[model] = limit
+            limit = limits[model] = change(limits.get(model, RateLimit()))
             await _change(connection, project_id, rate_limits=_write_limits(limits))
             asked = {
                 "max_requests_per_1_minute": limit.requests,
@@ -89,18 +91,20 @@ class Projects:
             }
             details = {"id": f"rl-{model}", "changes_requested": asked}
             await write_audit(connection, by, "rate_limit.updated", project_id, details)
-        return True
+        return limit
 
 
 async def insert_project(connection: AsyncConnection, project_id: str, name: str) -> Project:
-    """Within a writing transaction."""
-    project = Project(project_id, name, await _free_slug(connection, name), int(time.time()))
-    await connection.execute(
-        projects.insert().values(
-            id=project.id, name=name, slug=project.slug, created_at=project.created_at
-        )
-    )
-    return project
+    """Within a writing transaction. One of this id that another makes meanwhile stays as it is."""
+    known = select(projects).where(projects.c.id == project_id)
+    insert = insert_or(connection, projects).on_conflict_do_nothing().returning(*projects.c)
+    while True:
+        slug = await _free_slug(connection, name)
+        values = {"id": project_id, "name": name, "slug": slug, "created_at": int(time.time())}
+        row = (await connection.execute(insert.values(values))).one_or_none()
+        row = row or (await connection.execute(known)).one_or_none()
+        if row is not None:
+            return project_of(row)
 
 
 def project_of(row: Any) -> Project:

@@ -6,6 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,15 @@ from server.store.database import Database
 from server.store.keys import KeyRevokedError, hash_key
 from server.store.models import insert_model
 from server.store.quick_reads import QuickReads
-from server.store.records import Engine, EngineState, ModelKind, Replay, Usage
+from server.store.records import (
+    OPERATOR,
+    Engine,
+    EngineState,
+    ModelKind,
+    RateLimit,
+    Replay,
+    Usage,
+)
 from server.store.tables import metadata, projects
 from server.store.usage import RecentUse
 from server.usage import minute_of
@@ -79,6 +89,46 @@ async def test_projects_of_one_name_get_different_slugs(store: Store) -> None:
     first, second = await make_project(store), await make_project(store)
     assert (first.slug, second.slug) == ("acme-inc", "acme-inc-2")
     assert await store.keys.ensure_project(first.id, "renamed") == first
+
+
+async def test_what_is_made_at_once_is_made(store: Store) -> None:
+    made = await asyncio.gather(*(store.projects.create("Same name", OPERATOR) for _ in range(4)))
+    assert len({project.slug for project in made}) == 4
+    mine = made[0]
+    again = await asyncio.gather(*(store.keys.ensure_project(mine.id, "x") for _ in range(4)))
+    assert set(again) == {mine}
+    await asyncio.gather(*(store.aliases.put(mine.id, "a", f"m{n}", 9) for n in range(4)))
+    alias = await store.aliases.find(mine.id, "a")
+    assert alias is not None
+    await store.aliases.put(mine.id, "a", "moved", 1)
+    assert await store.aliases.find(mine.id, "a") == replace(alias, points_to="moved")
+    tuned = new_model(await make_job(store, mine), f"ft:base:acme::{mine.id}", 1)
+    async with store.models._database.write() as connection:
+        await insert_model(connection, tuned)
+    others = [project.id for project in made[1:]]
+    granted = await asyncio.gather(*(store.permissions.grant(tuned.id, others) for _ in range(4)))
+    assert len(set(granted)) == 1
+
+
+async def test_numbers_of_a_limit_that_are_changed_at_once_are_both_kept(store: Store) -> None:
+    project = await make_project(store)
+
+    def change(**numbers: int) -> Awaitable[RateLimit | None]:
+        return store.projects.change_rate_limit(
+            project.id, "m", lambda before: replace(before, **numbers), OPERATOR
+        )
+
+    changed = await asyncio.gather(change(requests=7), change(tokens=900))
+    assert RateLimit(7, 900) in changed
+    assert await store.projects.rate_limits(project.id) == {"m": RateLimit(7, 900)}
+
+
+async def test_an_archived_project_gets_no_key(store: Store) -> None:
+    project = await make_project(store)
+    await store.projects.archive(project.id, OPERATOR)
+    with pytest.raises(KeyRevokedError):
+        await store.keys.add(project.id, "sk-late", "late")
+    assert project.id not in {key.project.id for key in await store.keys.list_all()}
 
 
 async def test_a_project_sees_public_models_and_its_own(store: Store) -> None:
