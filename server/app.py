@@ -59,6 +59,7 @@ from server.responses.context import ContextLoader
 from server.responses.keeping import Keeper
 from server.responses.schemas import CountTokens
 from server.store import Store, StoreUnavailableError, open_store
+from server.store.passing_faults import UnstorableTextError
 from server.unsupported import find_unsupported
 from server.uploads import routes as uploads_routes
 from server.uploads.schemas import CompleteUpload, CreateUpload
@@ -160,7 +161,13 @@ class GatewayApp(FastAPI):
 
 def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayApp:
     app = GatewayApp(config, access_log or AccessLog())
-    for kind in (ApiError, StorageFullError, StoreUnavailableError, Exception):
+    for kind in (
+        ApiError,
+        StorageFullError,
+        StoreUnavailableError,
+        UnstorableTextError,
+        Exception,
+    ):
         app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)

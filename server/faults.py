@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from server.blobs import StorageFullError
-from server.errors import ApiError, InsufficientStorage, InternalError, Unavailable
-from server.store.passing_faults import StoreUnavailableError
+from server.errors import ApiError, InsufficientStorage, InternalError, InvalidRequest, Unavailable
+from server.store.passing_faults import StoreUnavailableError, UnstorableTextError
 
 _RETRY_AFTER_S = 2.0
 
@@ -19,5 +19,7 @@ def answer_to(error: Exception) -> ApiError:
         case StoreUnavailableError():
             message = "The server cannot read or store this at the moment. Please retry."
             return Unavailable(message, retry_after_s=_RETRY_AFTER_S)
+        case UnstorableTextError():
+            return InvalidRequest("A text has a NUL character.", code="invalid_value")
         case _:
             return InternalError()

@@ -34,7 +34,8 @@ _NUM_WRITERS = 4
 
 class Database:
     """Gives out transactions; `write` ones commit on leaving without an exception. All of them
-    raise StoreUnavailableError, and StorageFullError when the database's disk is full."""
+    raise StoreUnavailableError, StorageFullError when the database's disk is full, and
+    UnstorableTextError."""
 
     def __init__(self, url: str) -> None:
         self._reading = _create_engine(url, _NUM_READERS)
