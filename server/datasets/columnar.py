@@ -9,6 +9,7 @@ have all their fields in every row.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from templates.example_lines import MAX_LINE_BYTES, ExampleFileError
 
 REFUSED = 3
 MAX_ROWS = 20_000_000
+_ALWAYS_ROWS = 1_000_000
+_MAX_ROWS_PER_BYTE = 4
 MAX_COLUMNS = 1000
 """Fields of structures are columns."""
 _BATCH_BYTES = 4 * 1024 * 1024
@@ -42,7 +45,8 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         read = _parquet if container == "parquet" else _arrow
-        write(read(path), sys.stdout.buffer)
+        max_rows = max_rows_of(os.path.getsize(path))
+        write(read(path, max_rows), sys.stdout.buffer, max_rows)
     except BrokenPipeError:
         return 0
     except ExampleFileError as error:
@@ -60,12 +64,17 @@ def _refuse(message: str) -> int:
     return REFUSED
 
 
-def write(batches: Iterator[Any], output: IO[bytes]) -> None:
+def max_rows_of(num_bytes: int) -> int:
+    """Of a file of this size."""
+    return min(MAX_ROWS, max(_ALWAYS_ROWS, _MAX_ROWS_PER_BYTE * num_bytes))
+
+
+def write(batches: Iterator[Any], output: IO[bytes], max_rows: int) -> None:
     """Rows of record batches, one a line."""
     num_rows = 0
     for batch in batches:
         num_rows += batch.num_rows
-        check_num_rows(num_rows)
+        check_num_rows(num_rows, max_rows)
         for row in cast(list[dict[str, Any]], batch.to_pylist()):
             line = json.dumps(without_nulls(row), default=_plain).encode()
             if len(line) > MAX_LINE_BYTES:
@@ -74,9 +83,11 @@ def write(batches: Iterator[Any], output: IO[bytes]) -> None:
     output.flush()
 
 
-def check_num_rows(number: int) -> None:
-    if number > MAX_ROWS:
-        raise ExampleFileError(f"The file has more than {MAX_ROWS} rows.")
+def check_num_rows(number: int, max_rows: int) -> None:
+    if number > max_rows:
+        raise ExampleFileError(
+            f"The file has more than {max_rows} rows, the most for a file of its size."
+        )
 
 
 def without_nulls(value: Any) -> Any:
@@ -95,7 +106,7 @@ def _plain(value: object) -> str:
     return str(value)
 
 
-def _parquet(path: str) -> Iterator[Any]:
+def _parquet(path: str, max_rows: int) -> Iterator[Any]:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(
@@ -108,7 +119,7 @@ def _parquet(path: str) -> Iterator[Any]:
     about = file.metadata
     if about.num_columns > MAX_COLUMNS:
         raise ExampleFileError(f"The file has more than {MAX_COLUMNS} columns.")
-    check_num_rows(about.num_rows)
+    check_num_rows(about.num_rows, max_rows)
     _check_schema(file.schema_arrow)
     for number in range(about.num_row_groups):
         group = about.row_group(number)
@@ -116,7 +127,7 @@ def _parquet(path: str) -> Iterator[Any]:
         yield from file.iter_batches(batch_size=size, row_groups=[number], use_threads=False)
 
 
-def _arrow(path: str) -> Iterator[Any]:
+def _arrow(path: str, _max_rows: int) -> Iterator[Any]:
     """Arrow's file format, or its stream, which Hugging Face's `datasets` writes."""
     import pyarrow
 

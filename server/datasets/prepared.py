@@ -26,6 +26,9 @@ from templates.example_lines import ExampleFileError
 from templates.examples import read_row
 
 MAX_WRITTEN_BYTES = 8 * 1024**3
+_ALWAYS_WRITTEN_BYTES = 256 * 1024**2
+_MAX_GROWTH = 20
+"""What is written of a file, per byte of it: a small one can unpack to any size."""
 _LOOKED_AT_BYTES = 4 * 1024**2
 
 
@@ -47,6 +50,7 @@ def prepare_rows(
     """Leaves the rows of `source` at `target`, and removes `source`. `dataset` None: as the first
     rows' columns say. Raises ExampleFileError, OSError."""
     container = container_at(source, filename)
+    max_bytes = min(max_bytes, max(_ALWAYS_WRITTEN_BYTES, _MAX_GROWTH * source.stat().st_size))
     try:
         with closing(read_rows(source, container)) as rows:
             first = _first(rows)
@@ -71,7 +75,9 @@ def _write(
                 written = b"" if line is None else _turned(*line, dataset, prepared)
                 file.write(written + b"\n")
                 if file.tell() > max_bytes:
-                    raise ExampleFileError(f"The rows take more than {max_bytes} bytes.")
+                    raise ExampleFileError(
+                        f"The rows take more than {max_bytes} bytes, the most for this file."
+                    )
         os.replace(beside, target)
     finally:
         beside.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from server.config import Config
 from server.datasets.prepared import Prepared
 from server.fine_tuning.hyperparameters import given_of, settle
 from server.store import Store
-from server.store.records import EventLevel, Job, JobError, NewEvent
+from server.store.records import EventLevel, Job, JobError, JobStatus, NewEvent
 from server.supervisor.job_rows import FileKind, fetch_rows, rows_path
 from server.supervisor.patience import passes
 from server.supervisor.validation import (
@@ -33,7 +33,12 @@ logger = logging.getLogger(__name__)
 
 async def check_job(job: Job, owner: str, config: Config, store: Store, blobs: Blobs) -> None:
     """All its events are written with the outcome, so that a check begun twice is told once.
-    Raises what passes, and then nothing is written."""
+    Raises what passes, and then nothing is written. A job that was cancelled meanwhile is given
+    up."""
+    statuses = await store.progress.statuses(owner)
+    if statuses.get(job.id) is not JobStatus.VALIDATING_FILES:
+        await store.progress.release(owner, job.id)
+        return
     plan = job.plan
     files = f"training file: {plan.training_file}"
     if plan.validation_file is not None:

@@ -332,3 +332,25 @@ def test_what_is_written_has_a_limit(tmp_path: Path) -> None:
     with pytest.raises(ExampleFileError, match="more than 1000 bytes"):
         prepare_rows(table, "a.csv", None, target, max_bytes=1000)
     assert [*tmp_path.iterdir()] == []
+
+
+def dictionary_parquet(num_rows: int, value: str | None) -> bytes:
+    """A small file, whose rows all point to one value."""
+    indices = pa.array([0]).take(pa.array([0] * num_rows)).cast(pa.int32())
+    column = pa.DictionaryArray.from_arrays(indices, pa.array([value], pa.string()))
+    sink = io.BytesIO()
+    parquet.write_table(pa.table({"text": column}), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def test_what_is_written_of_a_small_file_is_limited_by_its_size(tmp_path: Path) -> None:
+    content = dictionary_parquet(270, "x" * 1_000_000)
+    assert len(content) < 10_000
+    with pytest.raises(ExampleFileError, match="more than 268435456 bytes"):
+        prepare_rows(put(tmp_path, content), "a.parquet", None, tmp_path / "training.jsonl")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_small_file_has_not_more_than_a_million_rows(tmp_path: Path) -> None:
+    with pytest.raises(ExampleFileError, match="more than 1000000 rows"):
+        read_all(tmp_path, "a.parquet", dictionary_parquet(1_000_001, "x"))
