@@ -29,7 +29,8 @@ NUM_LOOKED_AT = 20
 _NUM_SHOWN_COLUMNS = 12
 
 
-Layout = Callable[[JsonObject], DatasetFormat]
+Layout = Callable[[JsonObject, str | None], DatasetFormat]
+"""Of a row, and the column of its label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,43 +39,41 @@ class Shape:
     needs: tuple[tuple[str, ...], ...]
     """Columns, of each group at least one."""
     layout: Layout | None
-    """By a row of it. None: it is read as it is."""
+    """None: it is read as it is."""
 
 
 _LABELS = ("label", "kto_tag")
+_VERDICTS = ("true", "false", "1", "0")
 _ANSWERS = (("chosen",), ("rejected",))
 
 
-def _label(row: JsonObject) -> str | None:
-    return next((name for name in _LABELS if name in _telling(row)), None)
+def _alpaca(_row: JsonObject, label: str | None) -> DatasetFormat:
+    return DatasetFormat(Formatting.ALPACA, replace(ALPACA_COLUMNS, kto_tag=label))
 
 
-def _alpaca(row: JsonObject) -> DatasetFormat:
-    return DatasetFormat(Formatting.ALPACA, replace(ALPACA_COLUMNS, kto_tag=_label(row)))
-
-
-def _ranked_alpaca(row: JsonObject) -> DatasetFormat:
+def _ranked_alpaca(_row: JsonObject, _label: str | None) -> DatasetFormat:
     return DatasetFormat(Formatting.ALPACA, ranked(ALPACA_COLUMNS), ranking=True)
 
 
-def _ranked_answers(row: JsonObject) -> DatasetFormat:
+def _ranked_answers(row: JsonObject, label: str | None) -> DatasetFormat:
     """Texts, or messages as TRL has them: behind the prompt's, or with the prompt in front."""
     if isinstance(row["prompt"], list):
-        return _messages("prompt", ranking=True)(row)
+        return _messages("prompt", ranking=True)(row, label)
     if isinstance(row["chosen"], list):
-        return _messages(None, ranking=True)(row)
+        return _messages(None, ranking=True)(row, label)
     columns = replace(ranked(ALPACA_COLUMNS), prompt="prompt", query=None, history=None)
     return DatasetFormat(Formatting.ALPACA, columns, ranking=True)
 
 
-def _labelled_pair(row: JsonObject) -> DatasetFormat:
-    columns = Columns(prompt="prompt", response="completion", kto_tag=_label(row))
+def _labelled_pair(_row: JsonObject, label: str | None) -> DatasetFormat:
+    columns = Columns(prompt="prompt", response="completion", kto_tag=label)
     return DatasetFormat(Formatting.ALPACA, columns)
 
 
-def _messages(name: str | None, *, ranking: bool = False, label: bool = False) -> Layout:
-    def layout(row: JsonObject) -> DatasetFormat:
-        columns = replace(MESSAGE_COLUMNS, messages=name, kto_tag=_label(row) if label else None)
+def _messages(name: str | None, *, ranking: bool = False, labelled: bool = False) -> Layout:
+    def layout(row: JsonObject, label: str | None) -> DatasetFormat:
+        kto_tag = label if labelled else None
+        columns = replace(MESSAGE_COLUMNS, messages=name, kto_tag=kto_tag)
         is_openai = _has_roles(row[name or "chosen"])
         return DatasetFormat(
             Formatting.OPENAI if is_openai else Formatting.SHAREGPT,
@@ -96,11 +95,13 @@ def _has_roles(messages: Any) -> bool:
 SHAPES = (
     Shape("OpenAI's preferences", (("input",), ("preferred_output", "preferred_completion")), None),
     Shape("messages", (("messages",),), None),
-    Shape("labelled messages", (("messages",), _LABELS), _messages("messages", label=True)),
+    Shape("labelled messages", (("messages",), _LABELS), _messages("messages", labelled=True)),
     Shape("ranked messages", (("messages",), *_ANSWERS), _messages("messages", ranking=True)),
     Shape("sharegpt", (("conversations",),), _messages("conversations")),
     Shape(
-        "labelled sharegpt", (("conversations",), _LABELS), _messages("conversations", label=True)
+        "labelled sharegpt",
+        (("conversations",), _LABELS),
+        _messages("conversations", labelled=True),
     ),
     Shape(
         "ranked sharegpt", (("conversations",), *_ANSWERS), _messages("conversations", ranking=True)
@@ -114,6 +115,8 @@ SHAPES = (
     Shape("plain text", (("text",),), None),
 )
 _BY_NAME = {shape.name: shape for shape in SHAPES}
+_TEXT = _BY_NAME["plain text"]
+_LABELLED = _BY_NAME["labelled messages"]
 
 
 def known_shapes() -> str:
@@ -124,12 +127,18 @@ def _needed(shape: Shape) -> str:
     return ", ".join(" or ".join(f"'{name}'" for name in group) for group in shape.needs)
 
 
-def recognise(rows: Iterable[tuple[int, JsonObject]]) -> DatasetFormat | None:
+def recognise(
+    rows: Iterable[tuple[int, JsonObject]], *, pretraining: bool = False, labelled: bool = False
+) -> DatasetFormat | None:
     """The format that a file's first rows are to be turned from; None for rows that are read as
-    they are, or that no shape fits. Raises ExampleFileError."""
+    they are, or that no shape fits. `pretraining`: a row's text is what is wanted of it;
+    `labelled`: its label is, and may be a number. Raises ExampleFileError."""
     found: dict[str, tuple[int, JsonObject]] = {}
+    is_plain = True
     for number, row in rows:
-        shapes = _fitting(_telling(row))
+        names = _telling(row, labelled)
+        is_plain = is_plain and _has_plain_labels(row, names)
+        shapes = [_TEXT] if pretraining and "text" in names else _fitting(names)
         if len(shapes) > 1:
             raise ExampleFileError(
                 f"The columns of row {number} ({_listed(row)}) fit more than one shape: "
@@ -148,20 +157,36 @@ def recognise(rows: Iterable[tuple[int, JsonObject]]) -> DatasetFormat | None:
             f"Rows of several shapes in one file: row {first} is {name}, row {second} is {other}."
         )
     chosen = _BY_NAME[name]
+    label = _label(row, labelled)
+    if chosen is _LABELLED and is_plain and _is_openai(row["messages"]):
+        return None
     if chosen.layout is not None:
-        return chosen.layout(row)
+        return chosen.layout(row, label)
     if name == "messages" and not _is_openai(row["messages"]):
-        return _messages("messages")(row)
+        return _messages("messages")(row, label)
     return None
 
 
-def _telling(row: JsonObject) -> set[str]:
+def _telling(row: JsonObject, labelled: bool) -> set[str]:
     """Columns that hold something. One of a label is a verdict, or somebody's classes."""
+    verdicts = _VERDICTS if labelled else _VERDICTS[:2]
     return {
         name
         for name, value in row.items()
-        if value is not None and (name not in _LABELS or str(value).lower() in ("true", "false"))
+        if value is not None and (name not in _LABELS or str(value).lower() in verdicts)
     }
+
+
+def _has_plain_labels(row: JsonObject, names: set[str]) -> bool:
+    """Whether the reader takes them: verdicts that are no text. Nor does it take a system text
+    beside messages."""
+    labels = {name for name in _LABELS if row.get(name) is not None}
+    return labels <= names and not any(isinstance(row[n], str) for n in labels | names & {"system"})
+
+
+def _label(row: JsonObject, labelled: bool) -> str | None:
+    names = _telling(row, labelled)
+    return next((name for name in _LABELS if name in names), None)
 
 
 def _is_openai(messages: Any) -> bool:
@@ -177,7 +202,7 @@ def _fitting(names: set[str]) -> list[Shape]:
     beside nothing else."""
     fits = [s for s in SHAPES if all(names.intersection(group) for group in s.needs)]
     kept = [s for s in fits if not any(_includes(other, s) for other in fits)]
-    others = [s for s in kept if s.name != "plain text"]
+    others = [s for s in kept if s is not _TEXT]
     return others or kept
 
 

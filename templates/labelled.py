@@ -27,17 +27,18 @@ _EXPECTED = (
 def read_labelled(line: str | bytes) -> LabelledExample:
     """Raises ExampleError."""
     row = read_row(line)
-    name = next((name for name in _LABELS if name in row), None)
+    name = next((name for name in _LABELS if row.get(name) is not None), None)
     if "messages" not in row or name is None:
         raise ExampleError(_instead(row))
-    if not isinstance(row[name], bool):
+    label = row[name]
+    if not isinstance(label, int) or label not in (0, 1):
         raise ExampleError(f"'{name}' must be true or false")
     check_columns(row)
     notes = RowNotes(unknown_fields(row, CHAT_KEYS | {name}))
     conversation = read_conversation(row, notes)
     if conversation.messages[-1].weight == 0:
         raise ExampleError("the last message's 'weight' must be 1")
-    return LabelledExample(conversation, row[name], notes)
+    return LabelledExample(conversation, bool(label), notes)
 
 
 def _instead(row: JsonObject) -> str:

@@ -24,6 +24,7 @@ from templates.example_faults import Faults, IgnoredColumns
 from templates.example_fields import ExampleError, JsonObject, unknown_fields
 from templates.example_lines import ExampleFileError
 from templates.examples import read_row
+from workers.contract.parameters import Stage
 
 MAX_WRITTEN_BYTES = 8 * 1024**3
 _ALWAYS_WRITTEN_BYTES = 256 * 1024**2
@@ -45,17 +46,22 @@ def prepare_rows(
     filename: str,
     dataset: DatasetFormat | None,
     target: Path,
+    stage: Stage = Stage.SFT,
     max_bytes: int = MAX_WRITTEN_BYTES,
 ) -> Prepared:
     """Leaves the rows of `source` at `target`, and removes `source`. `dataset` None: as the first
-    rows' columns say. Raises ExampleFileError, OSError."""
+    rows' columns say, and what `stage` wants of them. Raises ExampleFileError, OSError."""
     container = container_at(source, filename)
     max_bytes = min(max_bytes, max(_ALWAYS_WRITTEN_BYTES, _MAX_GROWTH * source.stat().st_size))
     try:
         with closing(read_rows(source, container)) as rows:
             first = _first(rows)
             if dataset is None:
-                dataset = recognise(_readable(first))
+                dataset = recognise(
+                    _readable(first),
+                    pretraining=stage is Stage.PT,
+                    labelled=stage is Stage.KTO,
+                )
             if dataset is not None or container is not Container.JSONL:
                 return _write(itertools.chain(first, rows), dataset, target, max_bytes)
         source.replace(target)

@@ -9,6 +9,7 @@ from pathlib import Path
 from server.blobs import Blobs
 from server.datasets.prepared import Prepared, prepare_rows
 from server.fine_tuning.dataset import layout_of
+from server.fine_tuning.methods import METHODS
 from server.store.records import JobPlan
 
 
@@ -36,6 +37,7 @@ async def fetch_rows(plan: JobPlan, kind: FileKind, folder: Path, blobs: Blobs) 
         blob, filename = plan.validation_blob, plan.validation_filename
     upload = folder / f"{kind}.upload"
     await blobs.fetch(blob, upload)
+    stage = METHODS[str(plan.method["type"])].stage
     return await asyncio.to_thread(
-        prepare_rows, upload, filename, layout_of(plan.dataset), rows_path(folder, kind)
+        prepare_rows, upload, filename, layout_of(plan.dataset), rows_path(folder, kind), stage
     )

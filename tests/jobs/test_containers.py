@@ -22,6 +22,7 @@ from server.datasets.rows import container_at, read_rows
 from server.errors import InvalidRequest
 from server.files.checks import file_check
 from templates.example_lines import MAX_LINE_BYTES, ExampleFileError
+from workers.contract.parameters import Stage
 
 ROWS: list[dict[str, Any]] = [
     {"instruction": f"Say “{n}”,\nplease", "output": f'It is "{n}"', "id": str(n)}
@@ -325,6 +326,20 @@ def test_rows_that_are_read_as_they_are_are_not_written_again(tmp_path: Path) ->
     (tmp_path / "training.jsonl").unlink()
     _, lines = prepare(tmp_path, "a.json", as_json(CHATS))
     assert [json.loads(line) for line in lines] == CHATS
+
+
+def test_rows_are_read_as_the_method_wants_them(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Say", "output": "It", "label": n % 2, "text": "Say It"} for n in (1, 2)
+    ]
+    target = tmp_path / "training.jsonl"
+    for name, write in (("a.csv", as_csv), ("a.jsonl", as_jsonl)):
+        prepare_rows(put(tmp_path, write(rows)), name, None, target, Stage.KTO)
+        made = [json.loads(line) for line in target.read_bytes().splitlines()]
+        assert [row["label"] for row in made] == [True, False]
+        prepare_rows(put(tmp_path, write(rows)), name, None, target, Stage.PT)
+        made = [json.loads(line) for line in target.read_bytes().splitlines()]
+        assert [row["text"] for row in made] == ["Say It"] * 2
 
 
 def test_what_is_written_has_a_limit(tmp_path: Path) -> None:

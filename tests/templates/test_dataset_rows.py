@@ -21,6 +21,7 @@ from templates.dataset_shapes import recognise
 from templates.example_fields import ExampleError
 from templates.example_lines import ExampleFileError
 from templates.examples import ChatExample, CompletionExample, TextExample, read_example
+from templates.labelled import read_labelled
 from templates.preferences import read_preference
 
 Row = dict[str, Any]
@@ -261,8 +262,37 @@ def test_a_verdict_becomes_a_label(kind: str) -> None:
     row = LABELLED[kind]
     label = "kto_tag" if "kto_tag" in row else "label"
     told = [*OPENAI_TURNS, *OPENAI_ANSWERS["chosen"]]
-    assert turned(row) == {"messages": told, "label": True}
-    assert turned({**row, label: "false"})["label"] is False
+    assert read_labelled(json.dumps(turned(row))).is_desirable
+    assert turned({**row, label: "false"}) == {"messages": told, "label": False}
+
+
+def test_labelled_messages_of_openai_are_read_with_their_functions() -> None:
+    row = {
+        "messages": OPENAI_TURNS + OPENAI_ANSWERS["chosen"],
+        "functions": [FUNCTION],
+        "parallel_tool_calls": False,
+        "label": True,
+    }
+    assert turned(row) == row
+    assert read_labelled(json.dumps(row)).conversation.tools == TOOLS
+    with_system = {**row, "system": "Be brief."}
+    assert turned(with_system)["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize("value", [1, 0, "1", "0"])
+@pytest.mark.parametrize("kind", LABELLED)
+def test_a_number_is_a_label_where_labels_are_wanted(kind: str, value: int | str) -> None:
+    row = LABELLED[kind]
+    row = {**row, "kto_tag" if "kto_tag" in row else "label": value}
+    dataset = recognise([(1, row)], labelled=True)
+    made = row if dataset is None else canonical_row(row, dataset)
+    assert read_labelled(json.dumps(made)).is_desirable is bool(int(value))
+    assert "label" not in turned({**ALPACA, "label": value})
+
+
+def test_pretraining_takes_a_row_s_text() -> None:
+    assert recognise([(1, {**ALPACA, "text": "Once."})], pretraining=True) is None
+    assert recognise([(1, {**ALPACA, "text": "Once."})]) is not None
 
 
 def test_a_label_that_is_a_class_is_none() -> None:
