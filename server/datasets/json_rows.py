@@ -36,6 +36,8 @@ class JsonRows:
         self._num_pieces = 0
         self._wanted = 0
         """Characters to have before the next try."""
+        self._fault = ""
+        """Why the last try at a row found no end."""
         self._state = "start"
         self._is_first = True
 
@@ -82,7 +84,7 @@ class JsonRows:
     def _check_length(self, length: int) -> None:
         if length > MAX_LINE_BYTES:
             raise ExampleFileError(
-                f"Row {self.num_rows + 1} is longer than {MAX_LINE_BYTES} bytes."
+                f"Row {self.num_rows + 1} is longer than {MAX_LINE_BYTES} bytes{self._fault}."
             )
 
     def _skip(self) -> str:
@@ -117,6 +119,8 @@ class JsonRows:
         except RecursionError as error:
             raise ExampleFileError(f"Row {self.num_rows + 1} is nested too deeply.") from error
         except json.JSONDecodeError as error:
+            place = error.pos - self._at + 1
+            self._fault = f", or is not valid JSON: {error.msg} (character {place} of the row)"
             if not final:
                 return None
             self._check_length(len(self._text) - self._at)
@@ -128,6 +132,7 @@ class JsonRows:
             raise ExampleFileError(
                 f"Row {self.num_rows + 1} has an integer of too many digits."
             ) from error
+        self._fault = ""
         if end == len(self._text) and not final:
             return None
         row = self._text[self._at : end].encode()

@@ -269,6 +269,12 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: b'[{"a": "' + b"x" * (MAX_LINE_BYTES + 300_000),
         f"Row 1 is longer than {MAX_LINE_BYTES} bytes",
     ),
+    "an element with a fault and much behind it": (
+        "a.json",
+        lambda: b'[{"a": 1}, {"a" 1}, ' + b'{"a": "xxxxxxxxxxxxxxxxxxxxxxx"}, ' * (1 << 20),
+        f"Row 2 is longer than {MAX_LINE_BYTES} bytes, or is not valid JSON: "
+        r"Expecting ':' delimiter \(character 6 of the row\)",
+    ),
 }
 
 
