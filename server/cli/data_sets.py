@@ -10,10 +10,14 @@ import difflib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
+
+from server.datasets.rows import container_at, read_rows
+from templates.example_lines import ExampleFileError
 
 _INFO = "dataset_info.json"
 _DEFAULT_DIR = "data"
@@ -127,19 +131,12 @@ def _file(name: str, folders: Sequence[Path]) -> Path | None:
 
 
 def _rows(data_set: DataSet) -> Iterator[bytes]:
-    """Raises DataSetError."""
-    suffix = data_set.path.suffix.lower()
-    if suffix == ".jsonl":
-        with data_set.path.open("rb") as file:
-            yield from (line.rstrip(b"\r\n") for line in file if line.strip())
-    elif suffix == ".json":
-        try:
-            rows = json.loads(data_set.path.read_bytes())
-        except ValueError as error:
-            raise DataSetError(f"{data_set.path} is not JSON: {error}") from error
-        for row in rows if isinstance(rows, list) else [rows]:
-            yield json.dumps(row, ensure_ascii=False).encode()
-    else:
-        raise DataSetError(
-            f"{data_set.path}: of several data sets each must be .json or .jsonl; make one file"
-        )
+    """As the service reads them, each in one line: between the elements of JSON a line's end is a
+    space. Raises DataSetError."""
+    path = data_set.path
+    try:
+        with closing(read_rows(path, container_at(path, path.name))) as rows:
+            for _, row in rows:
+                yield row.strip().replace(b"\n", b" ")
+    except ExampleFileError as error:
+        raise DataSetError(f"{path}: {error}") from error

@@ -11,10 +11,12 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from openai import omit
 from openai.types.fine_tuning import FineTuningJob
+from pyarrow import parquet
 
 from server.cli.data_sets import DataSetError, find_data_sets, upload_of
 from server.llamafactory.translation import stages
@@ -226,17 +228,22 @@ def test_data_sets_are_found_by_name_and_by_path(folder: Path) -> None:
         upload_of(find_data_sets(["identity", "shaped"], str(data), None), None)
 
 
-def test_arrays_and_lines_are_joined_and_other_files_are_not(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps([{"text": "é"}, {"text": "b"}, {"text": "c"}]))
-    (tmp_path / "b.jsonl").write_bytes(b'{"text": "d"}\r\n\n{"text": "e"}')
+def test_files_of_several_containers_are_joined_as_the_service_reads_them(tmp_path: Path) -> None:
+    array = [{"text": "é"}, {"text": "b"}, {"text": "c"}]
+    (tmp_path / "a.json").write_text(json.dumps(array, indent=1))
+    (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "d"}\r\n\n{"text": "e"}')
     (tmp_path / "c.csv").write_text("text\nf\n")
-    both = find_data_sets(["a.json", "b.jsonl"], str(tmp_path), None)
-    with upload_of(both, 2).content as content:
-        joined = [json.loads(line) for line in content.read().splitlines()]
-    assert joined == [{"text": "é"}, {"text": "b"}, {"text": "d"}, {"text": "e"}]
+    (tmp_path / "d.txt").write_text("g\nh\ni\n")
+    (tmp_path / "e.json").write_text('{"text": "j"}\n{"text": "k"}\n')
+    parquet.write_table(pa.table({"text": ["l", "m", "n"]}), tmp_path / "f.parquet")
+    names = ["a.json", "b.jsonl", "c.csv", "d.txt", "e.json", "f.parquet"]
+    with upload_of(find_data_sets(names, str(tmp_path), None), 2).content as content:
+        joined = [json.loads(line)["text"] for line in content.read().splitlines()]
+    assert joined == ["é", "b", "d", "e", "f", "g", "h", "j", "k", "l", "m"]
     [table] = find_data_sets(["c.csv"], str(tmp_path), None)
     alone = upload_of([table], None)
     with alone.content as content:
         assert (alone.filename, content.read()) == ("c.csv", b"text\nf\n")
-    with pytest.raises(DataSetError, match=r"must be .json or .jsonl"):
-        upload_of([*both, table], None)
+    (tmp_path / "bad.json").write_text('[{"text": oops}]')
+    with pytest.raises(DataSetError, match=r"bad.json: Row 1 of the JSON array is not valid JSON"):
+        upload_of(find_data_sets(["c.csv", "bad.json"], str(tmp_path), None), None)
