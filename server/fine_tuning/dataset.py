@@ -10,9 +10,9 @@ import difflib
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictStr
 
-from server.errors import missing_parameter
+from server.errors import missing_parameter, unsupported_parameter
 from templates.dataset_format import (
     ALPACA_COLUMNS,
     MESSAGE_COLUMNS,
@@ -26,6 +26,11 @@ from templates.dataset_format import (
 )
 
 Name = Annotated[StrictStr, Field(min_length=1, max_length=256)]
+MaybeName = Annotated[
+    Annotated[StrictStr, Field(max_length=256)] | None, AfterValidator(lambda name: name or None)
+]
+"""An empty one is none, as in LLaMA-Factory."""
+_OF_EVERY_ROW = frozenset({"system", "images", "videos", "audios"})
 
 
 class _Names(BaseModel):
@@ -34,18 +39,18 @@ class _Names(BaseModel):
 
 class DatasetColumns(_Names):
     prompt: Name | None = None
-    query: Name | None = None
-    response: Name | None = None
-    history: Name | None = None
+    query: MaybeName = None
+    response: MaybeName = None
+    history: MaybeName = None
     messages: Name | None = None
-    system: Name | None = None
-    tools: Name | None = None
-    images: Name | None = None
-    videos: Name | None = None
-    audios: Name | None = None
-    chosen: Name | None = None
-    rejected: Name | None = None
-    kto_tag: Name | None = None
+    system: MaybeName = None
+    tools: MaybeName = None
+    images: MaybeName = None
+    videos: MaybeName = None
+    audios: MaybeName = None
+    chosen: MaybeName = None
+    rejected: MaybeName = None
+    kto_tag: MaybeName = None
 
 
 class DatasetTags(_Names):
@@ -81,11 +86,12 @@ class Dataset(_Names):
     parts: ClassVar[dict[str, type[_Names]]] = {"columns": DatasetColumns, "tags": DatasetTags}
 
     def layout(self) -> DatasetFormat:
-        """Raises InvalidRequest for a column that the formatting needs."""
+        """Raises InvalidRequest for a column that the formatting needs, or does not read."""
         columns = self._columns()
         for name in self._needed():
             if getattr(columns, name) is None:
                 raise missing_parameter(f"dataset.columns.{name}")
+        self._check_read()
         own = OPENAI_TAGS if self.formatting is Formatting.OPENAI else SHAREGPT_TAGS
         tags = own if self.tags is None else self.tags.values()
         return DatasetFormat(self.formatting, columns, tags, self.ranking)
@@ -101,6 +107,31 @@ class Dataset(_Names):
             case Formatting.OPENAI:
                 columns = replace(MESSAGE_COLUMNS, messages="messages")
         return ranked(columns) if self.ranking else columns
+
+    def _check_read(self) -> None:
+        """Columns that were named are used."""
+        named = {} if self.columns is None else self.columns.model_dump(exclude_none=True)
+        read = self._read(has_response="response" in named)
+        for name in named:
+            if name in read:
+                continue
+            reason = f"Rows of formatting '{self.formatting}' have no such column."
+            if name in ("chosen", "rejected"):
+                reason = "It needs 'ranking': true."
+            elif self.ranking and name in ("response", "kto_tag"):
+                reason = "Rows with 'ranking' have 'chosen' and 'rejected' instead."
+            elif self.formatting is Formatting.ALPACA and name in ("tools", "kto_tag"):
+                reason = "It needs a 'response'."
+            raise unsupported_parameter(f"dataset.columns.{name}", reason)
+
+    def _read(self, *, has_response: bool) -> frozenset[str]:
+        read = _OF_EVERY_ROW.union(self._needed())
+        if self.formatting is not Formatting.ALPACA:
+            return read | ({"tools"} if self.ranking else {"tools", "kto_tag"})
+        read |= {"query", "history"}
+        if self.ranking:
+            return read | {"tools"}
+        return read | ({"response", "tools", "kto_tag"} if has_response else set[str]())
 
     def _needed(self) -> tuple[str, ...]:
         told = "prompt" if self.formatting is Formatting.ALPACA else "messages"

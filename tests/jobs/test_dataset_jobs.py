@@ -100,13 +100,17 @@ def test_sharegpt_rows_with_tools_are_trained_on(client: OpenAI) -> None:
 
 def test_a_table_is_trained_on_by_the_names_of_its_columns(client: OpenAI) -> None:
     table = "frage,antwort\n" + "".join(f'"Wie viel, {n}?",Es ist {n}.\n' for n in range(12))
-    dataset = {"formatting": "alpaca", "columns": {"prompt": "frage", "response": "antwort"}}
+    dataset: dict[str, Any] = {
+        "formatting": "alpaca",
+        "columns": {"prompt": "frage", "response": "antwort"},
+    }
+    sent = {**dataset, "columns": {**dataset["columns"], "query": "", "system": ""}}
     valid = [{"frage": f"Was {n}?", "antwort": f"Das {n}."} for n in range(3)]
     done = trained(
         client,
         keep(client, "fragen.csv", table.encode()),
         validation_file=keep(client, "valid.parquet", as_parquet(valid)),
-        extra_body={"dataset": dataset},
+        extra_body={"dataset": sent},
     )
     assert done.to_dict()["dataset"] == {**dataset, "ranking": False}
     events = [*client.fine_tuning.jobs.list_events(done.id, limit=100)]
@@ -174,6 +178,29 @@ def test_bad_rows_are_told_by_their_numbers_and_columns(client: OpenAI) -> None:
             "Missing required",
         ),
         ({"columns": {"prompt": ""}}, "dataset.columns.prompt", "empty string"),
+        (
+            {"columns": {"prompt": "a", "response": "b", "chosen": "c"}},
+            "dataset.columns.chosen",
+            "It needs 'ranking': true",
+        ),
+        (
+            {
+                "ranking": True,
+                "columns": {"prompt": "a", "chosen": "c", "rejected": "r", "kto_tag": "k"},
+            },
+            "dataset.columns.kto_tag",
+            "have 'chosen' and 'rejected' instead",
+        ),
+        (
+            {"formatting": "sharegpt", "columns": {"messages": "m", "query": "q"}},
+            "dataset.columns.query",
+            "Rows of formatting 'sharegpt' have no such column",
+        ),
+        (
+            {"columns": {"prompt": "a", "response": "", "tools": "t"}},
+            "dataset.columns.tools",
+            "It needs a 'response'",
+        ),
         ({"ranking": "yes"}, "dataset.ranking", "expected a boolean"),
         ({"columns": {"prompt": "x" * 257}}, "dataset.columns.prompt", "string too long"),
     ],
