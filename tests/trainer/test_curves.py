@@ -9,7 +9,14 @@ import numpy as np
 from PIL import Image
 
 from tests.trainer.conftest import CHATS, Workspace, train
-from workers.contract.training import PICTURES, Evaluated, Step, TrainSpec
+from workers.contract.training import (
+    PICTURES,
+    Completed,
+    Evaluated,
+    Step,
+    TrainSpec,
+    Warned,
+)
 from workers.trainer.curves import read_curves
 
 
@@ -53,3 +60,13 @@ def test_nothing_is_drawn_where_it_is_not_wanted_or_there_is_no_curve(workspace:
     for spec in (unwanted, a_point):
         train(spec)
         assert not pictures(spec)
+
+
+def test_a_training_is_done_where_its_curves_cannot_be_drawn(workspace: Workspace) -> None:
+    spec = workspace.spec(max_steps=4)
+    in_the_way = Path(spec.output_dir) / PICTURES[0] / "in the way"
+    in_the_way.mkdir(parents=True)
+    events = train(spec)
+    assert isinstance(events[-1], Completed)
+    told = [event.message for event in events if isinstance(event, Warned)]
+    assert told == ["The curves could not be drawn."]

@@ -21,6 +21,7 @@ from workers.trainer.failures import (
     TrainerError,
     as_trainer_error,
 )
+from workers.trainer.room import Room
 from workers.trainer.stopping import StopRequest
 
 _UNKNOWN_FIELD = re.compile("unknown field `(.+?)`")
@@ -91,13 +92,11 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     """The heavy imports come after the first heartbeat and the checks that need none."""
     check_arguments(spec)
     stop.check()
-    from workers.trainer.curves import draw_curves
     from workers.trainer.exports import Exports
     from workers.trainer.loop import Loop
     from workers.trainer.optimisation import build_optimisation
     from workers.trainer.packing import check_packing
     from workers.trainer.preparation import prepare_data
-    from workers.trainer.room import Room
     from workers.trainer.stages.table import STAGES
     from workers.trainer.state import StateFolder
 
@@ -127,7 +126,7 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     progress = loop.run()
     path = loop.exports.final(progress.step)
     if spec.training.plot_loss:
-        draw_curves(output_dir, room)
+        _draw(output_dir, room, log)
     return Completed(
         seq=UNSENT,
         at=UNSENT,
@@ -135,6 +134,19 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
         path=str(path),
         trained_tokens=progress.trained_tokens,
     )
+
+
+def _draw(output_dir: Path, room: Room, log: EventLog) -> None:
+    """A training is done without its pictures too. Raises StopRequested."""
+    try:
+        from workers.trainer.curves import draw_curves
+
+        draw_curves(output_dir, room)
+    except StopRequested:
+        raise
+    except Exception as error:
+        _log_trace(error)
+        log.emit(Warned(seq=UNSENT, at=UNSENT, message="The curves could not be drawn."))
 
 
 def fingerprint(spec: TrainSpec) -> Mapping[str, str]:
