@@ -15,6 +15,7 @@ from transformers import AutoModel
 from tests.trainer.conftest import Workspace, build_tokenizer, train
 from tests.trainer.test_pairs import ROWS, steps
 from workers.contract.training import Evaluated, TrainSpec
+from workers.trainer.stages.rm import RewardPairs, copy_in_main_memory
 
 
 def spec_of(workspace: Workspace, output_dir: str = "run", **finetuning: Any) -> TrainSpec:
@@ -92,3 +93,35 @@ def test_a_reward_model_goes_on_from_its_own_head(workspace: Workspace) -> None:
     )
     (step,) = steps(train(spec))
     assert step["train_loss"] == pytest.approx(learned.metrics["full_valid_loss"], abs=2e-3)
+
+
+def test_a_reward_model_is_copied_for_its_export_in_main_memory(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deep copy of a parameter would be on the parameter's own device."""
+    stage = RewardPairs.open(spec_of(workspace))
+    with torch.no_grad():
+        for name, weight in stage.model.trainable():
+            if "lora_B" in name:
+                weight.fill_(0.05)
+    before = {name: each.clone() for name, each in stage.model.module.state_dict().items()}
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("copied on its device")
+
+    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", refuse)
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", refuse)
+    stage.export(tmp_path)
+    after = stage.model.module.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], each) for name, each in before.items())
+    assert math.isfinite(rewards(tmp_path, [text(ROWS[0], "preferred_output")])[0])
+
+
+def test_tied_weights_stay_tied_in_a_copy() -> None:
+    first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    second.weight = first.weight
+    copied = copy_in_main_memory(torch.nn.Sequential(first, second))
+    assert copied[0].weight is copied[1].weight
+    assert copied[0].weight is not first.weight
+    assert torch.equal(copied[0].weight, first.weight)

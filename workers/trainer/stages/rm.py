@@ -56,7 +56,7 @@ class RewardPairs(Pairs):
         assert head is not None
         if model.is_adapter:
             # A copy: merging in place and back would change the base's weights a little.
-            module: Any = copy.deepcopy(model.module)
+            module = copy_in_main_memory(model.module)
             model = replace(model, module=module.merge_and_unload(), is_adapter=False)
         write_model(model, folder)
         weights = {f"{HEAD}.{name}": each.cpu() for name, each in head.state_dict().items()}
@@ -72,6 +72,16 @@ class RewardPairs(Pairs):
         is_last = batch.targets.to(model.device) != IGNORED
         scored = hidden[:, batch.scored_columns.to(model.device)][is_last]
         return model.head(scored.float())[:, 0]
+
+
+def copy_in_main_memory(module: Any) -> Any:
+    """Beside the optimiser's state, a device may have no room for the model once more."""
+    memo: dict[int, Tensor] = {}
+    for each in module.parameters():
+        copied = each.detach().to("cpu", copy=True)
+        memo[id(each)] = torch.nn.Parameter(copied, each.requires_grad)
+    memo |= {id(each): each.detach().to("cpu", copy=True) for each in module.buffers()}
+    return copy.deepcopy(module, memo)
 
 
 def _scored_at_end(sequence: Sequence32) -> Sequence32:
