@@ -224,6 +224,19 @@ async def test_a_value_head_beside_a_causal_model_scores_the_last_token(
     assert answer.scores == pytest.approx(expected, abs=1e-3)
 
 
+async def test_a_value_head_is_served_at_its_config_s_length_whatever_the_tokenizer_says(
+    start_worker: Any, connect: Any, tmp_path: Path
+) -> None:
+    folder = models.make_model(tmp_path / "rm")
+    head = {"v_head.summary.weight": torch.randn(1, 64), "v_head.summary.bias": torch.randn(1)}
+    save_file(head, folder / "value_head.safetensors")
+    file = folder / "tokenizer_config.json"
+    told = json.loads(file.read_text()) | {"model_max_length": 16}
+    file.write_text(json.dumps(told))
+    client = await connect(hf(start_worker, folder, max_model_len=64))
+    assert client.hello.max_model_len == 64
+
+
 async def test_a_pooling_that_cannot_be_served_is_refused_at_start(
     start_worker: Any, tmp_path: Path
 ) -> None:

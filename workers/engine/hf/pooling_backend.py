@@ -102,7 +102,7 @@ class HfPoolingBackend(PoolsOnly):
         capability = Capability.EMBED if self._task is Task.EMBED else Capability.SCORE
         return Description(
             engine=f"hf/{transformers.__version__}",
-            max_model_len=_max_length(body, self._vocabulary.tokenizer, self._spec),
+            max_model_len=_max_length(self._model, self._vocabulary.tokenizer, self._spec),
             capabilities=frozenset({capability}),
         )
 
@@ -183,15 +183,19 @@ def _value_head(file: Path) -> nn.Linear:
     return head.requires_grad_(False)
 
 
-def _max_length(body: Any, tokenizer: Any, spec: EngineSpec) -> int:
-    """The least of what the config, the tokenizer and sentence-transformers' own file allow."""
+def _max_length(model: _Model, tokenizer: Any, spec: EngineSpec) -> int:
+    """The least of what the config, the tokenizer and sentence-transformers' own file allow. The
+    tokenizer is not asked where a causal model has a head: it is trained and generates within its
+    config's length."""
+    body = model.body
     limits: list[int] = []
     positions = getattr(body.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None:
         # RoBERTa's positions begin after the padding id.
         padding = getattr(getattr(body, "embeddings", None), "padding_idx", None)
         limits.append(positions if padding is None else positions - padding - 1)
-    if tokenizer.model_max_length < 1 << 30:
+    is_settled = model.head is not None and bool(limits)
+    if tokenizer.model_max_length < 1 << 30 and not is_settled:
         limits.append(int(tokenizer.model_max_length))
     file = read_json(Path(spec.model_path or "") / "sentence_bert_config.json") or {}
     if file.get("max_seq_length"):
