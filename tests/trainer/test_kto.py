@@ -16,7 +16,7 @@ from tests.trainer.conftest import Workspace, build_tokenizer, chat, train
 from tests.trainer.test_pairs import steps
 from tests.trainer.test_resume import final_weights
 from workers.contract.training import TrainFailed, TrainSpec
-from workers.trainer.dataset import IGNORED, EncodedExamples, Window, load_file
+from workers.trainer.dataset import IGNORED, EncodedExample, EncodedExamples, Window, load_file
 from workers.trainer.stages.kto import LabelledAnswers
 
 
@@ -74,6 +74,24 @@ def test_each_prompt_is_beside_the_answer_of_the_row_before(workspace: Workspace
     for n in range(4):
         learned = [tokenizer.decode(ls[ls != IGNORED]) for _, ls in examples.sequences(n)]
         assert learned == [answers[n], answers[n - 1]]
+
+
+def test_a_row_alone_in_its_chunk_is_beside_the_answer_of_the_chunk_before(
+    workspace: Workspace,
+) -> None:
+    stage = LabelledAnswers.open(workspace.spec(ROWS, finetuning={"stage": "kto"}))
+    tokenizer = build_tokenizer()
+    rows = [stage.read(json.dumps(row).encode()) for row in ROWS[:4]]
+    answers = [row["messages"][1]["content"] + "<|im_end|>\n" for row in ROWS[:4]]
+    found: list[str] = []
+    for chunk in (rows[:3], rows[3:]):
+        for encoded in stage.encode(chunk, 512):
+            assert isinstance(encoded, list)
+            (example,) = encoded
+            assert isinstance(example, EncodedExample)
+            labels = example.sequences[1].labels
+            found.append(str(tokenizer.decode([label for label in labels if label != IGNORED])))
+    assert found == [answers[2], answers[0], answers[1], answers[2]]
 
 
 def test_the_loss_is_the_formula_s_over_the_model_s_own_log_probabilities(

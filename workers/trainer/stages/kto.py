@@ -32,6 +32,10 @@ from workers.trainer.tally import Score, Tally
 
 
 class LabelledAnswers(Answers):
+    _before: EncodedSequence | None = None
+    """The last row of the lines that were read before. The first lines' first row is beside their
+    last."""
+
     def read(self, line: bytes) -> Example:
         return read_labelled(line)
 
@@ -39,7 +43,9 @@ class LabelledAnswers(Answers):
         labelled = [row for row in rows if isinstance(row, LabelledExample)]
         encoded = self.encoder.chats([row.conversation for row in labelled], MAX_COUNT)
         good = [each[0] for each in encoded if not isinstance(each, ExampleError)]
-        others = iter([*good[-1:], *good[:-1]])
+        before = [self._before] if self._before is not None else good[-1:]
+        others = iter([*before, *good[:-1]])
+        self._before = good[-1] if good else self._before
         return [
             text
             if isinstance(text, ExampleError)
