@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from server.llamafactory.values import as_declared
+
 
 class Field(StrEnum):
     """Fields of a job that are not its parameters."""
@@ -51,14 +53,18 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Asks for what a job does not do, unless its value is null, false or one of `plain`, which
-    stand for what a job does anyway."""
+    """Asks for what a job does not do, unless its value is null or one of `plain`, which stand for
+    what a job does anyway. So does false, where true is none of them."""
 
     advice: str
     plain: tuple[object, ...] = ()
 
     def is_plain(self, value: object) -> bool:
-        return value is None or value is False or value in self.plain
+        """YAML takes `1e-6` for text, so the value is read in the type of what it may be."""
+        if any(as_declared(type(each), value) == each for each in self.plain):
+            return True
+        is_off = value is False and not any(each is True for each in self.plain)
+        return value is None or is_off
 
 
 Treatment = Becomes | Renamed | OfEntry | Dropped | Refused
@@ -91,8 +97,7 @@ _FREEZE = Refused("Jobs train an adapter or all weights: finetuning_type lora or
 _OFT = Refused("Jobs train no OFT adapters: use finetuning_type lora.")
 _PISSA = Refused("Adapters start from random factors: leave it out.")
 _PPO = Refused("Jobs have no stage ppo: train with dpo instead.")
-_KTO = Refused("It belongs to stage kto.")
-_REFERENCE = Refused("The reference is the base model itself.")
+_REFERENCE = Refused("The reference is the model as the job starts from it.")
 _OPTIMISER = Refused("Jobs do not have this optimiser: choose one with 'optim'.")
 _MIXING = Refused("Data sets are used one after the other, shuffled together.", ("concat",))
 _STREAMING = Refused("Files are read whole: leave it out.")
@@ -111,7 +116,6 @@ TABLE: dict[str, Treatment] = {
     "seed": Becomes(Field.SEED),
     "dataset": Becomes(Field.TRAINING_FILE),
     "eval_dataset": Becomes(Field.VALIDATION_FILE),
-    "pref_beta": Renamed("beta", "of the methods that have one"),
     "neat_packing": Renamed("packing", "which always keeps examples apart"),
     **_all(OfEntry(), "template default_system tool_format"),
     # Plumbing.
@@ -119,7 +123,6 @@ TABLE: dict[str, Treatment] = {
     "do_eval": Dropped("a validation file is evaluated on, as eval_strategy says"),
     **_all(_PLACE, "output_dir overwrite_output_dir logging_dir profiler_output_dir"),
     "run_name": Dropped("a job has an id; `suffix` names its result"),
-    "plot_loss": Dropped("the losses of each step are a result file and in the events"),
     "save_only_model": Dropped("a job keeps what it needs to go on, and removes it at the end"),
     "disable_tqdm": Dropped("events tell of the progress"),
     "include_num_input_tokens_seen": Dropped("a job tells of its trained tokens"),
@@ -269,7 +272,6 @@ TABLE: dict[str, Treatment] = {
     "label_smoothing_factor": Refused("Labels are not smoothed: leave it out.", (0,)),
     "pref_bco_weight": Refused("The loss has no such part: leave it out.", (0,)),
     "ld_alpha": Refused("The loss has no such part: leave it out."),
-    **_all(_KTO, "kto_chosen_weight kto_rejected_weight"),
     **_all(
         _PPO,
         "ppo_buffer_size ppo_epochs ppo_score_norm ppo_target ppo_whiten_rewards reward_model "
@@ -293,7 +295,7 @@ TABLE: dict[str, Treatment] = {
     "dataloader_drop_last": Refused("The last batch of an epoch is trained on too."),
     "auto_find_batch_size": Refused("Set per_device_train_batch_size."),
     "label_names": Refused("Jobs have their own names of columns: leave it out."),
-    "logging_nan_inf_filter": Refused("A loss that is no number ends the job.", (True,)),
+    "logging_nan_inf_filter": Refused("A loss that is no number ends the job.", (True, False)),
     "ignore_data_skip": Refused("A job that goes on sees each example as often as it would have."),
     "restore_callback_states_from_checkpoint": Dropped("jobs have no callbacks"),
     "enable_jit_checkpoint": Dropped("a job that is stopped saves its state in any case"),

@@ -39,8 +39,8 @@ it stand in place of its own. A job's second event lists what was dropped, and w
   (`lora_rank` with `full`) is dropped there.
 - What a file leaves out is as LLaMA-Factory has it where OpenAI's `auto` would settle it otherwise:
   `num_train_epochs` 3, `per_device_train_batch_size` 8, `gradient_accumulation_steps` 1,
-  `learning_rate` 5e-5, and `seed` 42. Without `cutoff_len`, examples are cut where the service's
-  own limit is; without `save_steps`, checkpoints follow epochs.
+  `learning_rate` 5e-5, and `seed` 42; stage pt packs examples. Without `cutoff_len`, examples are
+  cut where the service's own limit is; without `save_steps`, checkpoints follow epochs.
 - `model_name_or_path` is one of the server's models: its id, or the directory or the hub's name
   that its entry has. `adapter_name_or_path` is the id of a fine-tuned model to go on from, whose
   rank, alpha and layers stay as they are.

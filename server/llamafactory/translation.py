@@ -30,7 +30,7 @@ from server.llamafactory.keys import (
 from server.llamafactory.values import as_declared, names_in
 from server.validation import translate as api_error
 from workers.contract.conflicts import find_conflict
-from workers.contract.parameters import FinetuningType, Parameter, Stage, settable
+from workers.contract.parameters import LOSS_OF, FinetuningType, Parameter, Stage, settable
 
 WHERE = "llamafactory"
 """The config's place in a request."""
@@ -46,10 +46,17 @@ _DEFAULTS: dict[str, Any] = {
     "learning_rate": 5e-5,
 }
 """LLaMA-Factory's, of the parameters that OpenAI's `auto` would settle otherwise."""
+_PACKED_STAGE = Stage.PT
+"""It packs examples unless the config says otherwise."""
 _STRATEGIES = {"eval_steps": "eval_strategy", "save_steps": "save_strategy"}
 _OF_ADAPTER = frozenset({"lora_rank", "lora_alpha", "lora_target", "use_rslora", "use_dora"})
 """What an adapter has, once it is there."""
+_INSTEAD = {each.name: key for key, each in TABLE.items() if isinstance(each, Renamed)}
+"""The key that stands in a parameter's place, unless it is null or false."""
+_IGNORED = frozenset({"simpo_gamma"})
+"""Parameters of one pref_loss that LLaMA-Factory ignores with another; the rest it refuses."""
 _NO_LIMIT = "asks for no limit"
+_PREF_LOSS = settable()["pref_loss"].default
 _NULL = "null asks for nothing"
 _PLAIN = "asks for what a job does anyway"
 
@@ -114,6 +121,8 @@ def translate(config: Mapping[str, Any]) -> Translation:
         _judge(made, declared, key, value, config)
     for name, default in _DEFAULTS.items():
         made.hyperparameters.setdefault(name, default)
+    if made.stage == _PACKED_STAGE:
+        made.hyperparameters.setdefault("packing", True)
     _validate(made)
     return made
 
@@ -209,14 +218,13 @@ def _take_names(made: Translation, key: str, names: tuple[str, ...], place: Fiel
 
 
 def _rename(made: Translation, key: str, value: Any, name: str) -> None:
-    declared = settable().get(name)
-    if value is False and name not in made.hyperparameters:
+    given = as_declared(settable()[name].type, value)
+    if given is False:
         _drop(made, key, _PLAIN)
     elif made.method is not None and name not in schema_of(made).model_fields:
         _refuse(made, key, unsupported_parameter(f"{WHERE}.{key}", f"It is not of {made.stage}."))
     else:
-        kind = float if declared is None else declared.type
-        made.hyperparameters[name] = as_declared(kind, value)
+        made.hyperparameters[name] = given
         made.keys[name] = key
         _honour(made, key, name)
 
@@ -227,8 +235,12 @@ def _take_parameter(
     key = declared.name
     given = as_declared(declared.type, value)
     strategy = config.get(_STRATEGIES.get(key, ""))
+    other = _INSTEAD.get(key, "")
+    in_place = as_declared(declared.type, config.get(other))
     if strategy in ("no", "epoch"):
         _drop(made, key, f"{_STRATEGIES[key]} is '{strategy}'")
+    elif key == "eval_steps" and strategy is None:
+        _drop(made, key, "LLaMA-Factory reads it with eval_strategy alone")
     elif key == "max_steps" and isinstance(given, int) and given <= 0:
         _drop(made, key, _NO_LIMIT)
     elif not declared.is_of(stage=_stage(made), kind=_kind(made)):
@@ -237,7 +249,15 @@ def _take_parameter(
         else:
             told = f"It belongs to {declared.home}."
             _refuse(made, key, unsupported_parameter(f"{WHERE}.{key}", told))
-    elif key not in made.keys:
+    elif (loss := LOSS_OF.get(key)) and (config.get("pref_loss") or _PREF_LOSS) != loss:
+        if key in _IGNORED or given == declared.default:
+            _drop(made, key, f"LLaMA-Factory reads it with pref_loss {loss} alone")
+        else:
+            told = f"It belongs to pref_loss '{loss}'."
+            _refuse(made, key, unsupported_parameter(f"{WHERE}.{key}", told))
+    elif in_place not in (None, False, given):
+        _drop(made, key, f"'{other}' stands in its place")
+    else:
         made.hyperparameters[key] = given
         _honour(made, key, key)
 

@@ -27,6 +27,7 @@ def state(key: str, value: Any, **others: Any) -> tuple[State, str]:
 def test_no_key_of_llama_factory_is_without_a_state() -> None:
     assert len(NAMES) == 357
     assert not set(NAMES) - settable().keys() - TABLE.keys()
+    assert not settable().keys() & TABLE.keys()
     assert set(READ_IN) <= set(NAMES)
     others = set(NAMES) - {"stage", "finetuning_type"}
     assert all(verdict.told for verdict in translate(dict.fromkeys(others, 1)).verdicts.values())
@@ -121,7 +122,7 @@ def test_what_asks_for_nothing_is_dropped() -> None:
     }
     for values in (
         dict.fromkeys(refused),
-        dict.fromkeys(refused, False),
+        {key: False for key, each in refused.items() if True not in each.plain},
         {key: value for key, each in refused.items() for value in each.plain},
     ):
         made = translate(values)
@@ -129,6 +130,70 @@ def test_what_asks_for_nothing_is_dropped() -> None:
     assert state("report_to", "none")[0] is State.DROPPED
     assert state("report_to", "wandb")[0] is State.REFUSED
     assert state("no_such_key", None)[0] is State.REFUSED
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "enable_thinking",
+        "ignore_pad_token_for_loss",
+        "freeze_vision_tower",
+        "freeze_multi_modal_projector",
+    ],
+)
+def test_false_is_refused_where_a_job_does_what_true_asks_for(key: str) -> None:
+    assert state(key, False)[0] is State.REFUSED
+    assert state(key, True)[0] is State.DROPPED
+
+
+def test_a_loss_that_is_no_number_is_no_loss_in_either_way() -> None:
+    assert state("logging_nan_inf_filter", False)[0] is State.DROPPED
+    assert state("logging_nan_inf_filter", True)[0] is State.DROPPED
+
+
+def test_of_packing_and_neat_packing_the_one_that_is_on_holds_in_any_order() -> None:
+    for first, second in (("packing", "neat_packing"), ("neat_packing", "packing")):
+        on = {"packing": True, "neat_packing": False}
+        made = translate({key: on[key] for key in (first, second)})
+        assert made.hyperparameters["packing"] is True
+        assert made.honours("packing")
+        assert made.dropped() == {"neat_packing": "asks for what a job does anyway"}
+        off = {"packing": False, "neat_packing": True}
+        made = translate({key: off[key] for key in (first, second)})
+        assert made.hyperparameters["packing"] is True
+        assert made.honours("neat_packing")
+        assert made.dropped() == {"packing": "'neat_packing' stands in its place"}
+
+
+def test_pretraining_packs_unless_it_is_told_not_to() -> None:
+    assert translate({"stage": "pt"}).hyperparameters["packing"] is True
+    assert translate({"stage": "pt", "packing": None}).hyperparameters["packing"] is True
+    assert translate({"stage": "pt", "packing": False}).hyperparameters["packing"] is False
+    assert "packing" not in translate({"stage": "sft"}).hyperparameters
+
+
+def test_a_parameter_of_another_pref_loss_is_refused_where_it_would_say_something() -> None:
+    smoothing, gamma = "dpo_label_smoothing", "simpo_gamma"
+    dpo, simpo = {"stage": "dpo"}, {"stage": "dpo", "pref_loss": "simpo"}
+    for value in (0.5, 0.7):
+        assert state(gamma, value, **dpo)[0] is State.DROPPED
+        assert state(gamma, value, **simpo)[0] is State.HONOURED
+    assert state(smoothing, 0.0, **simpo)[0] is State.DROPPED
+    assert state(smoothing, 0.1, **dpo)[0] is State.HONOURED
+    made = translate({**simpo, smoothing: 0.1})
+    assert made.refusal is not None
+    assert made.refusal.param == "llamafactory.dpo_label_smoothing"
+    assert gamma not in translate({**dpo, gamma: 0.5}).hyperparameters
+
+
+def test_a_plain_value_is_plain_as_text_too() -> None:
+    assert state("loraplus_lr_embedding", "1e-6")[0] is State.DROPPED
+    assert state("loraplus_lr_embedding", "1e-5")[0] is State.REFUSED
+
+
+def test_steps_of_evaluations_are_read_beside_their_strategy_alone() -> None:
+    assert state("eval_steps", 5)[0] is State.DROPPED
+    assert state("eval_steps", 5, eval_strategy="steps")[0] is State.HONOURED
 
 
 def test_each_stage_has_the_first_method_of_its_name() -> None:
