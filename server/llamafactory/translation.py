@@ -55,8 +55,8 @@ _INSTEAD = {each.name: key for key, each in TABLE.items() if isinstance(each, Re
 """The key that stands in a parameter's place, unless it is null or false."""
 _IGNORED = frozenset({"simpo_gamma"})
 """Parameters of one pref_loss that LLaMA-Factory ignores with another; the rest it refuses."""
-_NO_LIMIT = "asks for no limit"
 _PREF_LOSS = settable()["pref_loss"].default
+_NO_LIMIT = "asks for no limit"
 _NULL = "null asks for nothing"
 _PLAIN = "asks for what a job does anyway"
 
