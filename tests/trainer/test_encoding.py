@@ -13,7 +13,7 @@ from templates.examples import ChatExample, CompletionExample, read_example
 from templates.registry import open_format
 from templates.tokenization import Encoder, describe_tokenizer
 from tests.trainer.conftest import Workspace, chat, train
-from workers.contract.training import TrainFailed
+from workers.contract.training import Completed, TrainFailed
 from workers.trainer.dataset import IGNORED, EncodedSequence
 from workers.trainer.encoding import RowEncoder, load_row_encoder
 
@@ -136,8 +136,12 @@ def test_long_text_is_split_and_nothing_is_lost(workspace: Workspace) -> None:
 
 
 def test_rows_of_another_stage_are_refused(workspace: Workspace) -> None:
-    for stage, row in (("sft", {"text": "abc"}), ("pt", {"prompt": "a", "completion": "b"})):
-        failed = train(workspace.spec([row] * 3, finetuning={"stage": stage}))[-1]
-        assert isinstance(failed, TrainFailed)
-        assert failed.code == "invalid_training_file"
-        assert "pretraining" in failed.message
+    row = {"prompt": "a", "completion": "b"}
+    failed = train(workspace.spec([row] * 3, finetuning={"stage": "pt"}))[-1]
+    assert isinstance(failed, TrainFailed)
+    assert failed.code == "invalid_training_file"
+    assert "pretraining" in failed.message
+
+
+def test_plain_text_is_a_completion_of_nothing(workspace: Workspace) -> None:
+    assert isinstance(train(workspace.spec([{"text": "abc"}] * 3))[-1], Completed)
