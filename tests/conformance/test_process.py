@@ -48,10 +48,12 @@ def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engin
 
 @pytest.mark.parametrize("name", ENGINES)
 async def test_the_death_of_the_engine_fails_its_requests_and_ends_the_worker(
-    name: str, doomed: dict[str, EngineProcess]
+    name: str, doomed: dict[str, EngineProcess], tmp_path: Path
 ) -> None:
     if name not in doomed:
         pytest.skip(f"no environment for {name}: `tuneyard env create {name}`")
+    if doomed[name].process.poll() is not None:  # of an earlier try
+        doomed[name] = EngineProcess(KINDS[name], tmp_path)
     engine = doomed[name]
     try:
         await asyncio.to_thread(engine.wait_ready)
