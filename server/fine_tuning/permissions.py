@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request
 
 from server.auth import Caller, Principal
+from server.bodies import json_of
 from server.errors import ModelNotFound, NotFound, invalid_value
 from server.models.catalog import Catalog
 from server.openapi import json_body, refusals
@@ -18,7 +19,6 @@ from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.store.permissions import UnknownProjectError
 from server.store.records import Permission
-from server.validation import read_body
 from server.wire import RequestBody, ResponseBody, several
 
 router = APIRouter(prefix="/v1/fine_tuning/checkpoints", tags=["Fine-tuning"])
@@ -77,10 +77,6 @@ def _catalog_of(request: Request) -> Catalog:
     return catalog
 
 
-async def _grant_of(request: Request) -> GrantPermissions:
-    return await read_body(GrantPermissions, await request.body())
-
-
 Rows = Annotated[Store, Depends(_store_of)]
 
 
@@ -92,7 +88,7 @@ Rows = Annotated[Store, Depends(_store_of)]
 )
 async def create_permissions(
     fine_tuned_model_checkpoint: str,
-    wanted: Annotated[GrantPermissions, Depends(_grant_of)],
+    wanted: Annotated[GrantPermissions, json_of(GrantPermissions)],
     caller: Caller,
     rows: Rows,
 ) -> PermissionList:

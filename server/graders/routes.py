@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from server.auth import Caller
+from server.bodies import json_of
 from server.graders.running import GraderRunner
 from server.graders.schemas import GraderRun, RunGrader, ValidatedGrader, ValidateGrader
 from server.openapi import json_body, refusals
-from server.validation import read_body
 
 router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["Fine-tuning"])
 
@@ -20,19 +20,11 @@ def _runner_of(request: Request) -> GraderRunner:
     return runner
 
 
-async def _run_of(request: Request) -> RunGrader:
-    return await read_body(RunGrader, await request.body())
-
-
-async def _validation_of(request: Request) -> ValidateGrader:
-    return await read_body(ValidateGrader, await request.body())
-
-
 @router.post(
     "/run", openapi_extra=json_body(RunGrader), responses=refusals(429), summary="Run a grader"
 )
 async def run_grader(
-    wanted: Annotated[RunGrader, Depends(_run_of)],
+    wanted: Annotated[RunGrader, json_of(RunGrader)],
     caller: Caller,
     runner: Annotated[GraderRunner, Depends(_runner_of)],
 ) -> GraderRun:
@@ -42,7 +34,7 @@ async def run_grader(
 
 @router.post("/validate", openapi_extra=json_body(ValidateGrader), summary="Validate a grader")
 async def validate_grader(
-    wanted: Annotated[ValidateGrader, Depends(_validation_of)], _caller: Caller
+    wanted: Annotated[ValidateGrader, json_of(ValidateGrader)], _caller: Caller
 ) -> ValidatedGrader:
     """Say whether a grader can be run: a wrong one is a 400 that names the field."""
     return ValidatedGrader(grader=wanted.grader.model_dump(mode="json", exclude_unset=True))

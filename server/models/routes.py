@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 
 from server.auth import Caller
+from server.bodies import json_of
 from server.config.model_names import alias_fault
 from server.errors import InvalidRequest, ModelNotFound, PermissionDenied, invalid_value
 from server.models.services import ModelsServices
 from server.openapi import json_body, refusals
 from server.store.aliases import NameTakenError, TooManyAliasesError
 from server.store.records import Alias, Model
-from server.validation import read_body
 from server.wire import ModelName, RequestBody, ResponseBody
 from workers.contract.messages import UnloadAdapter
 
@@ -27,10 +27,6 @@ MAX_ALIASES = 1000
 class MoveAlias(RequestBody):
     points_to: ModelName
     """The id of a model that the project may use."""
-
-
-async def _move_of(request: Request) -> MoveAlias:
-    return await read_body(MoveAlias, await request.body())
 
 
 class ModelBody(ResponseBody):
@@ -89,7 +85,7 @@ async def retrieve_model(model: str, caller: Caller, services: ModelsServices) -
 )
 async def move_alias(
     model: str,
-    wanted: Annotated[MoveAlias, Depends(_move_of)],
+    wanted: Annotated[MoveAlias, json_of(MoveAlias)],
     caller: Caller,
     services: ModelsServices,
 ) -> ModelBody:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends
 
 from server.auth import AdminCaller
+from server.bodies import json_of
 from server.errors import NotFound
 from server.first_key import new_admin_key, new_key
 from server.openapi import json_body, refusals
@@ -31,7 +32,6 @@ from server.organization.services import (
     find_live_project,
     find_project,
     is_archived,
-    json_of,
     no_such_cursor,
 )
 from server.query import refuse_unknown

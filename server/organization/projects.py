@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from server.auth import AdminCaller
+from server.bodies import json_of
 from server.errors import InvalidRequest, NotFound
 from server.first_key import DEFAULT_PROJECT_ID
 from server.openapi import json_body, refusals
@@ -26,7 +27,6 @@ from server.organization.services import (
     find_live_project,
     find_project,
     is_archived,
-    json_of,
     no_such_cursor,
 )
 from server.query import refuse_unknown

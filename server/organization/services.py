@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
-from pydantic import BaseModel
 
 from server.auth import KeyRing
 from server.config import Config
@@ -14,9 +13,7 @@ from server.errors import InvalidRequest, NotFound
 from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.store.records import Project
-from server.validation import read_body
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
 MAX_PAGE = 100
 After = Annotated[str | None, Query(max_length=512)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
@@ -35,15 +32,6 @@ def _services_of(request: Request) -> _OrganizationServices:
 
 
 OrganizationServices = Annotated[_OrganizationServices, Depends(_services_of)]
-
-
-def json_of(model: type[ModelT]) -> Any:
-    """Route parameter: the body, read as `model`."""
-
-    async def read(request: Request) -> ModelT:
-        return await read_body(model, await request.body())
-
-    return Depends(read)
 
 
 async def find_project(store: Store, project_id: str) -> Project:

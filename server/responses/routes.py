@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from server.answering.plan import plan_answer
 from server.auth import Caller
+from server.bodies import json_of
 from server.errors import InvalidRequest, NotFound, invalid_value, unsupported_parameter
 from server.openapi import json_body, refusals
 from server.query import refuse_unknown
@@ -25,7 +26,6 @@ from server.responses.endpoint import ResponseServices
 from server.responses.schemas import CountTokens
 from server.responses.translation import read_count, refuse_unsupported
 from server.store.responses import StoredResponse
-from server.validation import read_body
 
 router = APIRouter(prefix="/v1/responses", tags=["Responses"])
 
@@ -38,10 +38,6 @@ def _services_of(request: Request) -> ResponseServices:
 Services = Annotated[ResponseServices, Depends(_services_of)]
 
 
-async def _count_body(request: Request) -> CountTokens:
-    return await read_body(CountTokens, await request.body())
-
-
 @router.post(
     "/input_tokens",
     openapi_extra=json_body(CountTokens),
@@ -49,7 +45,7 @@ async def _count_body(request: Request) -> CountTokens:
     responses=refusals(404),
 )
 async def count_input_tokens(
-    wanted: Annotated[CountTokens, Depends(_count_body)], caller: Caller, services: Services
+    wanted: Annotated[CountTokens, json_of(CountTokens)], caller: Caller, services: Services
 ) -> InputTokens:
     """How many tokens the model would be given; where they are truncated, of what is left."""
     refuse_unsupported(wanted)

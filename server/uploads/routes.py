@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from server.auth import Caller
+from server.bodies import json_of
 from server.openapi import json_body, refusals
 from server.uploads.schemas import CompleteUpload, CreateUpload, PartObject, UploadObject
 from server.uploads.service import UploadService
-from server.validation import read_body
 
 router = APIRouter(prefix="/v1/uploads", tags=["Uploads"])
 
@@ -38,19 +38,11 @@ def _service_of(request: Request) -> UploadService:
 Service = Annotated[UploadService, Depends(_service_of)]
 
 
-async def _creation(request: Request) -> CreateUpload:
-    return await read_body(CreateUpload, await request.body())
-
-
-async def _completion(request: Request) -> CompleteUpload:
-    return await read_body(CompleteUpload, await request.body())
-
-
 @router.post(
     "", openapi_extra=json_body(CreateUpload), summary="Create an upload", responses=refusals(507)
 )
 async def create_upload(
-    wanted: Annotated[CreateUpload, Depends(_creation)], caller: Caller, service: Service
+    wanted: Annotated[CreateUpload, json_of(CreateUpload)], caller: Caller, service: Service
 ) -> UploadObject:
     """Announce a file that comes in parts within the hour."""
     return UploadObject.of(await service.create(caller.project.id, wanted))
@@ -76,7 +68,7 @@ async def add_upload_part(
 )
 async def complete_upload(
     upload_id: str,
-    wanted: Annotated[CompleteUpload, Depends(_completion)],
+    wanted: Annotated[CompleteUpload, json_of(CompleteUpload)],
     caller: Caller,
     service: Service,
 ) -> UploadObject:
