@@ -89,12 +89,7 @@ async def list_files(
     except UnknownCursorError as error:
         raise no_such_file(error.after) from None
     data = [FileObject.of(file) for file in page.items]
-    return FileList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=page.has_more,
-    )
+    return FileList.of(data, has_more=page.has_more)
 
 
 @router.get("/{file_id}", response_model_exclude_none=True)

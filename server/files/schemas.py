@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from server.errors import InvalidRequest, missing_parameter
+from server.paging import Listing
 from server.store.records import File
 
 MIN_EXPIRY_S = 3600
@@ -59,12 +60,8 @@ class FileObject(BaseModel):
         )
 
 
-class FileList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[FileObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class FileList(Listing[FileObject]):
+    pass
 
 
 class FileDeleted(BaseModel):

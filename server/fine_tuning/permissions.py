@@ -6,6 +6,7 @@ shared with may use it, and neither train on it nor delete it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -15,6 +16,7 @@ from server.bodies import json_of
 from server.errors import ModelNotFound, NotFound, invalid_value
 from server.models.catalog import Catalog
 from server.openapi import json_body, refusals
+from server.paging import Listing
 from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.store.permissions import UnknownProjectError
@@ -47,18 +49,8 @@ class PermissionObject(ResponseBody):
         )
 
 
-class PermissionList(ResponseBody):
-    object: Literal["list"] = "list"
-    data: list[PermissionObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-    @classmethod
-    def of(cls, permissions: tuple[Permission, ...], has_more: bool) -> PermissionList:
-        data = [PermissionObject.of(permission) for permission in permissions]
-        first, last = (data[0].id, data[-1].id) if data else (None, None)
-        return cls(data=data, first_id=first, last_id=last, has_more=has_more)
+class PermissionList(Listing[PermissionObject]):
+    pass
 
 
 class PermissionDeleted(ResponseBody):
@@ -101,7 +93,7 @@ async def create_permissions(
     except UnknownProjectError as error:
         reason = f"There is no project '{error.project_id}'."
         raise invalid_value("project_ids", reason) from None
-    return PermissionList.of(granted, has_more=False)
+    return _listed(granted, has_more=False)
 
 
 @router.get(_PATH, summary="List a checkpoint's permissions")
@@ -127,7 +119,7 @@ async def list_permissions(
     except UnknownCursorError as error:
         reason = f"There is no '{error.after}' in this list."
         raise invalid_value("after", reason) from None
-    return PermissionList.of(page.items, page.has_more)
+    return _listed(page.items, has_more=page.has_more)
 
 
 @router.delete(_PATH + "/{permission_id}", responses=refusals(507), summary="End a permission")
@@ -146,6 +138,11 @@ async def delete_permission(
         )
     catalog.forget_model(model_id)
     return PermissionDeleted(id=permission_id)
+
+
+def _listed(permissions: Sequence[Permission], *, has_more: bool) -> PermissionList:
+    data = [PermissionObject.of(permission) for permission in permissions]
+    return PermissionList.of(data, has_more=has_more)
 
 
 async def _own(rows: Store, caller: Principal, checkpoint: str) -> str:

@@ -25,6 +25,7 @@ from server.fine_tuning.schemas import (
 from server.fine_tuning.service import ROUTE, JobService, no_such_job
 from server.idempotency import idempotent_call
 from server.openapi import json_body, refusals
+from server.paging import no_such_cursor
 from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.validation import read_body
@@ -180,7 +181,7 @@ async def list_events(
     try:
         page = await rows.jobs.events_page(job.id, after=after, limit=limit)
     except UnknownCursorError as error:
-        raise _no_such_cursor(error) from None
+        raise no_such_cursor(error) from None
     return EventList(data=[EventObject.of(e) for e in page.items], has_more=page.has_more)
 
 
@@ -198,19 +199,6 @@ async def list_checkpoints(
     try:
         page = await rows.jobs.checkpoints_page(job.id, after=after, limit=limit)
     except UnknownCursorError as error:
-        raise _no_such_cursor(error) from None
+        raise no_such_cursor(error) from None
     data = [CheckpointObject.of(checkpoint) for checkpoint in page.items]
-    return CheckpointList(
-        data=data,
-        first_id=data[0].id if data else None,
-        last_id=data[-1].id if data else None,
-        has_more=page.has_more,
-    )
-
-
-def _no_such_cursor(error: UnknownCursorError) -> InvalidRequest:
-    return InvalidRequest(
-        f"Invalid 'after': there is no '{error.after}' in this list.",
-        param="after",
-        code="invalid_value",
-    )
+    return CheckpointList.of(data, has_more=page.has_more)

@@ -14,6 +14,7 @@ from server.fine_tuning.hyperparameters import (
     method_of,
 )
 from server.fine_tuning.methods import METHODS, SUPERVISED
+from server.paging import Listing
 from server.store.records import Checkpoint, Job, JobEvent
 from server.wire import several
 
@@ -210,9 +211,5 @@ class CheckpointObject(BaseModel):
         )
 
 
-class CheckpointList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[CheckpointObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class CheckpointList(Listing[CheckpointObject]):
+    pass

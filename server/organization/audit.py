@@ -10,13 +10,12 @@ from pydantic import ConfigDict
 from server.auth import AdminCaller
 from server.errors import invalid_value
 from server.organization.buckets import MAX_IDS
-from server.organization.schemas import Listing
 from server.organization.services import (
     After,
     Limit,
     OrganizationServices,
-    no_such_cursor,
 )
+from server.paging import Listing, no_such_cursor
 from server.query import refuse_unknown
 from server.store.audit import AuditFilter
 from server.store.cursors import UnknownCursorError
@@ -92,7 +91,7 @@ async def list_audit_log(
     except UnknownCursorError as error:
         raise no_such_cursor(error) from None
     data = [AuditObject.of(entry) for entry in page.items]
-    return Listing[AuditObject].of(data, [e.id for e in page.items], has_more=page.has_more)
+    return Listing[AuditObject].of(data, has_more=page.has_more)
 
 
 def _actor(actor: Actor) -> dict[str, Any]:

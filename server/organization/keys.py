@@ -17,13 +17,11 @@ from server.organization.schemas import (
     CreateAdminKey,
     CreateServiceAccount,
     Deleted,
-    Listing,
     NewAccountKey,
     NewAdminKey,
     NewServiceAccount,
     ProjectKeyObject,
     ServiceAccountObject,
-    list_keys,
 )
 from server.organization.services import (
     After,
@@ -32,8 +30,8 @@ from server.organization.services import (
     find_live_project,
     find_project,
     is_archived,
-    no_such_cursor,
 )
+from server.paging import Listing, no_such_cursor
 from server.query import refuse_unknown
 from server.store import Store
 from server.store.cursors import UnknownCursorError
@@ -65,7 +63,9 @@ async def list_project_keys(
         page = await keys.page(project_id, after=after, limit=limit)
     except UnknownCursorError as error:
         raise no_such_cursor(error) from None
-    return list_keys(page, await keys.last_used(project_id, [key.id for key in page.items]))
+    used = await keys.last_used(project_id, [key.id for key in page.items])
+    data = [ProjectKeyObject.of(key, used.get(key.id)) for key in page.items]
+    return Listing[ProjectKeyObject].of(data, has_more=page.has_more)
 
 
 @router.get(_KEYS + "/{key_id}", summary="Retrieve a project's API key")
@@ -146,8 +146,7 @@ async def list_service_accounts(
         raise no_such_cursor(UnknownCursorError(after))
     page = await keys.page(project_id, after=cursor and cursor.id, limit=limit, of_accounts=True)
     data = [ServiceAccountObject.of(key) for key in page.items]
-    ids = [account.id for account in data]
-    return Listing[ServiceAccountObject].of(data, ids, has_more=page.has_more)
+    return Listing[ServiceAccountObject].of(data, has_more=page.has_more)
 
 
 @router.get(_ACCOUNTS + "/{account_id}", summary="Retrieve a service account")
@@ -187,8 +186,7 @@ async def list_admin_keys(
     except UnknownCursorError as error:
         raise no_such_cursor(error) from None
     data = [AdminKeyObject.of(key) for key in page.items]
-    ids = [key.id for key in page.items]
-    return Listing[AdminKeyObject].of(data, ids, has_more=page.has_more)
+    return Listing[AdminKeyObject].of(data, has_more=page.has_more)
 
 
 @router.post(

@@ -14,7 +14,6 @@ from server.openapi import json_body, refusals
 from server.organization.schemas import (
     NO_LIMIT,
     ChangeRateLimit,
-    Listing,
     ProjectFields,
     ProjectObject,
     RateLimitObject,
@@ -27,8 +26,8 @@ from server.organization.services import (
     find_live_project,
     find_project,
     is_archived,
-    no_such_cursor,
 )
+from server.paging import Listing, no_such_cursor
 from server.query import refuse_unknown
 from server.store import Store
 from server.store.cursors import UnknownCursorError
@@ -57,8 +56,7 @@ async def list_projects(
     except UnknownCursorError as error:
         raise no_such_cursor(error) from None
     data = [ProjectObject.of(project) for project in page.items]
-    ids = [project.id for project in page.items]
-    return Listing[ProjectObject].of(data, ids, has_more=page.has_more)
+    return Listing[ProjectObject].of(data, has_more=page.has_more)
 
 
 @router.post(
@@ -139,8 +137,7 @@ async def list_rate_limits(
             raise no_such_cursor(UnknownCursorError(after))
         models = models[places[0] + 1 :]
     data = [RateLimitObject.of(model, limits.get(model, RateLimit())) for model in models[:limit]]
-    ids = [shown.id for shown in data]
-    return Listing[RateLimitObject].of(data, ids, has_more=len(models) > limit)
+    return Listing[RateLimitObject].of(data, has_more=len(models) > limit)
 
 
 @router.post(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from server.scopes import check_scope
-from server.store.records import AdminKey, ApiKey, Page, Project, RateLimit
+from server.store.records import AdminKey, ApiKey, Project, RateLimit
 from server.wire import RequestBody, ResponseBody, several
-
-ItemT = TypeVar("ItemT", bound=ResponseBody)
 
 MAX_NAME_LENGTH = 100
 MAX_NAMES = 100
@@ -57,23 +55,6 @@ class CreateAdminKey(RequestBody):
 class ChangeRateLimit(RequestBody):
     max_requests_per_1_minute: PerMinute | None = None
     max_tokens_per_1_minute: PerMinute | None = None
-
-
-class Listing(ResponseBody, Generic[ItemT]):
-    object: Literal["list"] = "list"
-    data: list[ItemT]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-    @classmethod
-    def of(cls, data: list[ItemT], ids: list[str], *, has_more: bool) -> Listing[ItemT]:
-        return cls(
-            data=data,
-            first_id=ids[0] if ids else None,
-            last_id=ids[-1] if ids else None,
-            has_more=has_more,
-        )
 
 
 class ProjectObject(ResponseBody):
@@ -254,9 +235,3 @@ def limit_id(model: str) -> str:
 
 def redacted(prefix: str) -> str:
     return f"{prefix}{'*' * 8}"
-
-
-def list_keys(page: Page[ApiKey], last_used: dict[str, int]) -> Listing[ProjectKeyObject]:
-    data = [ProjectKeyObject.of(key, last_used.get(key.id)) for key in page.items]
-    ids = [key.id for key in page.items]
-    return Listing[ProjectKeyObject].of(data, ids, has_more=page.has_more)

@@ -11,7 +11,6 @@ from server.auth import KeyRing
 from server.config import Config
 from server.errors import InvalidRequest, NotFound
 from server.store import Store
-from server.store.cursors import UnknownCursorError
 from server.store.records import Project
 
 MAX_PAGE = 100
@@ -55,12 +54,4 @@ async def find_live_project(store: Store, project_id: str) -> Project:
 def is_archived(project_id: str) -> InvalidRequest:
     return InvalidRequest(
         f"The project {project_id} is archived.", param="project_id", code="project_archived"
-    )
-
-
-def no_such_cursor(error: UnknownCursorError) -> InvalidRequest:
-    return InvalidRequest(
-        f"Invalid 'after': there is no '{error.after}' in this list.",
-        param="after",
-        code="invalid_value",
     )
