@@ -53,7 +53,7 @@ from server.models.catalog import Catalog
 from server.models.routes import MoveAlias
 from server.openapi import document
 from server.organization import BODIES as ORGANIZATION_BODIES
-from server.organization import routers as organization_routers
+from server.organization import router as organization_router
 from server.responses import routes as responses_routes
 from server.responses.context import ContextLoader
 from server.responses.keeping import Keeper
@@ -181,8 +181,7 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.include_router(fine_tuning_routes.router)
     app.include_router(permission_routes.router)
     app.include_router(grader_routes.router)
-    for router in organization_routers:
-        app.include_router(router)
+    app.include_router(organization_router)
     return app
 
 

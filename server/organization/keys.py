@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from server.auth import AdminCaller
 from server.bodies import json_of
@@ -32,16 +32,13 @@ from server.organization.services import (
     is_archived,
 )
 from server.paging import Listing, no_such_cursor
-from server.query import refuse_unknown
 from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.store.identifiers import random_id
 from server.store.keys import KeyRevokedError
 from server.store.records import ApiKey, NewKey
 
-router = APIRouter(
-    prefix="/v1/organization", tags=["Administration"], dependencies=[Depends(refuse_unknown)]
-)
+router = APIRouter()
 _KEYS = "/projects/{project_id}/api_keys"
 _ACCOUNTS = "/projects/{project_id}/service_accounts"
 _ADMIN_KEYS = "/admin_api_keys"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from server.auth import AdminCaller
 from server.bodies import json_of
@@ -28,16 +28,11 @@ from server.organization.services import (
     is_archived,
 )
 from server.paging import Listing, no_such_cursor
-from server.query import refuse_unknown
 from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.store.records import ModelKind, RateLimit
 
-router = APIRouter(
-    prefix="/v1/organization/projects",
-    tags=["Administration"],
-    dependencies=[Depends(refuse_unknown)],
-)
+router = APIRouter(prefix="/projects")
 
 
 @router.get("", summary="List projects")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 
 from server.auth import AdminCaller
 from server.config import Price
@@ -23,14 +23,11 @@ from server.organization.buckets import (
     window_of,
 )
 from server.organization.services import OrganizationServices
-from server.query import refuse_unknown
 from server.store import Store
 from server.store.usage import TooManyGroupsError, UsageGroup, UsageQuery, UsageSum
 from server.wire import ResponseBody
 
-router = APIRouter(
-    prefix="/v1/organization", tags=["Administration"], dependencies=[Depends(refuse_unknown)]
-)
+router = APIRouter()
 _WIDTHS = {
     "1m": Width(60, 60, 1440),
     "1h": Width(3600, 24, 168),
