@@ -117,8 +117,7 @@ async def plan_answer(
 async def _plan(
     request: AnswerRequest, principal: Principal, catalog: Catalog, loader: MediaLoader
 ) -> AnswerPlan:
-    principal.check_model(request.model)
-    served = await catalog.serve(request.model, principal.project.id)
+    served = await catalog.serve(request.model, principal)
     chat_format = await catalog.chat_format(served, _tool_format(request))
     media = media_parts(request.messages)
     check_kinds(media, served.hello)

@@ -74,8 +74,7 @@ async def plan_completion(
 ) -> CompletionPlan:
     """Raises ApiError."""
     _refuse_unsupported(request)
-    principal.check_model(request.model)
-    served = await catalog.serve(request.model, principal.project.id)
+    served = await catalog.serve(request.model, principal)
     prompts = _prompts(request)
     tries = max(request.best_of or 1, request.n or 1)
     sampling = _sampling(request, served, tries)

@@ -34,8 +34,7 @@ class EmbeddingsEndpoint:
     ) -> None:
         """Raises ApiError, and ClientGone."""
         services = self._holder.services
-        principal.check_model(request.model)
-        served = await services.catalog.serve(request.model, principal.project.id)
+        served = await services.catalog.serve(request.model, principal)
         require_pooled(served, Capability.EMBED, "embeddings")
         inputs = _inputs(request)
         answer = await ask_pooled(

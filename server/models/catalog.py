@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from server.auth import Principal
 from server.blobs import StorageFullError
 from server.config import Config
 from server.config.generation import GenerationDefaults
@@ -86,10 +87,11 @@ class Catalog:
         """When the store was last told of each model that starts on demand."""
         self._telling: set[asyncio.Task[None]] = set()
 
-    async def find(self, model_id: str, project_id: str) -> Model:
-        """Raises ModelNotFound, or ModelNotLoaded or Unavailable for an adapter of the
-        configuration that is not served."""
-        model = await self._models.get((model_id, project_id))
+    async def find(self, model_id: str, principal: Principal) -> Model:
+        """Raises PermissionDenied, ModelNotFound, or ModelNotLoaded or Unavailable for an adapter
+        of the configuration that is not served."""
+        principal.check_model(model_id)
+        model = await self._models.get((model_id, principal.project.id))
         if model is None:
             raise await self._absent(model_id)
         return model
@@ -122,9 +124,9 @@ class Catalog:
         """Under every name, and for every project."""
         self._models.forget_value(lambda model: model.id == model_id)
 
-    async def serve(self, model_id: str, project_id: str) -> Served:
-        """Raises ModelNotFound, or Unavailable when no engine is up."""
-        model = await self.find(model_id, project_id)
+    async def serve(self, model_id: str, principal: Principal) -> Served:
+        """Raises as `find`, and Unavailable when no engine is up."""
+        model = await self.find(model_id, principal)
         if model.starts_on_demand:
             await own_task()
             connection = await self._started(model.id)

@@ -84,8 +84,7 @@ class ResponsesEndpoint:
     ) -> tuple[AnswerPlan, Place | None]:
         services = self._holder.services
         refuse_unsupported(request)
-        principal.check_model(request.model)
-        await services.catalog.find(request.model, principal.project.id)
+        await services.catalog.find(request.model, principal)
         context = await services.contexts.load(
             principal.project.id, request.input, request.previous_response_id
         )

@@ -49,8 +49,7 @@ async def count_input_tokens(
 ) -> InputTokens:
     """How many tokens the model would be given; where they are truncated, of what is left."""
     refuse_unsupported(wanted)
-    caller.check_model(wanted.model)
-    await services.catalog.find(wanted.model, caller.project.id)
+    await services.catalog.find(wanted.model, caller)
     plan_request = partial(
         plan_answer, principal=caller, catalog=services.catalog, loader=services.media
     )

@@ -30,8 +30,7 @@ class ScoresEndpoint:
     ) -> None:
         """Raises ApiError, and ClientGone."""
         services = self._holder.services
-        principal.check_model(request.model)
-        served = await services.catalog.serve(request.model, principal.project.id)
+        served = await services.catalog.serve(request.model, principal)
         require_pooled(served, Capability.SCORE, "scores")
         inputs: list[list[PromptPart]] = [[Text(text, control=True)] for text in request.messages]
         answer = await ask_pooled(

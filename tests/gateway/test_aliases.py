@@ -12,11 +12,12 @@ import openai
 import pytest
 from pydantic import ValidationError
 
+from server.auth import Principal
 from server.config import Config
 from server.engines.pool import EnginePool
 from server.models.catalog import Catalog
 from server.store import open_store
-from server.store.records import Model
+from server.store.records import Model, Project
 from tests.call_counts import num_calls
 from tests.gateway.conftest import ALIAS, KEY, MODEL, Gateway, user
 from tests.gateway.test_models import _adapter
@@ -161,12 +162,13 @@ async def test_a_name_that_was_just_asked_for_costs_what_an_id_costs(tmp_path: P
     await store.models.put_base(MODEL, "/m", "tuneyard", 1)
     await store.aliases.configure({ALIAS: MODEL})
     catalog = Catalog(store.models, EnginePool(store.engines, 1, {}), Config())
+    caller = Principal("key", Project("proj", "Project", "project", 1))
 
     async def calls(name: str) -> int:
         found: list[Model] = []
 
         def take() -> None:
-            asking = catalog.find(name, "proj")
+            asking = catalog.find(name, caller)
             try:
                 asking.send(None)
             except StopIteration as answer:
@@ -174,7 +176,7 @@ async def test_a_name_that_was_just_asked_for_costs_what_an_id_costs(tmp_path: P
             asking.close()
 
         while not found:
-            await catalog.find(name, "proj")
+            await catalog.find(name, caller)
             count = num_calls(take)
         assert found[0].id == MODEL
         return count
