@@ -8,6 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+LABELS = ("label", "kto_tag")
+"""Columns that say whether a row's answer is wanted."""
+WORDS_OF_VERDICTS = {"true": True, "false": False}
+VERDICTS = {**WORDS_OF_VERDICTS, "1": True, "0": False, "1.0": True, "0.0": False}
+"""What such a column says, by the lower-case text of its value; numbers are of tables that know no
+booleans."""
+
 
 class Formatting(StrEnum):
     ALPACA = "alpaca"

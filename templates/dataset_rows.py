@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, cast
 
-from templates.dataset_format import DatasetFormat, Formatting, Tags
+from templates.dataset_format import VERDICTS, DatasetFormat, Formatting, Tags
 from templates.example_fields import (
     ExampleError,
     JsonObject,
@@ -23,8 +23,6 @@ from templates.example_fields import (
 
 MEDIA_COLUMNS = ("images", "videos", "audios")
 _OPENAI_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_VERDICTS = {"true": True, "false": False, "1": True, "0": False}
-"""As tables have them that know no booleans."""
 
 
 def used_columns(dataset: DatasetFormat) -> frozenset[str]:
@@ -210,7 +208,7 @@ def _tools(row: JsonObject, name: str | None) -> JsonObject:
 
 
 def _verdict(row: JsonObject, name: str) -> bool:
-    verdict = _VERDICTS.get(str(_required(row, name)).lower())
+    verdict = VERDICTS.get(str(_required(row, name)).lower())
     if verdict is None:
         raise ExampleError(f"the column '{_shown(name)}' must be true or false")
     return verdict

@@ -13,9 +13,12 @@ from typing import Any
 
 from templates.dataset_format import (
     ALPACA_COLUMNS,
+    LABELS,
     MESSAGE_COLUMNS,
     OPENAI_TAGS,
     SHAREGPT_TAGS,
+    VERDICTS,
+    WORDS_OF_VERDICTS,
     Columns,
     DatasetFormat,
     Formatting,
@@ -42,8 +45,6 @@ class Shape:
     """None: it is read as it is."""
 
 
-_LABELS = ("label", "kto_tag")
-_VERDICTS = ("true", "false", "1", "0")
 _ANSWERS = (("chosen",), ("rejected",))
 
 
@@ -95,12 +96,12 @@ def _has_roles(messages: Any) -> bool:
 SHAPES = (
     Shape("OpenAI's preferences", (("input",), ("preferred_output", "preferred_completion")), None),
     Shape("messages", (("messages",),), None),
-    Shape("labelled messages", (("messages",), _LABELS), _messages("messages", labelled=True)),
+    Shape("labelled messages", (("messages",), LABELS), _messages("messages", labelled=True)),
     Shape("ranked messages", (("messages",), *_ANSWERS), _messages("messages", ranking=True)),
     Shape("sharegpt", (("conversations",),), _messages("conversations")),
     Shape(
         "labelled sharegpt",
-        (("conversations",), _LABELS),
+        (("conversations",), LABELS),
         _messages("conversations", labelled=True),
     ),
     Shape(
@@ -109,7 +110,7 @@ SHAPES = (
     Shape("alpaca", (("instruction",), ("output",)), _alpaca),
     Shape("ranked alpaca", (("instruction",), *_ANSWERS), _ranked_alpaca),
     Shape("prompt and completion", (("prompt",), ("completion",)), None),
-    Shape("labelled completions", (("prompt",), ("completion",), _LABELS), _labelled_pair),
+    Shape("labelled completions", (("prompt",), ("completion",), LABELS), _labelled_pair),
     Shape("ranked answers", (("prompt",), *_ANSWERS), _ranked_answers),
     Shape("ranked conversations", _ANSWERS, _messages(None, ranking=True)),
     Shape("plain text", (("text",),), None),
@@ -169,24 +170,24 @@ def recognise(
 
 def _telling(row: JsonObject, labelled: bool) -> set[str]:
     """Columns that hold something. One of a label is a verdict, or somebody's classes."""
-    verdicts = _VERDICTS if labelled else _VERDICTS[:2]
+    verdicts = VERDICTS if labelled else WORDS_OF_VERDICTS
     return {
         name
         for name, value in row.items()
-        if value is not None and (name not in _LABELS or str(value).lower() in verdicts)
+        if value is not None and (name not in LABELS or str(value).lower() in verdicts)
     }
 
 
 def _has_plain_labels(row: JsonObject, names: set[str]) -> bool:
     """Whether the reader takes them: verdicts that are no text. Nor does it take a system text
     beside messages."""
-    labels = {name for name in _LABELS if row.get(name) is not None}
+    labels = {name for name in LABELS if row.get(name) is not None}
     return labels <= names and not any(isinstance(row[n], str) for n in labels | names & {"system"})
 
 
 def _label(row: JsonObject, labelled: bool) -> str | None:
     names = _telling(row, labelled)
-    return next((name for name in _LABELS if name in names), None)
+    return next((name for name in LABELS if name in names), None)
 
 
 def _is_openai(messages: Any) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from templates.dataset_format import LABELS
 from templates.example_fields import (
     ExampleError,
     JsonObject,
@@ -17,7 +18,6 @@ from templates.examples import (
     read_row,
 )
 
-_LABELS = ("label", "kto_tag")
 _EXPECTED = (
     "a row of the KTO method has 'messages', which end with an answer, and a 'label': true for an "
     "answer that is wanted, false for one that is not"
@@ -27,11 +27,11 @@ _EXPECTED = (
 def read_labelled(line: str | bytes) -> LabelledExample:
     """Raises ExampleError."""
     row = read_row(line)
-    name = next((name for name in _LABELS if row.get(name) is not None), None)
+    name = next((name for name in LABELS if row.get(name) is not None), None)
     if "messages" not in row or name is None:
         raise ExampleError(_instead(row))
     label = row[name]
-    if not isinstance(label, int) or label not in (0, 1):
+    if not isinstance(label, int | float) or label not in (0, 1):
         raise ExampleError(f"'{name}' must be true or false")
     check_columns(row)
     notes = RowNotes(unknown_fields(row, CHAT_KEYS | {name}))

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from server.datasets.columnar import REFUSED, unreadable
+from server.datasets.columnar import MAX_COLUMNS, REFUSED, unreadable
 from server.datasets.containers import HEAD_BYTES, Container, container_of
 from server.datasets.json_rows import JsonRows
 from templates.example_lines import (
@@ -26,7 +26,6 @@ from templates.example_lines import (
     read_lines,
 )
 
-MAX_COLUMNS = 1000
 MAX_MEMORY_BYTES = 2 * 1024**3
 _CHUNK_BYTES = 256 * 1024
 _MAX_TOLD_CHARS = 500

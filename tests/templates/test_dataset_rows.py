@@ -279,14 +279,14 @@ def test_labelled_messages_of_openai_are_read_with_their_functions() -> None:
     assert turned(with_system)["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
-@pytest.mark.parametrize("value", [1, 0, "1", "0"])
+@pytest.mark.parametrize("value", [1, 0, 1.0, 0.0, "1", "0", "1.0"])
 @pytest.mark.parametrize("kind", LABELLED)
-def test_a_number_is_a_label_where_labels_are_wanted(kind: str, value: int | str) -> None:
+def test_a_number_is_a_label_where_labels_are_wanted(kind: str, value: float | str) -> None:
     row = LABELLED[kind]
     row = {**row, "kto_tag" if "kto_tag" in row else "label": value}
     dataset = recognise([(1, row)], labelled=True)
     made = row if dataset is None else canonical_row(row, dataset)
-    assert read_labelled(json.dumps(made)).is_desirable is bool(int(value))
+    assert read_labelled(json.dumps(made)).is_desirable is bool(float(value))
     assert "label" not in turned({**ALPACA, "label": value})
 
 

@@ -202,7 +202,7 @@ USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content"
 
 def test_rows_are_read_by_either_name_of_the_label() -> None:
     for name in ("label", "kto_tag"):
-        for value in (True, False, 1, 0):
+        for value in (True, False, 1, 0, 1.0, 0.0):
             read = read_labelled(json.dumps({"messages": [USER, ANSWER], name: value, "id": 7}))
             assert read.is_desirable is bool(value)
             assert read.notes.ignored_columns == ["id"]
@@ -214,6 +214,7 @@ def test_rows_are_read_by_either_name_of_the_label() -> None:
         ({"messages": [USER, ANSWER]}, "the row has no 'label'"),
         ({"messages": [USER, ANSWER], "label": "yes"}, "'label' must be true or false"),
         ({"messages": [USER, ANSWER], "label": 2}, "'label' must be true or false"),
+        ({"messages": [USER, ANSWER], "label": 0.5}, "'label' must be true or false"),
         ({"messages": [USER], "label": True}, "at least one assistant message"),
         ({"messages": [USER, {**ANSWER, "weight": 0}], "label": True}, "weight"),
         ({"input": {}, "preferred_output": []}, "for method.type 'dpo'"),
