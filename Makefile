@@ -11,7 +11,7 @@ PROCESSES ?= 2
 MARKER := tuneyard-environment.json
 CONSTRAINTS := deploy/environments/hf/constraints.txt
 
-.PHONY: help serve test check bench envs openapi model lock clean
+.PHONY: help serve test check bench gpu envs openapi model lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ envs: $(ENGINES:%=.envs/%/$(MARKER)) ## Build the environments of vLLM and SGLan
 .envs/%/$(MARKER): deploy/environments/%/cpu.txt deploy/environments/%/cuda.txt | $(BIN)/tuneyard
 	$(BIN)/tuneyard env create $*
 	@touch $@
+
+gpu: $(BIN)/pytest ## Try everything that a GPU changes, in under 12 minutes (writes gpu-report.md)
+	$(BIN)/python -m tests.gpu
 
 openapi: $(BIN)/tuneyard ## Write openapi.yaml from the app
 	$(BIN)/tuneyard openapi > openapi.yaml

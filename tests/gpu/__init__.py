@@ -1,0 +1,1 @@
+"""One run that tells everything about a card: `make gpu`."""
