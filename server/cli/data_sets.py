@@ -1,30 +1,31 @@
-"""The data sets that a LLaMA-Factory config names, as files to upload.
+"""The data sets that a LLaMA-Factory config names.
 
-A name is an entry of `dataset_info.json` in the config's `dataset_dir`, or a file's path. What
-a file's rows are is for the service to say; only several data sets are read here, to become one.
+A name is an entry of `dataset_info.json` in the config's `dataset_dir`, or a file's path.
 """
 
 from __future__ import annotations
 
 import difflib
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from server.datasets.rows import container_at, read_rows
+from pydantic import ValidationError
+
+from server.datasets.prepared import format_of
+from server.errors import ApiError
+from server.fine_tuning.dataset import Dataset
+from templates.dataset_format import DatasetFormat
 from templates.example_lines import ExampleFileError
+from workers.contract.parameters import Stage
 
 _INFO = "dataset_info.json"
 _DEFAULT_DIR = "data"
 _SOURCES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 _LAYOUT = ("formatting", "columns", "tags", "ranking")
 _NOT_LOCAL = ("REMOTE:", "ONLINE")
-_JOINED = "joined.jsonl"
 
 
 class DataSetError(Exception):
@@ -38,12 +39,20 @@ class DataSet:
     layout: Mapping[str, Any]
     """What its entry says of its columns."""
 
+    def format(self, stage: Stage) -> DatasetFormat | None:
+        """As its entry says, or else its first rows. Raises DataSetError."""
+        if not self.layout:
+            return self._told_by_rows(stage)
+        try:
+            return Dataset.model_validate(self.layout).layout()
+        except (ValidationError, ApiError) as error:
+            raise DataSetError(f"{self.name}: {error}") from error
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    filename: str
-    content: io.BufferedIOBase
-    layout: Mapping[str, Any]
+    def _told_by_rows(self, stage: Stage) -> DatasetFormat | None:
+        try:
+            return format_of(self.path, stage)
+        except ExampleFileError as error:
+            raise DataSetError(f"{self.path}: {error}") from error
 
 
 def find_data_sets(names: Sequence[str], dataset_dir: object, beside: Path | None) -> list[DataSet]:
@@ -60,26 +69,6 @@ def find_data_sets(names: Sequence[str], dataset_dir: object, beside: Path | Non
         folders = [folder] if beside is None else [folder, beside / folder]
         info = _read_info(folders)
     return [_find(name, info, [*folders, Path(), *([beside] if beside else [])]) for name in names]
-
-
-def upload_of(data_sets: Sequence[DataSet], max_samples: int | None) -> Upload:
-    """A data set's file as it is; of several, or with `max_samples`, the first rows of each in one
-    file. Raises DataSetError."""
-    first, *others = data_sets
-    if not others and max_samples is None:
-        return Upload(first.path.name, first.path.open("rb"), first.layout)
-    for other in others:
-        if other.layout != first.layout:
-            raise DataSetError(
-                f"{first.name} and {other.name} have different formats, and a job has one training "
-                "file: convert one of them"
-            )
-    lines = io.BytesIO()
-    for data_set in data_sets:
-        for row in islice(_rows(data_set), max_samples):
-            lines.write(row + b"\n")
-    lines.seek(0)
-    return Upload(_JOINED, lines, first.layout)
 
 
 def _read_info(folders: Sequence[Path]) -> Mapping[str, Any]:
@@ -128,15 +117,3 @@ def _of_entry(name: str, entry: Mapping[str, Any], folders: Sequence[Path]) -> D
 
 def _file(name: str, folders: Sequence[Path]) -> Path | None:
     return next((path for folder in folders if (path := folder / name).is_file()), None)
-
-
-def _rows(data_set: DataSet) -> Iterator[bytes]:
-    """As the service reads them, each in one line: between the elements of JSON a line's end is a
-    space. Raises DataSetError."""
-    path = data_set.path
-    try:
-        with closing(read_rows(path, container_at(path, path.name))) as rows:
-            for _, row in rows:
-                yield row.strip().replace(b"\n", b" ")
-    except ExampleFileError as error:
-        raise DataSetError(f"{path}: {error}") from error

@@ -13,13 +13,16 @@ import typer
 import yaml
 from rich.console import Console
 
-from server.cli.data_sets import DataSetError, Upload, find_data_sets, upload_of
+from server.cli.data_sets import DataSet, DataSetError, find_data_sets
+from server.cli.joined import Upload, are_alike, upload_of
 from server.cli.listing import show
 from server.cli.objects import follow_job
 from server.cli.options import ConfigPath, refuse
 from server.cli.service_client import ApiKey, BaseUrl, ServiceClient
 from server.config.factory_file import is_model_file
+from server.datasets.mixing import Mixing, MixStrategy
 from server.llamafactory.translation import State, Translation, translate
+from workers.contract.parameters import Stage
 
 _REFUSED = 1
 _INTERRUPTED = 130
@@ -115,22 +118,50 @@ def _body(
         limit = made.hyperparameters.get("max_samples")
         config.pop("max_samples", None)
     body: dict[str, Any] = {"llamafactory": config}
-    uploads: dict[str, Upload] = {}
-    for field, names in fields.items():
-        if len(names) == 1 and names[0].startswith(_FILE_ID):
-            body[field] = names[0]
-        elif names:
-            try:
-                found = find_data_sets(names, settings.get("dataset_dir"), folder)
-                uploads[field] = upload_of(found, limit)
-            except (DataSetError, OSError) as error:
-                refuse(str(error))
-    layouts = [dict(upload.layout) for upload in uploads.values()]
-    if any(layout != layouts[0] for layout in layouts):
-        refuse("The data sets to train and to validate on must have one format.")
-    if layouts and layouts[0]:
-        body["dataset"] = layouts[0]
+    found: dict[str, list[DataSet]] = {}
+    try:
+        for field, names in fields.items():
+            if len(names) == 1 and names[0].startswith(_FILE_ID):
+                body[field] = names[0]
+            elif names:
+                found[field] = find_data_sets(names, settings.get("dataset_dir"), folder)
+        uploads = _uploads(found, limit, _mixing(settings, made), Stage(made.stage))
+    except (DataSetError, OSError) as error:
+        refuse(str(error))
+    layout = next((dict(upload.layout) for upload in uploads.values() if upload.layout), None)
+    if layout is not None:
+        body["dataset"] = layout
     return body | {field: _send(client, upload, fields[field]) for field, upload in uploads.items()}
+
+
+def _uploads(
+    found: Mapping[str, Sequence[DataSet]], limit: int | None, mixing: Mixing, stage: Stage
+) -> dict[str, Upload]:
+    """A job has one format for all of its files. Raises DataSetError, OSError."""
+    data_sets = [each for several in found.values() for each in several]
+    written_in = None if len(data_sets) <= 1 or are_alike(data_sets, stage) else stage
+    return {
+        field: upload_of(several, limit, mixing, written_in) for field, several in found.items()
+    }
+
+
+def _mixing(settings: Mapping[str, Any], made: Translation) -> Mixing:
+    """How several data sets become one. Raises DataSetError."""
+    try:
+        strategy = MixStrategy(settings.get("mix_strategy") or MixStrategy.CONCAT)
+    except ValueError:
+        raise DataSetError(f"mix_strategy must be one of {', '.join(MixStrategy)}") from None
+    return Mixing(strategy, _probabilities(settings.get("interleave_probs")), made.seed)
+
+
+def _probabilities(told: Any) -> list[float] | None:
+    """A list, or a text with commas. Raises DataSetError."""
+    if told is None:
+        return None
+    try:
+        return [float(part) for part in (told.split(",") if isinstance(told, str) else told)]
+    except (TypeError, ValueError):
+        raise DataSetError("interleave_probs must be numbers, such as 0.7,0.3") from None
 
 
 def _send(client: ServiceClient, upload: Upload, names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,17 +57,36 @@ def prepare_rows(
         with closing(read_rows(source, container)) as rows:
             first = _first(rows)
             if dataset is None:
-                dataset = recognise(
-                    _readable(first),
-                    pretraining=stage is Stage.PT,
-                    labelled=stage is Stage.KTO,
-                )
+                dataset = _recognised(first, stage)
             if dataset is not None or container is not Container.JSONL:
                 return _write(itertools.chain(first, rows), dataset, target, max_bytes)
         source.replace(target)
         return Prepared()
     finally:
         source.unlink(missing_ok=True)
+
+
+def format_of(path: Path, stage: Stage = Stage.SFT) -> DatasetFormat | None:
+    """As the columns of the first rows say. None: they are read as they are. Raises
+    ExampleFileError, OSError."""
+    with closing(read_rows(path, container_at(path, path.name))) as rows:
+        return _recognised(_first(rows), stage)
+
+
+def canonical_rows(path: Path, dataset: DatasetFormat | None) -> Generator[bytes]:
+    """The rows of a file in the form that is trained on, each in one line. Raises ExampleFileError,
+    for a row that cannot be turned too, and OSError."""
+    with closing(read_rows(path, container_at(path, path.name))) as rows:
+        for number, line in rows:
+            try:
+                row = read_row(line)
+                yield json.dumps(row if dataset is None else canonical_row(row, dataset)).encode()
+            except ExampleError as error:
+                raise ExampleFileError(f"Row {number}: {error}.") from error
+
+
+def _recognised(first: Iterable[Row], stage: Stage) -> DatasetFormat | None:
+    return recognise(_readable(first), pretraining=stage is Stage.PT, labelled=stage is Stage.KTO)
 
 
 def _write(

@@ -18,14 +18,18 @@ from openai import omit
 from openai.types.fine_tuning import FineTuningJob
 from pyarrow import parquet
 
-from server.cli.data_sets import DataSetError, find_data_sets, upload_of
+from server.cli.data_sets import DataSetError, find_data_sets
+from server.cli.joined import Upload, are_alike, upload_of
+from server.datasets.mixing import Mixing, MixStrategy
 from server.llamafactory.translation import stages
 from tests.jobs.live import GUARD_S, KEY, Service, running_gateway, running_supervisor
 from tests.jobs.stories import lines, rows, wait_for
 from tests.llamafactory.examples import read_examples
 from tests.terminal.test_commands import tuneyard
 from tests.trainer.test_pairs import pair
+from workers.contract.parameters import Stage
 
+CONCAT = Mixing()
 SMALL = ("cutoff_len=48", "num_train_epochs=2", "learning_rate=5e-3", "warmup_ratio=0", "seed=1")
 PAIRS = [pair(f"What swims? {n}", "A blue whale.", "I will not say.") for n in range(12)]
 INFO: dict[str, Any] = {
@@ -141,7 +145,10 @@ def test_what_cannot_be_is_told(service: Service) -> None:
     example = RUNS["sft"][0]
     for arguments, told in (
         (("use_galore=true", "lora_rnk=3"), ("Did you mean 'lora_rank'?", "'llamafactory.use_ga")),
-        (("dataset=identity", "eval_dataset=shaped"), ("must have one format",)),
+        (
+            ("dataset=identity", "eval_dataset=shaped"),
+            ("demo.jsonl: Row 1: the column 'question'",),
+        ),
         (("model_name_or_path=Qwen/other",), ("one of this server's",)),
     ):
         done = tuneyard(service, "train", example, *SMALL, *arguments)
@@ -224,8 +231,68 @@ def test_data_sets_are_found_by_name_and_by_path(folder: Path) -> None:
     for info in ({"mine": 3}, {"mine": {"file_name": "x", "subset": "y"}}, "REMOTE:some/where"):
         with pytest.raises(DataSetError):
             find_data_sets(["mine"], info, None)
-    with pytest.raises(DataSetError, match="different formats"):
-        upload_of(find_data_sets(["identity", "shaped"], str(data), None), None)
+
+
+def read_rows(upload: Upload) -> list[Any]:
+    with upload.content as content:
+        return [json.loads(line) for line in content.read().splitlines()]
+
+
+def test_data_sets_of_several_formats_become_one_of_the_form_that_is_trained_on(
+    tmp_path: Path,
+) -> None:
+    alpaca = {"instruction": "Hi", "output": "Hello"}
+    shared = [{"from": "human", "value": "Bye"}, {"from": "gpt", "value": "See you"}]
+    info = {
+        "a": {"file_name": "a.json", "columns": {"prompt": "q", "response": "r"}},
+        "b": {"file_name": "b.jsonl", "formatting": "sharegpt"},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    (tmp_path / "a.json").write_text(json.dumps([{"q": "Hi", "r": "Hello"}]))
+    (tmp_path / "b.jsonl").write_text(json.dumps({"conversations": shared}) + "\n")
+    (tmp_path / "c.json").write_text(json.dumps([alpaca, alpaca]))
+    found = find_data_sets(["a", "b", "c.json"], str(tmp_path), None)
+    assert not are_alike(found, Stage.SFT)
+    upload = upload_of(found, None, CONCAT, Stage.SFT)
+    turns = [
+        [(message["role"], message["content"]) for message in row["messages"]]
+        for row in read_rows(upload)
+    ]
+    hello = [("user", "Hi"), ("assistant", "Hello")]
+    assert turns == [hello, [("user", "Bye"), ("assistant", "See you")], hello, hello]
+    assert upload.layout == {}
+    (tmp_path / "c.json").write_text(json.dumps([alpaca, {"instruction": 3, "output": "x"}]))
+    with pytest.raises(DataSetError, match=r"c\.json: Row 2: "):
+        upload_of(found, None, CONCAT, Stage.SFT)
+
+
+def test_data_sets_that_are_alike_are_joined_as_they_are(tmp_path: Path) -> None:
+    for name in "ab":
+        rows = [{"instruction": f"{name}{n}", "output": "x"} for n in range(3)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    found = find_data_sets(["a.json", "b.json"], str(tmp_path), None)
+    assert are_alike(found, Stage.SFT)
+    in_turn = Mixing(MixStrategy.INTERLEAVE_UNDER)
+    asked = [row["instruction"] for row in read_rows(upload_of(found, 2, in_turn))]
+    assert asked == ["a0", "b0", "a1", "b1"]
+    with pytest.raises(DataSetError, match="must have 2 values"):
+        upload_of(found, 2, Mixing(MixStrategy.INTERLEAVE_OVER, [1.0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("mix_strategy=shuffle", "mix_strategy must be one of concat, interleave_under"),
+        ("interleave_probs=a,b", "interleave_probs must be numbers"),
+        ("interleave_probs=0.5,0.5", "interleave_probs is for mix_strategy interleave_under"),
+    ],
+)
+def test_a_mixing_that_means_nothing_is_refused(service: Service, change: str, said: str) -> None:
+    done = tuneyard(
+        service, "train", RUNS["sft"][0], *SMALL, "dataset=identity,alpaca_en_demo", change
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 def test_files_of_several_containers_are_joined_as_the_service_reads_them(tmp_path: Path) -> None:
@@ -237,13 +304,13 @@ def test_files_of_several_containers_are_joined_as_the_service_reads_them(tmp_pa
     (tmp_path / "e.json").write_text('{"text": "j"}\n{"text": "k"}\n')
     parquet.write_table(pa.table({"text": ["l", "m", "n"]}), tmp_path / "f.parquet")
     names = ["a.json", "b.jsonl", "c.csv", "d.txt", "e.json", "f.parquet"]
-    with upload_of(find_data_sets(names, str(tmp_path), None), 2).content as content:
+    with upload_of(find_data_sets(names, str(tmp_path), None), 2, CONCAT).content as content:
         joined = [json.loads(line)["text"] for line in content.read().splitlines()]
     assert joined == ["é", "b", "d", "e", "f", "g", "h", "j", "k", "l", "m"]
     [table] = find_data_sets(["c.csv"], str(tmp_path), None)
-    alone = upload_of([table], None)
+    alone = upload_of([table], None, CONCAT)
     with alone.content as content:
         assert (alone.filename, content.read()) == ("c.csv", b"text\nf\n")
     (tmp_path / "bad.json").write_text('[{"text": oops}]')
     with pytest.raises(DataSetError, match=r"bad.json: Row 1 of the JSON array is not valid JSON"):
-        upload_of(find_data_sets(["c.csv", "bad.json"], str(tmp_path), None), None)
+        upload_of(find_data_sets(["c.csv", "bad.json"], str(tmp_path), None), None, CONCAT)
