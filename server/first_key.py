@@ -32,7 +32,7 @@ class FirstKey:
 
 async def ensure_first_key(store: Store, data: Path, configured: str | None) -> FirstKey:
     """To be called by one process at start; gives the same answer on every start."""
-    project = await store.keys.ensure_project(DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME)
+    project = await store.projects.ensure(DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME)
     if configured is not None:
         return FirstKey(configured, await store.keys.configure(project.id, configured))
     path = data / "first_key"

@@ -124,7 +124,7 @@ async def _list(config: Config) -> tuple[Sequence[ApiKey], Sequence[AdminKey]]:
 async def _create(config: Config, project_id: str, new: NewKey) -> str:
     async with opened_store(config) as store:
         if project_id == DEFAULT_PROJECT_ID:
-            await store.keys.ensure_project(DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME)
+            await store.projects.ensure(DEFAULT_PROJECT_ID, DEFAULT_PROJECT_NAME)
         project = await live_project(store, project_id)
         key = new_key()
         await store.keys.add(project.id, key, new)

@@ -16,7 +16,7 @@ from server.store.audit import write_audit
 from server.store.cursors import fetch_page_by_age
 from server.store.database import Database
 from server.store.identifiers import random_id
-from server.store.projects import insert_project, project_of, read_limits
+from server.store.projects import read_limits
 from server.store.records import OPERATOR, Actor, ApiKey, KeyOrigin, NewKey, Page, Project
 from server.store.tables import api_keys, projects, usage
 
@@ -105,24 +105,6 @@ class Keys:
         )
         async with self._database.read() as connection:
             return {key_id: minute for key_id, minute in await connection.execute(query)}
-
-    async def project(self, project_id: str) -> Project:
-        """Raises LookupError."""
-        query = select(projects).where(projects.c.id == project_id)
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        if row is None:
-            raise LookupError(f"no project {project_id}")
-        return project_of(row)
-
-    async def ensure_project(self, project_id: str, name: str) -> Project:
-        """The project, made now if there is none with this id."""
-        async with self._database.write() as connection:
-            query = select(projects).where(projects.c.id == project_id)
-            row = (await connection.execute(query)).one_or_none()
-            if row is not None:
-                return project_of(row)
-            return await insert_project(connection, project_id, name)
 
     async def add(
         self, project_id: str, key: str, new: NewKey | str, by: Actor = OPERATOR

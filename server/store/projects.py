@@ -31,11 +31,27 @@ class Projects:
             await write_audit(connection, by, "project.created", project.id, details)
         return project
 
+    async def ensure(self, project_id: str, name: str) -> Project:
+        """The project, made now if there is none with this id."""
+        async with self._database.write() as connection:
+            query = select(projects).where(projects.c.id == project_id)
+            row = (await connection.execute(query)).one_or_none()
+            if row is not None:
+                return project_of(row)
+            return await insert_project(connection, project_id, name)
+
     async def find(self, project_id: str) -> Project | None:
         query = select(projects).where(projects.c.id == project_id)
         async with self._database.read() as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else project_of(row)
+
+    async def get(self, project_id: str) -> Project:
+        """Raises LookupError."""
+        project = await self.find(project_id)
+        if project is None:
+            raise LookupError(f"no project {project_id}")
+        return project
 
     async def page(self, *, after: str | None, limit: int, include_archived: bool) -> Page[Project]:
         """The oldest first. Raises UnknownCursorError."""

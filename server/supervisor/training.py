@@ -129,7 +129,7 @@ class Training:
         return EngineOutlook(self.job, entry, config, self._workshop.engines)
 
     async def _prepare(self) -> None:
-        owner = await self._waiting.persist(self._workshop.store.keys.project, self.job.project_id)
+        owner = await self._waiting.persist(self._workshop.store.projects.get, self.job.project_id)
         self._owned_by = owner.slug
         await self._waiting.persist(self._files.fetch)
 

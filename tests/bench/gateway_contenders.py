@@ -129,7 +129,7 @@ def start_tuneyard(folder: Path, started: list[subprocess.Popen[bytes]]) -> Cont
 
 async def register(config: Config, address: str, pid: int) -> None:
     store = await open_store(config.database_url)
-    project = await store.keys.ensure_project("proj_bench", "bench")
+    project = await store.projects.ensure("proj_bench", "bench")
     await store.keys.add(project.id, KEY, "bench")
     await store.models.put_base("m", "/nowhere", "tuneyard", 1)
     engine = Engine("e", "m", address, None, EngineState.READY, "s", pid, time.time() + 3600)

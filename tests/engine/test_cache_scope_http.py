@@ -54,7 +54,7 @@ async def _wait_started(worker: WorkerProcess) -> None:
 
 async def _add_project(config: Config) -> None:
     store = await open_store(config.database_url)
-    project = await store.keys.ensure_project("proj_other", "Other")
+    project = await store.projects.ensure("proj_other", "Other")
     await store.keys.add(project.id, OTHER_KEY, "other")
     await store.close()
 

@@ -182,7 +182,7 @@ async def register(config: Config, workers: list[Worker], models: list[str]) -> 
     """What the supervisor writes: the models and their engines."""
     config.data.mkdir(parents=True, exist_ok=True)
     store = await open_store(config.database_url)
-    project = await store.keys.ensure_project("proj_test", "Acme")
+    project = await store.projects.ensure("proj_test", "Acme")
     await store.keys.add(project.id, KEY, "test")
     await store.keys.add(project.id, SECOND_KEY, "second")
     if await store.admin_keys.find(hash_key(ADMIN_KEY)) is None:

@@ -31,7 +31,7 @@ def other(gateway: Gateway) -> Iterator[openai.OpenAI]:
 
     async def add_project() -> None:
         store = await open_store(gateway.config.database_url)
-        await store.keys.ensure_project("proj_alias", "Alias")
+        await store.projects.ensure("proj_alias", "Alias")
         await store.keys.add("proj_alias", OTHER_KEY, "other")
         await store.close()
 

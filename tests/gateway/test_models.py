@@ -91,7 +91,7 @@ def test_another_tenants_model_does_not_exist(
 ) -> None:
     async def other_project() -> None:
         store = await open_store(gateway.config.database_url)
-        await store.keys.ensure_project("proj_other", "Other")
+        await store.projects.ensure("proj_other", "Other")
         await store.close()
 
     asyncio.run(other_project())

@@ -23,7 +23,7 @@ def shared(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     async def add_projects() -> None:
         store = await open_store(gateway.config.database_url)
         for project in PROJECTS:
-            await store.keys.ensure_project(project, project)
+            await store.projects.ensure(project, project)
         await store.close()
 
     asyncio.run(add_projects())

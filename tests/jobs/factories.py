@@ -23,7 +23,7 @@ INTERRUPTED = NewEvent("Interrupted")
 
 
 async def make_project(store: Store, name: str = "Acme Inc") -> Project:
-    return await store.keys.ensure_project(random_id("proj_"), name)
+    return await store.projects.ensure(random_id("proj_"), name)
 
 
 def new_job(project: Project, **plan: object) -> Job:

@@ -36,7 +36,7 @@ async def prepare():
     store = await open_store(config.database_url)
     from server.first_key import ensure_first_key
     await ensure_first_key(store, config.data, sys.argv[2])
-    other = await store.keys.ensure_project("proj_other", "Other")
+    other = await store.projects.ensure("proj_other", "Other")
     await store.keys.add(other.id, sys.argv[3], "other")
     for entry in config.models:
         await store.models.put_base(entry.id, entry.path, entry.owned_by, 1)

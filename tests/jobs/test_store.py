@@ -88,14 +88,14 @@ async def test_the_key_itself_is_not_in_the_database(store: Store, tmp_path: Pat
 async def test_projects_of_one_name_get_different_slugs(store: Store) -> None:
     first, second = await make_project(store), await make_project(store)
     assert (first.slug, second.slug) == ("acme-inc", "acme-inc-2")
-    assert await store.keys.ensure_project(first.id, "renamed") == first
+    assert await store.projects.ensure(first.id, "renamed") == first
 
 
 async def test_what_is_made_at_once_is_made(store: Store) -> None:
     made = await asyncio.gather(*(store.projects.create("Same name", OPERATOR) for _ in range(4)))
     assert len({project.slug for project in made}) == 4
     mine = made[0]
-    again = await asyncio.gather(*(store.keys.ensure_project(mine.id, "x") for _ in range(4)))
+    again = await asyncio.gather(*(store.projects.ensure(mine.id, "x") for _ in range(4)))
     assert set(again) == {mine}
     await asyncio.gather(*(store.aliases.put(mine.id, "a", f"m{n}", 9) for n in range(4)))
     alias = await store.aliases.find(mine.id, "a")

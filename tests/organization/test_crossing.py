@@ -45,7 +45,7 @@ async def make_job_with_model(service: Service, project_id: str) -> list[str]:
     """Ids of a job that has succeeded, its model and its checkpoint, as a supervisor leaves them,
     and of its result file."""
     store = await open_store(service.one.config.database_url)
-    job = await make_queued(store, await store.keys.project(project_id))
+    job = await make_queued(store, await store.projects.get(project_id))
     assert await store.progress.claim_training("trainer", 60, STARTED, INTERRUPTED)
     uid = await store.models.next_adapter_uid()
     name = job.plan.reserved_model

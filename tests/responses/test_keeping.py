@@ -39,7 +39,7 @@ def row(response_id: str) -> StoredResponse:
 
 async def test_responses_that_end_together_are_written_together(tmp_path: Path) -> None:
     store = await open_store(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
-    await store.keys.ensure_project("proj", "P")
+    await store.projects.ensure("proj", "P")
     counted = _Counted(store.responses)
     keeper = Keeper(counted, days=1)
     told: list[ApiError | None] = []
@@ -54,7 +54,7 @@ async def test_responses_that_end_together_are_written_together(tmp_path: Path) 
 
 async def test_what_is_written_together_is_not_large(tmp_path: Path) -> None:
     store = await open_store(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
-    await store.keys.ensure_project("proj", "P")
+    await store.projects.ensure("proj", "P")
     counted = _Counted(store.responses)
     keeper = Keeper(counted, days=1)
     told: list[ApiError | None] = []
@@ -69,7 +69,7 @@ async def test_what_is_written_together_is_not_large(tmp_path: Path) -> None:
 
 async def test_what_one_caller_does_is_nothing_to_the_next(tmp_path: Path) -> None:
     store = await open_store(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
-    await store.keys.ensure_project("proj", "P")
+    await store.projects.ensure("proj", "P")
     keeper = Keeper(store.responses, days=1)
     told = asyncio.Event()
 

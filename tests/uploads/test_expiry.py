@@ -17,7 +17,7 @@ from server.supervisor.patience import Patience
 async def test_an_expired_upload_takes_nothing_and_its_parts_are_removed(tmp_path: Path) -> None:
     store = await open_store(f"sqlite+aiosqlite:///{tmp_path / 'tuneyard.db'}")
     blobs = LocalBlobs(tmp_path / "files")
-    project = await store.keys.ensure_project("proj_a", "A")
+    project = await store.projects.ensure("proj_a", "A")
     now = int(time.time())
     upload = Upload(
         id="upload_a",

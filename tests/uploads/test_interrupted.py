@@ -49,7 +49,7 @@ class MeddledBlobs(LocalBlobs):
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncGenerator[Store]:
     store = await open_store(f"sqlite+aiosqlite:///{tmp_path / 'tuneyard.db'}")
-    await store.keys.ensure_project(PROJECT, "A")
+    await store.projects.ensure(PROJECT, "A")
     yield store
     await store.close()
 
