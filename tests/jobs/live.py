@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -53,15 +53,20 @@ class Gateway:
     url: str
     process: subprocess.Popen[bytes]
     data: Path
+    clients: list[OpenAI] = field(default_factory=list[OpenAI])
+    """Those that were made, kept: a client that is collected unclosed may warn in another test."""
 
     def client(self, key: str = KEY, *, strict: bool = True) -> OpenAI:
-        return OpenAI(
+        """Closed with the gateway, if not before."""
+        client = OpenAI(
             api_key=key,
             base_url=f"{self.url}/v1",
             max_retries=0,
             timeout=60,
             _strict_response_validation=strict,
         )
+        self.clients.append(client)
+        return client
 
     def http(self, key: str = KEY) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key}"}
@@ -89,11 +94,13 @@ def running_gateway(
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
     command = [*prefix, sys.executable, "-c", _SERVE, str(path), KEY, OTHER_KEY]
     process = subprocess.Popen(command, env=env)
+    gateway = Gateway(f"http://127.0.0.1:{port}", process, data)
     try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(url, process))
-        yield Gateway(url, process, data)
+        wait_until(lambda: answers(gateway.url, process))
+        yield gateway
     finally:
+        for client in gateway.clients:
+            client.close()
         process.kill()
         process.wait()
 
