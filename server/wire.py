@@ -66,6 +66,7 @@ class SamplingFields(RequestBody):
     temperature: Temperature | None = None
     top_p: Probability | None = None
     n: NumAnswers | None = None
+    stream: bool | None = None
     stop: Stop | None = None
     seed: Seed | None = None
     frequency_penalty: Penalty | None = None

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Generic, TypeVar
-
-from pydantic import BaseModel
 
 from server.answering.plan import AnswerPlan, plan_answer
 from server.answering.request import AnswerRequest
@@ -17,8 +14,9 @@ from server.generation.caller import Caller, Recipient
 from server.generation.output import Output
 from server.generation.serving import GenerationHolder
 from server.validation import read_body
+from server.wire import SamplingFields
 
-BodyT = TypeVar("BodyT", bound=BaseModel)
+BodyT = TypeVar("BodyT", bound=SamplingFields)
 
 
 class AnsweringEndpoint(Generic[BodyT]):
@@ -32,18 +30,16 @@ class AnsweringEndpoint(Generic[BodyT]):
         translate: Callable[[BodyT], AnswerRequest],
         stream: Callable[[BodyT, AnswerPlan, Reply, KeepAlive], Output],
         whole: Callable[[BodyT, AnswerPlan, Recipient], Output],
-        is_streamed: Callable[[BodyT], bool | None] = attrgetter("stream"),
     ) -> None:
         self._holder = holder
         self._body = body
         self._translate = translate
         self._stream = stream
         self._whole = whole
-        self._is_streamed = is_streamed
 
     async def __call__(self, principal: Principal, body: bytes, reply: Reply) -> None:
         request = await read_body(self._body, body)
-        if not self._is_streamed(request):
+        if not request.stream:
             await self.answer(principal, request, reply)
             return
         plan = await self._plan(principal, request, reply)

@@ -74,7 +74,6 @@ class ChatCompletionRequest(SamplingFields):
     max_tokens: Annotated[Count, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: Annotated[list[ToolBody], several(MAX_TOOLS)] | None = None
     tool_format: str | None = None

@@ -37,7 +37,6 @@ class CompletionRequest(SamplingFields):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     suffix: str | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
 

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Protocol
 
-from server.answering.plan import AnswerPlan, plan_answer
+from server.answering.plan import AnswerPlan
 from server.auth import Principal
 from server.direct.reply import Reply
 from server.generation.answers import to_json
 from server.generation.caller import Caller, Recipient
 from server.generation.output import Output
-from server.generation.serving import GenerationServices
-from server.responses.context import Context, ContextLoader
-from server.responses.counting import plan_truncated
+from server.responses.context import Context
 from server.responses.ids import ItemIds
 from server.responses.keeping import MAX_STORED_BYTES, Keeper, Place, too_large
 from server.responses.objects import response_fields
-from server.responses.output import ResponseFold, ResponseStream
+from server.responses.output import BegunResponse, ResponseFold, ResponseStream
+from server.responses.planning import PlanningServices, load_context, plan_as_asked
 from server.responses.schemas import CreateResponse
 from server.responses.stored_input import stored_input
-from server.responses.translation import THOUGHTS, read_response, refuse_unsupported
+from server.responses.translation import THOUGHTS, read_response
 from server.store import Store
 from server.validation import read_body
 
 
-class ResponseServices(GenerationServices, Protocol):
+class ResponseServices(PlanningServices, Protocol):
     @property
     def store(self) -> Store: ...
     @property
     def keeper(self) -> Keeper: ...
-    @property
-    def contexts(self) -> ContextLoader: ...
 
 
 class ResponseHolder(Protocol):
@@ -49,57 +45,40 @@ class ResponsesEndpoint:
         if not request.stream:
             await self.answer(principal, request, reply)
             return
-        ids = ItemIds()
-        plan, place = await self._plan(principal, request, ids, reply)
+        begun = await self._begin(principal, request, reply)
         options = request.stream_options
         output = ResponseStream(
-            plan,
-            ids,
-            response_fields(
-                request, plan, ids.response_id, int(time.time()), stored=place is not None
-            ),
-            place,
+            begun,
             reply,
             self._holder.services.keep_alive,
-            seals_thoughts=THOUGHTS in (request.include or ()),
             obfuscates=bool(options and options.include_obfuscation),
         )
-        self._run(principal, plan, output, reply)
+        self._run(principal, begun.plan, output, reply)
 
     async def answer(
         self, principal: Principal, request: CreateResponse, recipient: Recipient
     ) -> None:
         """Answers as a whole. Raises ApiError, and ClientGone."""
-        ids = ItemIds()
-        plan, place = await self._plan(principal, request, ids, recipient)
-        fields = response_fields(
-            request, plan, ids.response_id, int(time.time()), stored=place is not None
-        )
-        seals_thoughts = THOUGHTS in (request.include or ())
-        output = ResponseFold(plan, ids, fields, place, recipient, seals_thoughts=seals_thoughts)
-        self._run(principal, plan, output, recipient)
+        begun = await self._begin(principal, request, recipient)
+        self._run(principal, begun.plan, ResponseFold(begun, recipient), recipient)
 
-    async def _plan(
-        self, principal: Principal, request: CreateResponse, ids: ItemIds, caller: Caller
-    ) -> tuple[AnswerPlan, Place | None]:
-        services = self._holder.services
-        refuse_unsupported(request)
-        await services.catalog.find(request.model, principal)
-        context = await services.contexts.load(
-            principal.project.id, request.input, request.previous_response_id
-        )
+    async def _begin(
+        self, principal: Principal, request: CreateResponse, caller: Caller
+    ) -> BegunResponse:
+        services, ids = self._holder.services, ItemIds()
+        context = await load_context(request, principal, services)
         wanted = read_response(request, context)
         place = self._place(principal, request, context, ids)
-        plan_request = partial(
-            plan_answer, principal=principal, catalog=services.catalog, loader=services.media
-        )
-        if request.truncation == "auto":
-            with services.runner.room(principal, 1):
-                plan = await plan_truncated(wanted, plan_request, services.pool)
-        else:
-            plan = await plan_request(wanted)
+        plan = await plan_as_asked(request, wanted, principal, services)
         await services.runner.place(plan.base_model, caller)
-        return plan, place
+        created_at, stored = int(time.time()), place is not None
+        return BegunResponse(
+            plan,
+            ids,
+            response_fields(request, plan, ids.response_id, created_at, stored=stored),
+            place,
+            seals_thoughts=THOUGHTS in (request.include or ()),
+        )
 
     def _place(
         self, principal: Principal, request: CreateResponse, context: Context, ids: ItemIds

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from server.errors import ApiError, InternalError, InvalidRequest
 from server.faults import answer_to
-from server.generation.answers import to_json
 from server.store.responses import StoredResponse
 
 logger = logging.getLogger(__name__)
@@ -107,8 +106,8 @@ class Place:
     is_asked: bool
     """By the request itself, which then fails with it. Else it only says so in its answer."""
 
-    def keep(self, response: Mapping[str, Any], when_kept: WhenKept) -> None:
-        body = to_json(response)
+    def keep(self, response: Mapping[str, Any], body: bytes, when_kept: WhenKept) -> None:
+        """`body` is the response as JSON."""
         num_bytes = len(body) + len(self.input)
         if num_bytes > MAX_STORED_BYTES:
             when_kept(too_large())

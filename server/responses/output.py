@@ -6,8 +6,11 @@ Either way the end repeats the whole answer, which is why it is all kept until t
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from server.answering.plan import AnswerPlan
 from server.direct.keep_alive import KeepAlive
@@ -26,32 +29,35 @@ from server.usage import Tally
 from workers.contract.messages import Finished, FinishReason, PromptScored, Token
 
 
+@dataclass(frozen=True, slots=True)
+class BegunResponse:
+    """A planned response that nothing has been generated of. `fields` are the response as it
+    begins; `place` is where it is kept, if it is."""
+
+    plan: AnswerPlan
+    ids: ItemIds
+    fields: dict[str, Any]
+    place: Place | None
+    seals_thoughts: bool
+
+
 class _Response:
-    """What both outputs have in common. `fields` are the response as it begins; `place` is where it
-    is kept, if it is."""
+    """What both outputs have in common."""
 
     is_kept = True
 
-    def __init__(
-        self,
-        plan: AnswerPlan,
-        ids: ItemIds,
-        fields: dict[str, Any],
-        place: Place | None,
-        *,
-        seals_thoughts: bool,
-        events: EventWriter | None = None,
-    ) -> None:
+    def __init__(self, begun: BegunResponse, events: EventWriter | None = None) -> None:
+        plan = begun.plan
         self._plan = plan
-        self._fields = fields
-        self._place = place
+        self._fields = begun.fields
+        self._place = begun.place
         self._reader = plan.reader()
         self._ends_early = plan.ends_early
         self._items = OutputItems(
-            ids,
+            begun.ids,
             self._reader,
             events,
-            seals_thoughts=seals_thoughts,
+            seals_thoughts=begun.seals_thoughts,
             with_logprobs=plan.request.logprobs is not None,
         )
         self._status = "completed"
@@ -83,21 +89,25 @@ class _Response:
             "output": self._items.finish(self._status),
             "usage": usage_fields(tally),
         }
+        body = to_json(response)
         if self._place is None:
-            self.send(response)
+            self.send(self._status, body)
         else:
-            self._place.keep(response, partial(self._when_kept, self._place, response))
+            when_kept = partial(self._when_kept, self._place, response, body)
+            self._place.keep(response, body, when_kept)
 
-    def _when_kept(self, place: Place, response: dict[str, Any], error: ApiError | None) -> None:
+    def _when_kept(
+        self, place: Place, response: dict[str, Any], body: bytes, error: ApiError | None
+    ) -> None:
         if error is None:
-            self.send(response)
+            self.send(self._status, body)
         elif place.is_asked:
             self.fail(error)
         else:
-            self.send({**response, "store": False})
+            self.send(self._status, to_json({**response, "store": False}))
 
-    def send(self, response: dict[str, Any]) -> None:
-        """The whole answer."""
+    def send(self, status: str, body: bytes) -> None:
+        """The whole answer, as JSON."""
         raise NotImplementedError
 
     def fail(self, error: ApiError) -> None:
@@ -107,25 +117,15 @@ class _Response:
 class ResponseFold(_Response):
     """An exchange's `Output`."""
 
-    def __init__(
-        self,
-        plan: AnswerPlan,
-        ids: ItemIds,
-        fields: dict[str, Any],
-        place: Place | None,
-        recipient: Recipient,
-        *,
-        seals_thoughts: bool,
-    ) -> None:
-        super().__init__(plan, ids, fields, place, seals_thoughts=seals_thoughts)
+    def __init__(self, begun: BegunResponse, recipient: Recipient) -> None:
+        super().__init__(begun)
         self._recipient = recipient
 
     def begin(self) -> None:
         """The whole answer is sent at its end."""
 
-    def send(self, response: dict[str, Any]) -> None:
-        headers = (model_header(self._plan.served.model.id),)
-        self._recipient.answer(200, to_json(response), headers)
+    def send(self, status: str, body: bytes) -> None:
+        self._recipient.answer(200, body, (model_header(self._plan.served.model.id),))
 
     def fail(self, error: ApiError) -> None:
         self._recipient.refuse(error)
@@ -135,21 +135,10 @@ class ResponseStream(_Response):
     """An exchange's `Output`."""
 
     def __init__(
-        self,
-        plan: AnswerPlan,
-        ids: ItemIds,
-        fields: dict[str, Any],
-        place: Place | None,
-        reply: Reply,
-        keep_alive: KeepAlive,
-        *,
-        seals_thoughts: bool,
-        obfuscates: bool,
+        self, begun: BegunResponse, reply: Reply, keep_alive: KeepAlive, *, obfuscates: bool
     ) -> None:
         self._events = EventWriter(reply.write, obfuscates=obfuscates)
-        super().__init__(
-            plan, ids, fields, place, seals_thoughts=seals_thoughts, events=self._events
-        )
+        super().__init__(begun, self._events)
         self._reply = reply
         self._keep_alive = keep_alive
         self._begun = False
@@ -164,9 +153,9 @@ class ResponseStream(_Response):
         self._reply.start(200, headers, first)
         self._keep_alive.add(self._reply)
 
-    def send(self, response: dict[str, Any]) -> None:
-        kind = f"response.{response['status']}"
-        self._reply.end(self._events.make(kind, {"response": response}))
+    def send(self, status: str, body: bytes) -> None:
+        fields = {"response": msgspec.Raw(body)}
+        self._reply.end(self._events.make(f"response.{status}", fields))
 
     def fail(self, error: ApiError) -> None:
         """A response that has begun is kept as the failure it is, if that is possible."""
@@ -179,9 +168,10 @@ class ResponseStream(_Response):
             "error": failure_fields(error),
             "output": self._items.break_off(),
         }
+        body = to_json(response)
         if self._place is not None:
-            self._place.keep(response, _ignore)
-        self.send(response)
+            self._place.keep(response, body, _ignore)
+        self.send("failed", body)
 
 
 def _ignore(error: ApiError | None) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from server.answering.plan import plan_answer
 from server.auth import Caller
 from server.bodies import json_of
 from server.errors import InvalidRequest, NotFound, invalid_value, unsupported_parameter
@@ -21,10 +19,11 @@ from server.responses.answer_schemas import (
     ResponseDeleted,
     ResponseObject,
 )
-from server.responses.counting import count_tokens, plan_truncated
+from server.responses.counting import count_tokens
 from server.responses.endpoint import ResponseServices
+from server.responses.planning import load_context, plan_as_asked
 from server.responses.schemas import CountTokens
-from server.responses.translation import read_count, refuse_unsupported
+from server.responses.translation import read_count
 from server.store.responses import StoredResponse
 
 router = APIRouter(prefix="/v1/responses", tags=["Responses"])
@@ -48,20 +47,9 @@ async def count_input_tokens(
     wanted: Annotated[CountTokens, json_of(CountTokens)], caller: Caller, services: Services
 ) -> InputTokens:
     """How many tokens the model would be given; where they are truncated, of what is left."""
-    refuse_unsupported(wanted)
-    await services.catalog.find(wanted.model, caller)
-    plan_request = partial(
-        plan_answer, principal=caller, catalog=services.catalog, loader=services.media
-    )
+    context = await load_context(wanted, caller, services)
+    plan = await plan_as_asked(wanted, read_count(wanted, context), caller, services)
     with services.runner.room(caller, 1):
-        context = await services.contexts.load(
-            caller.project.id, wanted.input, wanted.previous_response_id
-        )
-        request = read_count(wanted, context)
-        if wanted.truncation == "auto":
-            plan = await plan_truncated(request, plan_request, services.pool)
-        else:
-            plan = await plan_request(request)
         return InputTokens(input_tokens=await count_tokens(services.pool, plan, "input"))
 
 

@@ -81,7 +81,6 @@ class CreateResponse(ContextFields, SamplingFields):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     include: Annotated[list[Includable], several(16)] | None = None
     store: bool | None = None
-    stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     background: bool | None = None
     metadata: Metadata | None = None
