@@ -156,11 +156,16 @@ class Gateway:
     server: uvicorn.Server
     thread: threading.Thread
     workers: list[Worker] = field(default_factory=list)
+    clients: list[openai.OpenAI] = field(default_factory=list)
+    """Those that were made, kept: a client that is collected unclosed may warn in another test."""
 
     def client(self, **settings: Any) -> openai.OpenAI:
-        return openai.OpenAI(
+        """Closed with the gateway, if not before."""
+        client = openai.OpenAI(
             **{"base_url": f"{self.url}/v1", "api_key": KEY, "max_retries": 0, **settings}
         )
+        self.clients.append(client)
+        return client
 
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0)
@@ -174,6 +179,8 @@ class Gateway:
         return self.app.services.runner.num_under_way
 
     def stop(self) -> None:
+        for client in self.clients:
+            client.close()
         self.server.should_exit = True
         self.thread.join(DEADLINE_S)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import openai
 import pytest
 
 from server.config import Limits, Price
@@ -34,11 +33,9 @@ class Service:
 
     def admin(self, key: str = ADMIN_KEY) -> Any:
         """`client.admin.organization` of the official SDK, with answers checked strictly."""
-        client = openai.OpenAI(
-            base_url=f"{self.one.url}/v1",
+        client = self.one.client(
             api_key="unused",
             admin_api_key=key,
-            max_retries=0,
             timeout=DEADLINE_S,
             _strict_response_validation=True,
         )

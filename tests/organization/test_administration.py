@@ -85,7 +85,7 @@ def test_an_archived_project_s_keys_end_and_its_objects_stay(service: Service) -
     admin = service.admin()
     project = admin.projects.create(name="Old")
     value = admin.projects.service_accounts.create(project.id, name="a").api_key.value
-    client = openai.OpenAI(base_url=f"{service.one.url}/v1", api_key=value, max_retries=0)
+    client = service.one.client(api_key=value)
     file = client.files.create(file=("a.txt", b"kept"), purpose="user_data")
     archived = admin.projects.archive(project.id)
     assert archived.status == "archived"
