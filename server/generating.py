@@ -165,7 +165,7 @@ def described() -> APIRouter:
     """The routes for the API document. Requests go to the endpoints by way of `server.direct`."""
     router = APIRouter()
     for route in ROUTES:
-        responses = refusals(*route.statuses)
+        responses = refusals(*route.statuses, path=route.path)
         router.add_api_route(
             route.path,
             _operation(route),

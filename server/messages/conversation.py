@@ -18,7 +18,7 @@ from server.messages.blocks import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from server.messages.schemas import CountMessageTokens, Turn
+from server.messages.schemas import CountMessageTokens, MessageTurn
 from server.responses.thoughts import open_thought
 from templates.conversation import ChatMessage, MediaKind, MediaPart, Part, Role, TextPart, ToolCall
 
@@ -43,7 +43,7 @@ class Transcript:
         self.messages.append(message)
         self.places.append(place)
 
-    def add(self, turn: Turn, place: str) -> None:
+    def add(self, turn: MessageTurn, place: str) -> None:
         """Raises InvalidRequest."""
         blocks = turn.content
         if isinstance(blocks, str):

@@ -25,7 +25,7 @@ from server.wire import (
 MAX_STOPS = 16
 
 
-class Turn(RequestBody):
+class MessageTurn(RequestBody):
     role: Literal["user", "assistant", "system"]
     content: str | Annotated[list[Block], several(MAX_PARTS)]
 
@@ -60,7 +60,7 @@ AnyTool = Annotated[
 ]
 
 
-class OpenChoice(RequestBody):
+class ToolUse(RequestBody):
     type: Literal["auto", "any"]
     disable_parallel_tool_use: bool | None = None
 
@@ -69,7 +69,7 @@ class NoChoice(RequestBody):
     type: Literal["none"]
 
 
-class NamedChoice(RequestBody):
+class ForcedTool(RequestBody):
     type: Literal["tool"]
     name: str
     disable_parallel_tool_use: bool | None = None
@@ -93,14 +93,14 @@ class ThinkingOff(RequestBody):
     type: Literal["disabled"]
 
 
-class SchemaFormat(RequestBody):
+class MessageFormat(RequestBody):
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
 class OutputConfig(RequestBody):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: SchemaFormat | None = None
+    format: MessageFormat | None = None
 
 
 class RequestMetadata(RequestBody):
@@ -109,12 +109,12 @@ class RequestMetadata(RequestBody):
 
 class CountMessageTokens(RequestBody):
     model: ModelName
-    messages: Annotated[list[Turn], several(MAX_MESSAGES, 1)]
+    messages: Annotated[list[MessageTurn], several(MAX_MESSAGES, 1)]
     system: str | Annotated[list[TextBlock], several(MAX_PARTS)] | None = None
     tools: Annotated[list[AnyTool], several(MAX_TOOLS)] | None = None
-    tool_choice: (
-        Annotated[OpenChoice | NoChoice | NamedChoice, Field(discriminator="type")] | None
-    ) = None
+    tool_choice: Annotated[ToolUse | NoChoice | ForcedTool, Field(discriminator="type")] | None = (
+        None
+    )
     thinking: (
         Annotated[ThinkingOn | ThinkingAdaptive | ThinkingOff, Field(discriminator="type")] | None
     ) = None

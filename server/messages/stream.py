@@ -72,7 +72,10 @@ class MessageStream:
 
     def token(self, index: int, event: Token) -> Continuation | None:
         for delta in self._reader.read(event):
-            self._write(delta)
+            if type(delta) is ContentDelta and self._kind == "text":
+                self._reply.write(self._before + to_json(delta.text) + b"}}\n\n")
+            else:
+                self._write(delta)
         if not self._ends_early:
             return None
         deltas, continuation = self._reader.end_early(event, self._plan.works[index])

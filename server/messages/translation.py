@@ -22,8 +22,8 @@ from server.messages.schemas import (
     AnyTool,
     CountMessageTokens,
     CreateMessage,
+    ForcedTool,
     HostedTool,
-    NamedChoice,
     NoChoice,
     ThinkingOff,
     ThinkingOn,
@@ -101,7 +101,7 @@ def _plan_tools(body: CountMessageTokens) -> ToolPlan:
         return offer(known, required=False, parallel=True, param="tools")
     if isinstance(choice, NoChoice):
         return NO_TOOLS
-    if isinstance(choice, NamedChoice):
+    if isinstance(choice, ForcedTool):
         check_known(known, choice.name, "tool_choice.name")
         return call_one(known, choice.name, param="tool_choice")
     return offer(
