@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.auth import ADMINISTRATION, KeyRing, Principal
 from server.config import Limits
+from server.error_shapes import ANTHROPIC_ERRORS, OPENAI_ERRORS, ErrorShape, is_anthropic
 from server.errors import ApiError, InternalError, TooLarge, UnsupportedEncoding
 from server.faults import answer_to
 from server.logs import AccessLog, request_id_context
@@ -33,9 +34,10 @@ _MULTIPART_SLACK_BYTES = 1024 * 1024
 class Call:
     """What is known of one request; `status` is 0 until the response starts."""
 
-    __slots__ = ("cors", "principal", "rates", "request_id", "started", "status")
+    __slots__ = ("cors", "errors", "principal", "rates", "request_id", "started", "status")
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "") -> None:
+        self.errors: ErrorShape = ANTHROPIC_ERRORS if is_anthropic(path) else OPENAI_ERRORS
         self.request_id = f"req_{random.getrandbits(128):032x}"
         self.started = time.perf_counter()
         self.principal: Principal | None = None
@@ -53,6 +55,8 @@ class Call:
             (b"openai-processing-ms", b"%d" % elapsed_ms),
             (b"openai-version", b"2020-10-01"),
         ]
+        if self.errors is ANTHROPIC_ERRORS:
+            headers.append((b"request-id", self.request_id.encode()))
         if self.principal is not None:
             headers.append((b"openai-organization", self.principal.project.slug.encode()))
             headers.append((b"openai-project", self.principal.project.id.encode()))
@@ -100,7 +104,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        call = Call()
+        call = Call(scope["path"])
         request_id_context.set(call.request_id)
         services = self._holder.services
         try:
@@ -144,7 +148,7 @@ class Gate:
 async def _authenticate(keys: KeyRing, call: Call, scope: Scope) -> None:
     """Raises Unauthorized and PermissionDenied."""
     path: str = scope["path"]
-    authorization = find_header(scope["headers"], b"authorization")
+    authorization = find_authorization(scope["headers"])
     if path == ADMINISTRATION or path.startswith(f"{ADMINISTRATION}/"):
         scope["administrator"] = await keys.authenticate_administrator(authorization)
     else:
@@ -157,6 +161,15 @@ def find_header(headers: list[Header], name: bytes) -> bytes | None:
         if key == name:
             return value
     return None
+
+
+def find_authorization(headers: list[Header]) -> bytes | None:
+    """Anthropic's clients have the key in `x-api-key`."""
+    authorization = find_header(headers, b"authorization")
+    if authorization is not None:
+        return authorization
+    key = find_header(headers, b"x-api-key")
+    return None if key is None else b"Bearer " + key
 
 
 def _is_upload(headers: list[Header]) -> bool:
@@ -256,7 +269,7 @@ async def send_error(send: Send, call: Call, error: ApiError) -> None:
     if call.status:
         return
     call.status = error.status
-    body = error.body()
+    body = call.errors.body(error, call.request_id)
     await send(
         {
             "type": "http.response.start",

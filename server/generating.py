@@ -21,6 +21,11 @@ from server.direct.reply import Reply
 from server.embeddings.endpoint import EmbeddingsEndpoint
 from server.embeddings.schemas import EmbeddingList, EmbeddingRequest
 from server.generation.caller import Recipient
+from server.messages.counting import MessageTokensEndpoint
+from server.messages.output import MessageFold
+from server.messages.schemas import CountMessageTokens, CreateMessage, MessageObject, MessageTokens
+from server.messages.stream import MessageStream
+from server.messages.translation import read_message
 from server.openapi import refusals
 from server.responses.answer_schemas import ResponseObject
 from server.responses.endpoint import ResponseHolder, ResponsesEndpoint
@@ -94,6 +99,30 @@ ROUTES = (
         statuses=(404, 429, 507),
     ),
     GeneratingRoute(
+        path="/v1/messages",
+        endpoint=lambda holder: AnsweringEndpoint(
+            holder, CreateMessage, read_message, stream=MessageStream, whole=MessageFold
+        ),
+        request=CreateMessage,
+        answer=MessageObject,
+        name="create_message",
+        tag="Messages",
+        summary="Create a message",
+        description="Answers a conversation in Anthropic's shapes, errors included. The key may be "
+        "sent as `x-api-key`.",
+        streams=True,
+    ),
+    GeneratingRoute(
+        path="/v1/messages/count_tokens",
+        endpoint=MessageTokensEndpoint,
+        request=CountMessageTokens,
+        answer=MessageTokens,
+        name="count_message_tokens",
+        tag="Messages",
+        summary="Count the tokens of a message",
+        description="How long the prompt of such a message would be; nothing is generated.",
+    ),
+    GeneratingRoute(
         path="/v1/completions",
         endpoint=CompletionsEndpoint,
         request=CompletionRequest,
@@ -136,7 +165,7 @@ def described() -> APIRouter:
     """The routes for the API document. Requests go to the endpoints by way of `server.direct`."""
     router = APIRouter()
     for route in ROUTES:
-        responses = refusals(*route.statuses)
+        responses = refusals(*route.statuses, path=route.path)
         router.add_api_route(
             route.path,
             _operation(route),

@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
-from server.wire import ErrorBody
+from server.error_shapes import is_anthropic
+from server.wire import ErrorBody, MessageErrorBody
 
-_ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+_SCHEMAS = "#/components/schemas"
 _REFUSALS = {
     400: "The request is wrong; `param` names the field.",
     401: "No API key, or a wrong one.",
@@ -34,9 +35,15 @@ _EVERYWHERE = (400, 401, 403, 500, 503)
 _WITH_BODY = (408, 413, 415)
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _errors_of(path: str) -> type[BaseModel]:
+    return MessageErrorBody if is_anthropic(path) else ErrorBody
+
+
+def refusals(*statuses: int, path: str = "") -> dict[int | str, dict[str, Any]]:
     """`responses` of a route: what it answers besides what `document` adds to all."""
-    return {status: {"model": ErrorBody, "description": _REFUSALS[status]} for status in statuses}
+    return {
+        status: {"model": _errors_of(path), "description": _REFUSALS[status]} for status in statuses
+    }
 
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
@@ -58,7 +65,8 @@ def document(
             continue
         operation["security"] = [{"key": []}]
         for status in _statuses(path, operation):
-            refusal = {"description": _REFUSALS[status], "content": _ERROR}
+            shown = {"schema": {"$ref": f"{_SCHEMAS}/{_errors_of(path).__name__}"}}
+            refusal = {"description": _REFUSALS[status], "content": {"application/json": shown}}
             responses.setdefault(str(status), refusal)
         operation["responses"] = dict(sorted(responses.items()))
     components = schema["components"]

@@ -6,6 +6,7 @@ SCOPES = (
     "chat",
     "completions",
     "responses",
+    "messages",
     "embeddings",
     "score",
     "models",

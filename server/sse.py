@@ -13,3 +13,7 @@ SSE_HEADERS = (
 
 def record(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
+
+
+def event(name: bytes, data: bytes) -> bytes:
+    return b"event: " + name + b"\ndata: " + data + b"\n\n"

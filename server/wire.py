@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -116,3 +116,16 @@ class ErrorDetail(ResponseBody):
 
 class ErrorBody(ResponseBody):
     error: ErrorDetail
+
+
+class MessageErrorDetail(ResponseBody):
+    type: str
+    message: str
+
+
+class MessageErrorBody(ResponseBody):
+    """Anthropic's envelope."""
+
+    type: Literal["error"]
+    error: MessageErrorDetail
+    request_id: str

@@ -85,6 +85,8 @@ class RenderOptions(Value, frozen=True):
     """Most tokens of thinking. None: as many as the model likes."""
     preserve_thinking: bool | None = None
     """Keep the thoughts of earlier turns in the prompt. None: as the family does."""
+    prefer_thoughts: bool = False
+    """Keep the thoughts of earlier turns where the format can; elsewhere as the family does."""
     keep_given_thoughts: bool = False
     """Training with thinking off: an answer that has a thought keeps it all the same."""
     continue_final_message: bool = False

@@ -144,6 +144,8 @@ def option_variables(
         variables["documents"] = _mapped(list(options.documents), to_text)
     if options.preserve_thinking is not None:
         variables |= _preserving(options.preserve_thinking, known)
+    elif options.prefer_thoughts and not known.isdisjoint(("preserve_thinking", *DROPS_THOUGHTS)):
+        variables |= _preserving(True, known)
     if options.keep_given_thoughts:
         raise FormatError(
             "A model's own chat template cannot mix answers with and without thoughts.",

@@ -29,7 +29,7 @@ def thinks(family: Family, options: RenderOptions) -> Thoughts:
     enabled = _enabled(family, options)
     if family.thinking is None:
         return Thoughts(in_answer=True, in_history=True, empty_in_prompt=False)
-    preserve = bool(options.preserve_thinking)
+    preserve = bool(options.preserve_thinking) or options.prefer_thoughts
     keep = enabled or options.keep_given_thoughts
     return Thoughts(in_answer=keep, in_history=preserve, empty_in_prompt=not enabled)
 

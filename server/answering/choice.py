@@ -74,6 +74,10 @@ class ChoiceReader:
         """Whether a stop string was met here, and not at the engine."""
         return self._stops is not None and self._stops.stopped
 
+    @property
+    def stop_met(self) -> str | None:
+        return None if self._stops is None else self._stops.met
+
     def end_early(self, event: Token, work: Work) -> tuple[Sequence[Delta], Continuation | None]:
         """To be called after `read` where a plan `ends_early`: at a stop string nothing goes on;
         once a limit of thinking is reached, what the end of the thought lets out, and how the

@@ -34,7 +34,7 @@ class _Held(NamedTuple):
 
 
 class StopParser:
-    """Another parser's events up to the first stop string. `stopped` says that one was met.
+    """Another parser's events up to the first stop string. `met` is the one that was.
 
     Text that may begin one is held. Of several stop strings the first that is complete counts, so
     that it does not matter how the output is cut into pieces."""
@@ -48,7 +48,11 @@ class StopParser:
         self._fed = 0
         self._held: list[_Held] = []
         """Of one kind."""
-        self.stopped = False
+        self.met: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        return self.met is not None
 
     def count(self, num_tokens: int) -> None:
         """Of the text that is fed next."""
@@ -90,10 +94,10 @@ class StopParser:
     def _match(self) -> list[Delta]:
         """What of the held text may go out."""
         text = "".join(held.text for held in self._held)
-        found = [(at + len(stop), at) for stop in self._texts if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._texts if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped = True
-            return self._release(min(found)[1])
+            _, at, self.met = min(found)
+            return self._release(at)
         return self._release(partial_mark(text, 0, self._texts))
 
     def _release(self, size: int | None = None) -> list[Delta]:

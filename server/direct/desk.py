@@ -15,7 +15,13 @@ from server.direct.reply import Connection, Reply
 from server.direct.request import DirectRequest
 from server.errors import ApiError, InternalError, Unavailable
 from server.faults import answer_to
-from server.gate import Call, ClientGone, ServicesHolder, find_header
+from server.gate import (
+    Call,
+    ClientGone,
+    ServicesHolder,
+    find_authorization,
+    find_header,
+)
 from server.logs import AccessLog, request_id_context
 
 logger = logging.getLogger(__name__)
@@ -64,7 +70,7 @@ class Desk:
             services = self._holder.services
             if request.has_origin_or_coding:
                 call.cors = services.cors.headers(request.headers)
-            authorization = find_header(request.headers, b"authorization")
+            authorization = find_authorization(request.headers)
             principal = call.principal = await services.keys.authenticate(
                 authorization, "POST", request.path
             )

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from server.errors import ApiError
 from server.gate import Call, Header
-from server.sse import DONE, KEEP_ALIVE, record
+from server.sse import KEEP_ALIVE
 
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -106,8 +106,9 @@ class Reply:
         """The error as a plain response, or as the last record of a stream that has begun."""
         if self.over:
             return
-        if self.call.status:
-            self.end(record(error.body()) + DONE)
+        call = self.call
+        if call.status:
+            self.end(call.errors.last_record(error, call.request_id))
             return
         if _CLOSE in error.headers:
             self.keep_alive = False
@@ -116,7 +117,7 @@ class Reply:
             for name, value in error.headers
             if (name, value) != _CLOSE
         ]
-        self.answer(error.status, error.body(), headers)
+        self.answer(error.status, call.errors.body(error, call.request_id), headers)
 
     def show_life(self) -> None:
         """Writes something that a caller may ignore. HTTP/1.0 has nothing such before an answer."""

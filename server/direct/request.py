@@ -61,7 +61,7 @@ class DirectRequest:
         """Whether it has an `origin` or a `content-encoding` header."""
         self.path = path
         self.headers = headers
-        self.call = Call()
+        self.call = Call(path)
         self.reply = Reply(connection, self.call, is_chunked=is_http_1_1, keep_alive=keep_alive)
 
     @property
