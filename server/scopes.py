@@ -7,6 +7,7 @@ SCOPES = (
     "completions",
     "responses",
     "embeddings",
+    "batches",
     "score",
     "models",
     "files",

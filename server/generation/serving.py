@@ -135,7 +135,7 @@ class Runner:
     def admit(self, principal: Principal, base_model: str, tally: Tally, caller: Caller) -> None:
         """Counts a request and, when it is over, its tokens against the limits per minute. Raises
         RateLimited."""
-        if self._rates.is_on or principal.rate_limits:
+        if not caller.call.is_spare and (self._rates.is_on or principal.rate_limits):
             ticket = self._rates.admit(principal, base_model, tally)
             caller.call.rates = ticket.headers
             caller.when_over(ticket.settle)
