@@ -293,6 +293,8 @@ usage = Table(
     Column("cached_tokens", BigInteger, nullable=False),
     Column("embedding_requests", BigInteger, nullable=False, server_default="0"),
     Column("embedding_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("batch_requests", BigInteger, nullable=False, server_default="0"),
+    Column("batch_tokens", BigInteger, nullable=False, server_default="0"),
     Index(None, "minute"),
 )
 

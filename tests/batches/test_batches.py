@@ -30,7 +30,8 @@ def test_a_batch_answers_every_line_once_in_its_output_or_error_file(
     assert set(errors) == failed
     assert set(output) == {entry["custom_id"] for entry in lines} - failed
     answer = output["n0"]
-    assert answer["id"].startswith("batch_req_") and answer["error"] is None
+    assert answer["id"].startswith("batch_req_")
+    assert answer["error"] is None
     assert answer["response"]["status_code"] == 200
     body = answer["response"]["body"]
     assert body["choices"][0]["message"]["content"] == "Hello there"
@@ -61,7 +62,8 @@ def test_batches_take_the_other_endpoints(
     ended = until(client, create(client, [asked], endpoint=endpoint).id)
     assert ended.status == "completed"
     assert rows(client, ended.output_file_id)["a"]["response"]["status_code"] == 200
-    assert ended.usage is not None and ended.usage.output_tokens > 0
+    assert ended.usage is not None
+    assert ended.usage.output_tokens > 0
 
 
 def test_a_file_with_wrong_lines_fails_whole_and_each_is_named(client: openai.OpenAI) -> None:
@@ -77,7 +79,8 @@ def test_a_file_with_wrong_lines_fails_whole_and_each_is_named(client: openai.Op
     ]
     ended = until(client, create(client, lines).id)
     assert (ended.status, ended.output_file_id) == ("failed", None)
-    assert ended.errors is not None and ended.errors.data is not None
+    assert ended.errors is not None
+    assert ended.errors.data is not None
     assert [(error.line, error.code, error.param) for error in ended.errors.data] == [
         (2, "duplicate_custom_id", "custom_id"),
         (3, "invalid_method", "method"),
@@ -91,7 +94,8 @@ def test_a_file_with_wrong_lines_fails_whole_and_each_is_named(client: openai.Op
 
 def test_a_model_that_is_not_there_fails_the_batch(client: openai.OpenAI) -> None:
     ended = until(client, create(client, [line("a", model="nobody")]).id)
-    assert ended.errors is not None and ended.errors.data is not None
+    assert ended.errors is not None
+    assert ended.errors.data is not None
     assert [error.code for error in ended.errors.data] == ["model_not_found"]
 
 
@@ -103,7 +107,8 @@ def test_a_cancelled_batch_keeps_what_was_answered(client: openai.OpenAI) -> Non
     )
     assert client.batches.cancel(made.id).status == "cancelling"
     ended = until(client, made.id)
-    assert ended.status == "cancelled" and ended.cancelled_at is not None
+    assert ended.status == "cancelled"
+    assert ended.cancelled_at is not None
     assert set(rows(client, ended.output_file_id)) == {"a", "b"}
     assert ended.error_file_id is None
     with pytest.raises(openai.BadRequestError) as refused:

@@ -53,6 +53,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name="uq_batches_id"),
         sqlite_autoincrement=True,
     )
+    for name in ("batch_requests", "batch_tokens"):
+        column = sa.Column(name, sa.BigInteger(), nullable=False, server_default="0")
+        op.add_column("usage", column)
     op.create_index("ix_batches_project_id_num", "batches", ["project_id", "num"], unique=False)
     op.create_index("ix_batches_status_num", "batches", ["status", "num"], unique=False)
 
