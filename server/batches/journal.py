@@ -134,7 +134,7 @@ def _encode(result: Result) -> bytes:
 
 def _read(path: Path) -> Iterator[tuple[Result, int]]:
     """With where each ends; the first that is not whole is the end."""
-    num_numbers = 1 + len(BatchCounts.__slots__)
+    num_numbers = 1 + len(BatchCounts().values())
     end = 0
     with open(path, "rb") as file:
         for text in file:

@@ -311,7 +311,7 @@ def _values(batch: Batch) -> dict[str, Any]:
 def _batch_of(row: Row[Any]) -> Batch:
     names = [name for name in Batch.__slots__ if name not in ("counts", "status")]
     return Batch(
-        **{name: row._mapping[name] for name in names},
+        **{name: getattr(row, name) for name in names},
         status=BatchStatus(row.status),
-        counts=BatchCounts(**{name: row._mapping[name] for name in BatchCounts.__slots__}),
+        counts=BatchCounts(**{name: getattr(row, name) for name in BatchCounts.__slots__}),
     )

@@ -46,7 +46,11 @@ def upload(client: openai.OpenAI, lines: Sequence[dict[str, Any]]) -> str:
 
 
 def create(client: openai.OpenAI, lines: Sequence[dict[str, Any]], **more: Any) -> Batch:
-    settings = {"endpoint": "/v1/chat/completions", "completion_window": "24h", **more}
+    settings: dict[str, Any] = {
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        **more,
+    }
     return client.batches.create(input_file_id=upload(client, lines), **settings)
 
 

@@ -200,10 +200,9 @@ def test_lines_of_batches_take_nothing_of_the_limits_per_minute(
     assert left() >= before - 2
 
 
-def test_a_batch_is_gone_on_with_by_the_gateway_that_comes_after(
+def test_nothing_but_its_files_is_left_of_a_batch_that_has_ended(
     gateway: Gateway, client: openai.OpenAI
 ) -> None:
-    """The journal and the input are gone once it has ended."""
     ended = until(client, create(client, [line("a")]).id)
     journal = gateway.config.data / "batches" / ended.id
     copy = gateway.config.files_dir / "batches" / ended.id
