@@ -81,7 +81,7 @@ def rows(client: openai.OpenAI, file_id: str | None) -> dict[str, dict[str, Any]
 
 async def _add_project(database_url: str) -> None:
     store = await open_store(database_url)
-    other = await store.keys.ensure_project("proj_foreign", "Foreign")
+    other = await store.projects.ensure("proj_foreign", "Foreign")
     await store.keys.add(other.id, FOREIGN_KEY, "foreign")
     await store.close()
 
