@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,25 +54,26 @@ def read_request(line: Line) -> Request:
     return _request.decode(line.data)
 
 
-async def read_lines(blobs: Blobs, key: str) -> AsyncIterator[Sequence[Line]]:
+async def read_lines(blobs: Blobs, key: str) -> AsyncGenerator[Sequence[Line]]:
     """Those that are not empty, some at a time. Raises FileNotFoundError."""
     rest: list[bytes] = []
     number = 0
     is_first = True
-    async for chunk in blobs.read(key):
-        first, *others = chunk.split(b"\n")
-        rest.append(first)
-        lines: list[Line] = []
-        for piece in others:
-            number += 1
-            data = b"".join(rest)
-            data = without_mark(data) if is_first else data
-            is_first = False
-            if data.strip():
-                lines.append(Line(number, data))
-            rest = [piece]
-        if lines:
-            yield lines
+    async with aclosing(blobs.read(key)) as chunks:
+        async for chunk in chunks:
+            first, *others = chunk.split(b"\n")
+            rest.append(first)
+            lines: list[Line] = []
+            for piece in others:
+                number += 1
+                data = b"".join(rest)
+                data = without_mark(data) if is_first else data
+                is_first = False
+                if data.strip():
+                    lines.append(Line(number, data))
+                rest = [piece]
+            if lines:
+                yield lines
     data = b"".join(rest)
     data = without_mark(data) if is_first else data
     if data.strip():
@@ -154,10 +156,11 @@ class InputCheck:
 async def check_input(blobs: Blobs, key: str, endpoint: str) -> InputCheck:
     """Raises FileNotFoundError."""
     check = InputCheck(endpoint)
-    async for lines in read_lines(blobs, key):
-        await asyncio.to_thread(check.feed, lines)
-        if len(check.errors) >= MAX_TOLD or check.num_lines > MAX_LINES:
-            break
+    async with aclosing(read_lines(blobs, key)) as groups:
+        async for lines in groups:
+            await asyncio.to_thread(check.feed, lines)
+            if len(check.errors) >= MAX_TOLD or check.num_lines > MAX_LINES:
+                break
     check.finish()
     del check.errors[MAX_TOLD:]
     return check

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import islice
 
@@ -31,10 +32,11 @@ async def ended_lines(journal: Journal) -> AsyncIterator[Result]:
 
 async def expired_lines(blobs: Blobs, key: str, journal: Journal) -> AsyncIterator[Result]:
     """Of the lines that have not ended."""
-    async for lines in read_lines(blobs, key):
-        for line in lines:
-            if line.number not in journal.done:
-                yield Result(line.number, BatchCounts(failed=1), expired_record(line))
+    async with aclosing(read_lines(blobs, key)) as groups:
+        async for lines in groups:
+            for line in lines:
+                if line.number not in journal.done:
+                    yield Result(line.number, BatchCounts(failed=1), expired_record(line))
 
 
 class ResultFiles:

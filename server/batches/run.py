@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,8 +168,11 @@ class BatchRun:
 
     async def _run_lines(self, principal: Principal, journal: Journal) -> None:
         room = asyncio.Semaphore(self._services.lines_at_once)
-        async with asyncio.TaskGroup() as group:
-            async for line in self._lines_to_run(journal):
+        async with (
+            asyncio.TaskGroup() as group,
+            aclosing(self._lines_to_run(journal)) as lines,
+        ):
+            async for line in lines:
                 await room.acquire()
                 task = group.create_task(self._run_line(principal, journal, line))
                 task.add_done_callback(lambda _: room.release())
@@ -178,11 +181,13 @@ class BatchRun:
         result = await self._services.lines.run(self._batch.endpoint, principal, line)
         await journal.add(result)
 
-    async def _lines_to_run(self, journal: Journal) -> AsyncIterator[Line]:
-        async for lines in read_lines(self._services.blobs, input_key(self._batch.id)):
-            for line in lines:
-                if line.number not in journal.done:
-                    yield line
+    async def _lines_to_run(self, journal: Journal) -> AsyncGenerator[Line]:
+        key = input_key(self._batch.id)
+        async with aclosing(read_lines(self._services.blobs, key)) as groups:
+            async for lines in groups:
+                for line in lines:
+                    if line.number not in journal.done:
+                        yield line
 
     async def _end(self, journal: Journal, status: BatchStatus) -> None:
         batch, blobs = self._batch, self._services.blobs
