@@ -20,6 +20,9 @@ from starlette.types import Receive, Scope, Send
 from server import api_docs, generating, health
 from server.api_docs import ApiDocument
 from server.auth import KeyRing
+from server.batches import routes as batches_routes
+from server.batches.schemas import CreateBatch
+from server.batches.service import BatchService
 from server.blobs import LocalBlobs, StorageFullError
 from server.config import Config, Limits
 from server.cors import CorsPolicy
@@ -77,6 +80,7 @@ _BODIES = (
     RunGrader,
     ValidateGrader,
     CountTokens,
+    CreateBatch,
     *ORGANIZATION_BODIES,
 )
 """Of routes that read their body themselves."""
@@ -101,6 +105,7 @@ class Services:
     keeper: Keeper
     contexts: ContextLoader
     jobs: JobService
+    batches: BatchService
     graders: GraderRunner
     decoder: BodyDecoder
     cors: CorsPolicy
@@ -145,7 +150,10 @@ class GatewayApp(FastAPI):
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
-            self._services = await _open_services(self.config, self.access_log, stack)
+            self._services = await _open_services(
+                self.config, self.access_log, self.endpoints, stack
+            )
+            self._services.batches.start()
             try:
                 yield
             finally:
@@ -178,6 +186,7 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.include_router(models_routes.router)
     app.include_router(files_routes.router)
     app.include_router(uploads_routes.router)
+    app.include_router(batches_routes.router)
     app.include_router(fine_tuning_routes.router)
     app.include_router(permission_routes.router)
     app.include_router(grader_routes.router)
@@ -192,7 +201,12 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         yield
 
 
-async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExitStack) -> Services:
+async def _open_services(
+    config: Config,
+    access_log: AccessLog,
+    endpoints: Mapping[str, generating.Endpoint],
+    stack: AsyncExitStack,
+) -> Services:
     store = await open_store(config.database_url)
     stack.push_async_callback(store.close)
     stack.callback(access_log.flush)
@@ -215,6 +229,9 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
     stack.push_async_callback(keeper.close)
     await pool.start()
     blobs = LocalBlobs(config.files_dir)
+    catalog = Catalog(store.models, pool, config)
+    batches = BatchService(store, blobs, catalog, endpoints, config)
+    stack.push_async_callback(batches.close)
     return Services(
         config=config,
         store=store,
@@ -223,7 +240,7 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         files=FileService(store, blobs, config.limits.max_file_bytes),
         uploads=UploadService(store, blobs, config.limits.max_upload_bytes),
         pool=pool,
-        catalog=Catalog(store.models, pool, config),
+        catalog=catalog,
         accountant=accountant,
         runner=Runner(
             pool,
@@ -238,6 +255,7 @@ async def _open_services(config: Config, access_log: AccessLog, stack: AsyncExit
         keeper=keeper,
         contexts=ContextLoader(store.responses),
         jobs=JobService(store, JobFactory(store, blobs, config, pool.hello)),
+        batches=batches,
         graders=graders,
         decoder=BodyDecoder(config.limits.max_body_bytes),
         cors=CorsPolicy(config.cors, config.host),

@@ -34,7 +34,16 @@ _MULTIPART_SLACK_BYTES = 1024 * 1024
 class Call:
     """What is known of one request; `status` is 0 until the response starts."""
 
-    __slots__ = ("cors", "errors", "principal", "rates", "request_id", "started", "status")
+    __slots__ = (
+        "cors",
+        "errors",
+        "is_spare",
+        "principal",
+        "rates",
+        "request_id",
+        "started",
+        "status",
+    )
 
     def __init__(self, path: str = "") -> None:
         self.errors: ErrorShape = ANTHROPIC_ERRORS if is_anthropic(path) else OPENAI_ERRORS
@@ -46,6 +55,8 @@ class Call:
         """Headers that tell how much the caller may still ask."""
         self.cors: tuple[Header, ...] = ()
         """Headers for the browser of a page."""
+        self.is_spare = False
+        """Whether it may only have what others leave of an engine."""
 
     def headers(self) -> list[Header]:
         """For the response's start; the processing time is the time until now."""

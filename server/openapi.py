@@ -31,6 +31,11 @@ _REFUSALS = {
     503: "The server, or the model's engine, cannot take the request now; see `Retry-After`.",
     507: "The server has no room left to store this.",
 }
+_CONTENT: dict[type[BaseModel], dict[str, Any]] = {
+    model: {"application/json": {"schema": {"$ref": f"{_SCHEMAS}/{model.__name__}"}}}
+    for model in (ErrorBody, MessageErrorBody)
+}
+"""One object for each, so that YAML writes it once."""
 _EVERYWHERE = (400, 401, 403, 500, 503)
 _WITH_BODY = (408, 413, 415)
 
@@ -65,8 +70,7 @@ def document(
             continue
         operation["security"] = [{"key": []}]
         for status in _statuses(path, operation):
-            shown = {"schema": {"$ref": f"{_SCHEMAS}/{_errors_of(path).__name__}"}}
-            refusal = {"description": _REFUSALS[status], "content": {"application/json": shown}}
+            refusal = {"description": _REFUSALS[status], "content": _CONTENT[_errors_of(path)]}
             responses.setdefault(str(status), refusal)
         operation["responses"] = dict(sorted(responses.items()))
     components = schema["components"]

@@ -8,6 +8,7 @@ SCOPES = (
     "responses",
     "messages",
     "embeddings",
+    "batches",
     "score",
     "models",
     "files",

@@ -65,6 +65,8 @@ class _Total:
     cached_tokens: int = 0
     embedding_requests: int = 0
     embedding_tokens: int = 0
+    batch_requests: int = 0
+    batch_tokens: int = 0
 
     def add(self, other: _Total) -> None:
         self.requests += other.requests
@@ -73,6 +75,8 @@ class _Total:
         self.cached_tokens += other.cached_tokens
         self.embedding_requests += other.embedding_requests
         self.embedding_tokens += other.embedding_tokens
+        self.batch_requests += other.batch_requests
+        self.batch_tokens += other.batch_tokens
 
 
 class Accountant:
@@ -97,13 +101,22 @@ class Accountant:
         return sum(total.requests for total in kept)
 
     def record(
-        self, principal: Principal, model: str, tally: Tally, *, is_pooled: bool = False
+        self,
+        principal: Principal,
+        model: str,
+        tally: Tally,
+        *,
+        is_pooled: bool = False,
+        is_spare: bool = False,
     ) -> None:
-        """`is_pooled`: an embedding or a score."""
+        """`is_pooled`: an embedding or a score; `is_spare`: a line of a batch."""
         place = _Place(principal.project.id, principal.key_id, model, minute_of(time.time()))
         total = _Total(1, tally.prompt_tokens, tally.completion_tokens, tally.cached_tokens)
         if is_pooled:
             total.embedding_requests, total.embedding_tokens = 1, tally.prompt_tokens
+        if is_spare:
+            total.batch_requests = 1
+            total.batch_tokens = tally.prompt_tokens + tally.completion_tokens
         self._keep(place, total)
         self.served["prompt"] += tally.prompt_tokens
         self.served["cached"] += tally.cached_tokens
@@ -172,4 +185,6 @@ def _entry(place: _Place, total: _Total) -> Usage:
         cached_tokens=total.cached_tokens,
         embedding_requests=total.embedding_requests,
         embedding_tokens=total.embedding_tokens,
+        batch_requests=total.batch_requests,
+        batch_tokens=total.batch_tokens,
     )

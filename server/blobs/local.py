@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TypeVar
@@ -51,7 +51,7 @@ class LocalBlobs:
             file = await asyncio.to_thread(open, beside, "xb")
         return LocalBlobWriter(file, beside, target)
 
-    async def read(self, key: str) -> AsyncIterator[bytes]:
+    async def read(self, key: str) -> AsyncGenerator[bytes]:
         file = await asyncio.to_thread(open, self._path(key), "rb")
         try:
             while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):

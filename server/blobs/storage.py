@@ -5,7 +5,7 @@ A blob is immutable: it appears whole when its writer is committed, or not at al
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +31,7 @@ class BlobWriter(Protocol):
 class Blobs(Protocol):
     async def create(self, key: str) -> BlobWriter: ...
 
-    def read(self, key: str) -> AsyncIterator[bytes]:
+    def read(self, key: str) -> AsyncGenerator[bytes]:
         """Raises FileNotFoundError on the first chunk."""
         ...
 

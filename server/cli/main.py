@@ -11,6 +11,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from server.cli.batch import batch
 from server.cli.chat import chat
 from server.cli.keys import app as keys
 from server.cli.objects import files, jobs, models
@@ -43,6 +44,7 @@ API_KEY in the environment win over it. Without a file, the bundled model is ser
 
 cli.command()(chat)
 cli.command()(train)
+cli.command()(batch)
 cli.command()(usage)
 for _group in (jobs, files, models, projects, keys, webhooks, environments):
     cli.add_typer(_group)

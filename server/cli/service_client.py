@@ -72,6 +72,19 @@ class ServiceClient:
     def post(self, path: str, body: Mapping[str, Any] | None = None, **more: Any) -> Any:
         return self._ask("POST", path, json=body, **more)
 
+    def download(self, path: str, target: Path) -> None:
+        """The bytes of an answer into a file."""
+        try:
+            with self._http.stream("GET", f"{self._base_url}{path}") as answer:
+                if answer.is_error:
+                    answer.read()
+                    _refuse_answer(answer)
+                with target.open("wb") as file:
+                    for chunk in answer.iter_bytes():
+                        file.write(chunk)
+        except httpx.HTTPError as error:
+            self._refuse_absence(error)
+
     def delete(self, path: str) -> Any:
         return self._ask("DELETE", path)
 

@@ -75,6 +75,12 @@ class Limits(Section):
     max_answer_bytes: int = Field(default=64 * 1024 * 1024, ge=65536)
     """What an answer that is not streamed may take up (as it is counted while it is generated);
     past it, it is ended with a 400."""
+    batch_lines_at_once: int = Field(default=256, ge=1, le=4096)
+    """Requests of batches that one gateway has under way."""
+    max_batches_per_project: int = Field(default=100, ge=1)
+    """Batches of a project that have not ended; creating one more is a 429."""
+    running_batches_per_project: int = Field(default=4, ge=1)
+    """Of them, those under way at once; the others wait as `validating`."""
     response_days: float = Field(default=30.0, gt=0, le=3650)
     """How long responses are kept that are created with `store`, as they are by default."""
 

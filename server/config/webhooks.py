@@ -19,6 +19,10 @@ class WebhookEvent(StrEnum):
     JOB_SUCCEEDED = "fine_tuning.job.succeeded"
     JOB_FAILED = "fine_tuning.job.failed"
     JOB_CANCELLED = "fine_tuning.job.cancelled"
+    BATCH_COMPLETED = "batch.completed"
+    BATCH_FAILED = "batch.failed"
+    BATCH_EXPIRED = "batch.expired"
+    BATCH_CANCELLED = "batch.cancelled"
 
 
 class WebhookEntry(Section):

@@ -125,13 +125,23 @@ class EngineConnection(asyncio.Protocol):
         """Raises EngineUnreachable if the worker leaves before its hello."""
         return await asyncio.shield(self._hello)
 
-    def generate(self, work: Work, sink: EventSink, cache_scope: str) -> int:
+    def generate(
+        self, work: Work, sink: EventSink, cache_scope: str, *, is_spare: bool = False
+    ) -> int:
         """Starts a sequence; returns the id to abort it by."""
         number = self._register(sink)
         if work.adapter is not None:
             self._name(work.adapter)
         self._send(
-            Generate(number, work.prompt, work.sampling, work.adapter, work.grammar, cache_scope)
+            Generate(
+                number,
+                work.prompt,
+                work.sampling,
+                work.adapter,
+                work.grammar,
+                cache_scope,
+                is_spare,
+            )
         )
         return number
 

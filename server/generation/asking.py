@@ -48,7 +48,9 @@ async def ask_pooled(
         raise from_failure(event)
     assert isinstance(event, Embedded | Scored)
     tally.prompt_tokens = event.prompt_tokens
-    services.accountant.record(principal, served.model.id, tally, is_pooled=True)
+    services.accountant.record(
+        principal, served.model.id, tally, is_pooled=True, is_spare=caller.call.is_spare
+    )
     return event
 
 

@@ -30,9 +30,10 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class DetachedCaller:
-    def __init__(self, principal: Principal) -> None:
+    def __init__(self, principal: Principal, *, is_spare: bool = False) -> None:
         self.call = Call()
         self.call.principal = principal
+        self.call.is_spare = is_spare
         self.answered: Answered | None = None
         """None while it is under way, and after `abandon`."""
         self.over = False

@@ -71,7 +71,10 @@ class _Sequence:
         self.attempts += 1
         self.connection = connection
         sink = partial(self._exchange.receive, self)
-        self.number = connection.generate(self.work, sink, self._exchange.cache_scope)
+        exchange = self._exchange
+        self.number = connection.generate(
+            self.work, sink, exchange.cache_scope, is_spare=exchange.is_spare
+        )
 
     def abort(self) -> None:
         if self.connection is not None and not self.last:
@@ -93,9 +96,11 @@ class Exchange:
         answers_per_prompt: int = 1,
         name_error: ErrorNamer | None = None,
         max_answer_bytes: int | None = None,
+        is_spare: bool = False,
     ) -> None:
         self.tally = Tally()
         self.cache_scope = cache_scope
+        self.is_spare = is_spare
         self.over = False
         """Nothing more is written: ended, failed, or the caller is gone."""
         self._pool = pool

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from server.config import ModelEntry
 from server.errors import Unavailable
-from server.gate import ClientGone
+from server.gate import Call, ClientGone
 
 _RETRY_AFTER_S = 2.0
 
@@ -23,6 +23,8 @@ class Visit(Protocol):
     """A request, from its arrival to the end of its reply."""
 
     @property
+    def call(self) -> Call: ...
+    @property
     def over(self) -> bool: ...
     def when_over(self, callback: Callable[[], None]) -> None:
         """Calls it once; at once, if it is over already."""
@@ -30,13 +32,17 @@ class Visit(Protocol):
 
 
 class Line:
-    """Served first come, first served."""
+    """Served first come, first served. A spare visit takes a place that nobody else wants, and
+    one that is not spare waits for none that a spare one has: the engine makes room for it."""
 
     def __init__(self, max_concurrent: int, max_queued: int) -> None:
         self._max_concurrent = max_concurrent
         self._max_queued = max_queued
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting_spare: deque[asyncio.Future[None]] = deque()
         self.num_inside = 0
+        self._num_spare = 0
+        """Of those inside."""
         self.num_waited = 0
         self.num_refused = 0
 
@@ -49,11 +55,26 @@ class Line:
         while waiting."""
         if visit.over:
             raise ClientGone
-        if self.num_inside < self._max_concurrent:
+        if visit.call.is_spare:
+            await self._enter_spare(visit)
+            return
+        if self.num_inside - self._num_spare < self._max_concurrent:
             self.num_inside += 1
         else:
             await self._wait(visit)
         visit.when_over(self._leave)
+
+    async def _enter_spare(self, visit: Visit) -> None:
+        """However many wait: whoever runs batches has a limit of its own."""
+        if self.num_inside < self._max_concurrent:
+            self.num_inside += 1
+            self._num_spare += 1
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting_spare.append(turn)
+            visit.when_over(partial(self._give_up, self._waiting_spare, turn))
+            await turn
+        visit.when_over(self._leave_spare)
 
     async def _wait(self, visit: Visit) -> None:
         if len(self._waiting) >= self._max_queued:
@@ -63,7 +84,7 @@ class Line:
         self.num_waited += 1
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
-        visit.when_over(partial(self._give_up, turn))
+        visit.when_over(partial(self._give_up, self._waiting, turn))
         await turn
 
     def _leave(self) -> None:
@@ -72,11 +93,23 @@ class Line:
             self._waiting.popleft().set_result(None)
         else:
             self.num_inside -= 1
+            self._let_spare_in()
 
-    def _give_up(self, turn: asyncio.Future[None]) -> None:
+    def _leave_spare(self) -> None:
+        self.num_inside -= 1
+        self._num_spare -= 1
+        self._let_spare_in()
+
+    def _let_spare_in(self) -> None:
+        if self._waiting_spare and self.num_inside < self._max_concurrent:
+            self.num_inside += 1
+            self._num_spare += 1
+            self._waiting_spare.popleft().set_result(None)
+
+    def _give_up(self, waiting: deque[asyncio.Future[None]], turn: asyncio.Future[None]) -> None:
         """Of one whose turn has come, the visit itself ends."""
         if not turn.done():
-            self._waiting.remove(turn)
+            waiting.remove(turn)
             turn.set_exception(ClientGone())
 
 

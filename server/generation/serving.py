@@ -25,6 +25,9 @@ from server.media import MediaLoader
 from server.models.catalog import Catalog, Served
 from server.usage import Accountant, Tally
 
+_SPARE = "spare:"
+"""Before a project's id where the lines of its batches are counted."""
+
 
 class GenerationServices(Protocol):
     """What a generating endpoint needs of the app."""
@@ -96,7 +99,8 @@ class Runner:
         ClientGone if nobody is there to answer any more."""
         if caller.over:
             raise ClientGone
-        works = plan.works
+        works, is_spare = plan.works, caller.call.is_spare
+        account = _SPARE + principal.project.id if is_spare else principal.project.id
         exchange = Exchange(
             self._pool,
             plan,
@@ -106,16 +110,16 @@ class Runner:
             answers_per_prompt=answers_per_prompt,
             name_error=plan.name_error,
             max_answer_bytes=self._max_answer_bytes,
+            is_spare=is_spare,
         )
-        self._enter(principal, len(works))
+        self._enter(account, len(works))
         try:
             self.admit(principal, plan.base_model, exchange.tally, caller)
         except RateLimited:
-            self._under_way[principal.project.id] -= len(works)
+            self._under_way[account] -= len(works)
             raise
-        caller.when_over(
-            partial(self._settle, principal, plan.served.model.id, exchange, len(works))
-        )
+        model = plan.served.model.id
+        caller.when_over(partial(self._settle, principal, account, model, exchange, len(works)))
         exchange.start()
 
     def _cache_scope(self, principal: Principal, base_model: str) -> str:
@@ -135,7 +139,7 @@ class Runner:
     def admit(self, principal: Principal, base_model: str, tally: Tally, caller: Caller) -> None:
         """Counts a request and, when it is over, its tokens against the limits per minute. Raises
         RateLimited."""
-        if self._rates.is_on or principal.rate_limits:
+        if not caller.call.is_spare and (self._rates.is_on or principal.rate_limits):
             ticket = self._rates.admit(principal, base_model, tally)
             caller.call.rates = ticket.headers
             caller.when_over(ticket.settle)
@@ -144,29 +148,30 @@ class Runner:
     def room(self, principal: Principal, count: int) -> Generator[None]:
         """Counts `count` pieces of work of a project while they are under way. Raises
         RateLimited."""
-        self._enter(principal, count)
+        self._enter(principal.project.id, count)
         try:
             yield
         finally:
             self._under_way[principal.project.id] -= count
 
-    def _enter(self, principal: Principal, count: int) -> None:
+    def _enter(self, account: str, count: int) -> None:
         """Raises InvalidRequest for what could never be admitted, and RateLimited."""
-        project = principal.project.id
         if count > self._max_per_project:
             raise InvalidRequest(
                 f"This request asks for {count} generations at once, and your project may have "
                 f"{self._max_per_project}. Please send fewer in a request.",
                 code="invalid_value",
             )
-        if self._under_way[project] + count > self._max_per_project:
+        if self._under_way[account] + count > self._max_per_project:
             raise RateLimited(
                 "Too many generations are under way for your project. Please retry later.",
                 retry_after_s=1.0,
             )
-        self._under_way[project] += count
+        self._under_way[account] += count
 
-    def _settle(self, principal: Principal, model: str, exchange: Exchange, count: int) -> None:
+    def _settle(
+        self, principal: Principal, account: str, model: str, exchange: Exchange, count: int
+    ) -> None:
         exchange.abort()
-        self._under_way[principal.project.id] -= count
-        self._accountant.record(principal, model, exchange.tally)
+        self._under_way[account] -= count
+        self._accountant.record(principal, model, exchange.tally, is_spare=exchange.is_spare)

@@ -392,6 +392,10 @@ class Usage:
     """Those of the requests that were for embeddings or scores."""
     embedding_tokens: int = 0
     """Of the prompt tokens."""
+    batch_requests: int = 0
+    """Those of the requests that were lines of batches."""
+    batch_tokens: int = 0
+    """Theirs, of the prompt and completion tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from server.blobs.storage import StorageFullError
 from server.store.admin_keys import AdminKeys
 from server.store.aliases import Aliases
 from server.store.audit import AuditLog
+from server.store.batches import Batches
 from server.store.configured_adapters import ConfiguredAdapters
 from server.store.database import Database
 from server.store.engines import Engines
@@ -48,6 +49,7 @@ class Store:
         self.engines = Engines(database)
         self.files = Files(database)
         self.uploads = Uploads(database)
+        self.batches = Batches(database)
         self.jobs = Jobs(database)
         self.progress = Progress(database)
         self.replays = Replays(database)

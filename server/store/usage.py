@@ -25,6 +25,8 @@ _AMOUNTS = (
     "cached_tokens",
     "embedding_requests",
     "embedding_tokens",
+    "batch_requests",
+    "batch_tokens",
 )
 _BASE = func.coalesce(models.c.base, usage.c.model)
 _RECENT = (
@@ -33,8 +35,10 @@ _RECENT = (
         usage.c.key_id,
         _BASE.label("base"),
         usage.c.minute,
-        func.sum(usage.c.requests).label("sum_requests"),
-        func.sum(usage.c.prompt_tokens + usage.c.completion_tokens).label("sum_tokens"),
+        func.sum(usage.c.requests - usage.c.batch_requests).label("sum_requests"),
+        func.sum(usage.c.prompt_tokens + usage.c.completion_tokens - usage.c.batch_tokens).label(
+            "sum_tokens"
+        ),
     )
     .outerjoin(models, models.c.id == usage.c.model)
     .where(usage.c.minute > bindparam("since"))
@@ -45,7 +49,7 @@ _RECENT = (
 
 
 class RecentUse(NamedTuple):
-    """Of one key and base model in a minute."""
+    """Of one key and base model in a minute, without the lines of batches."""
 
     project_id: str
     key_id: str
@@ -98,6 +102,8 @@ class UsageSum:
     cached_tokens: int
     embedding_requests: int
     embedding_tokens: int
+    batch_requests: int
+    batch_tokens: int
 
 
 class UsageLedger:

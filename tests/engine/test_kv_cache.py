@@ -55,7 +55,9 @@ class Engine:
         self.scheduler = Scheduler(self.rows, None, max_rows=self.max_rows, prefill_tokens=96)
         self.num_submitted = 0
 
-    def submit(self, prompt: list[int], max_tokens: int, scope: str = "") -> int:
+    def submit(
+        self, prompt: list[int], max_tokens: int, scope: str = "", *, is_spare: bool = False
+    ) -> int:
         self.num_submitted += 1
         work = Work(
             self.num_submitted,
@@ -64,17 +66,18 @@ class Engine:
             max_tokens,
             frozenset(),
             cache_scope=scope,
+            is_spare=is_spare,
         )
         sequence = Sequence(work, arrival=self.num_submitted)
-        self.scheduler.waiting.append(sequence)
+        self.scheduler.add(sequence)
         return self.num_submitted
 
     def step(self) -> None:
         before = {id(sequence) for sequence in self.scheduler.active}
         for sequence in self.scheduler.admit():
             self._append(sequence)
-        waiting = {id(sequence) for sequence in self.scheduler.waiting}
-        self.num_preempted += len(before & waiting)
+        active = {id(sequence) for sequence in self.scheduler.active}
+        self.num_preempted += len(before - active)
         self._look()
         step = self.scheduler.plan()
         for part in (*step.decode, *step.chunks):
@@ -88,7 +91,7 @@ class Engine:
 
     def run(self) -> None:
         limit = 200_000
-        while self.scheduler.active or self.scheduler.waiting:
+        while self.scheduler.active or self.scheduler.num_waiting:
             self.step()
             limit -= 1
             assert limit, "it gets nowhere"

@@ -20,7 +20,6 @@ LACKING = [
     ("POST", "/v1/images/generations"),
     ("POST", "/v1/audio/transcriptions"),
     ("POST", "/v1/moderations"),
-    ("GET", "/v1/batches"),
     ("POST", "/v1/assistants"),
     ("POST", "/v1/threads/runs"),
     ("GET", "/v1/vector_stores"),

@@ -8,15 +8,17 @@ from collections.abc import Callable
 import pytest
 
 from server.errors import Unavailable
-from server.gate import ClientGone
+from server.gate import Call, ClientGone
 from server.generation.line import Line
 
 
 class Caller:
     """A request; `end` completes its reply, or hangs up."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_spare: bool = False) -> None:
         self.over = False
+        self.call = Call()
+        self.call.is_spare = is_spare
         self._callbacks: list[Callable[[], None]] = []
 
     def when_over(self, callback: Callable[[], None]) -> None:
@@ -90,3 +92,28 @@ async def test_a_caller_that_hangs_up_as_its_turn_comes_costs_no_place() -> None
     unlucky.end()
     await waiting
     assert (line.num_inside, line.num_waiting) == (0, 0)
+
+
+async def test_a_spare_one_enters_after_all_others_and_keeps_none_of_them_waiting() -> None:
+    line = Line(max_concurrent=1, max_queued=8)
+    callers = [Caller(is_spare=True), Caller(is_spare=True), Caller(), Caller()]
+    entered: list[int] = []
+
+    async def visit(number: int) -> None:
+        await line.enter(callers[number])
+        entered.append(number)
+
+    visits = [asyncio.create_task(visit(number)) for number in range(4)]
+    await settle()
+    assert entered == [0, 2], "the second spare one waits, and the last for the third"
+    callers[0].end()
+    await settle()
+    assert entered == [0, 2]
+    callers[2].end()
+    await visits[3]
+    assert entered == [0, 2, 3]
+    callers[3].end()
+    await visits[1]
+    assert entered == [0, 2, 3, 1]
+    callers[1].end()
+    assert line.num_inside == 0

@@ -24,6 +24,9 @@ class Generate(Message, tag=1, frozen=True):
     cache_scope: str = ""
     """What the engine has computed of a prompt serves only prompts of the same scope, and
     `cached_tokens` counts only such."""
+    is_spare: bool = False
+    """It may only have what others leave: whoever is not spare goes before it, and may take its
+    place while it runs. It is gone on with later, to the same output."""
 
 
 class Abort(Message, tag=2, frozen=True):

@@ -77,6 +77,8 @@ class Work:
     """In the order of their places in the prompt."""
     cache_scope: str = ""
     """What is computed of the prompt is of use to others of this scope only."""
+    is_spare: bool = False
+    """As `Generate` has it."""
 
 
 @dataclass(frozen=True, slots=True)

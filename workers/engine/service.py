@@ -269,6 +269,7 @@ class EngineService:
                 request.grammar,
                 media,
                 request.cache_scope,
+                request.is_spare,
             )
         )
         sequence.admitted = True

@@ -91,7 +91,7 @@ class Engine:
         places = self._places
         return Stats(
             running=self._rows.num_active,
-            waiting=len(self._scheduler.waiting),
+            waiting=self._scheduler.num_waiting,
             kv_usage=kv_usage,
             adapters=list(places.names) if places else [],
             adapter_hits=places.num_hits if places else 0,
@@ -131,7 +131,7 @@ class Engine:
                     self._num_arrived += 1
                     sequence.arrival = self._num_arrived
                     self._sequences[sequence.work.key] = sequence
-                    self._scheduler.waiting.append(sequence)
+                    self._scheduler.add(sequence)
                     self._num_prompt += sequence.num_prompt
             case Cancel(key):
                 sequence = self._sequences.pop(key, None)
@@ -184,7 +184,7 @@ class Engine:
         if is_out_of_memory(error):
             log.warning("out of memory", extra={"running": len(active)})
             self._rows.forget_kept()
-            victims = [max(active, key=lambda s: s.arrival)] if active else []
+            victims = [max(active, key=lambda s: s.rank)] if active else []
             victims = [admitting] if admitting is not None else victims
             kind, message = FailureKind.OUT_OF_MEMORY, "The engine ran out of memory."
             if self._loaded.device.type == "cuda":

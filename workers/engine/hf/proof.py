@@ -127,7 +127,8 @@ def _together(loaded: LoadedModel, prompts: list[list[int]], firsts: list[int]) 
     rows = Rows(cache, 0)
     scheduler = Scheduler(rows, None, max_rows=len(prompts), prefill_tokens=_STEP_TOKENS)
     sequences = [_sequence(key, prompt) for key, prompt in enumerate(prompts)]
-    scheduler.waiting.extend(sequences)
+    for sequence in sequences:
+        scheduler.add(sequence)
     logits: list[list[Tensor]] = [[] for _ in prompts]
     try:
         while any(len(parts) < len(ids) for parts, ids in zip(logits, prompts, strict=True)):

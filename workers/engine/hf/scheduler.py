@@ -1,8 +1,11 @@
-"""Who runs in the next step: admission in order of arrival, chunks of prompts, preemption.
+"""Who runs in the next step: admission in order of rank, chunks of prompts, preemption.
 
 A sequence is admitted when there is a row, an adapter place and room for its keys and values as
 they are now; when a running batch outgrows the memory, the youngest goes back to the queue and is
 computed anew later. One sequence always fits, so the oldest always gets on.
+
+Spare sequences come after all others: they are admitted when nobody else waits for what they need,
+and one that runs goes back to the queue as soon as another needs its row, memory or adapter place.
 """
 
 from __future__ import annotations
@@ -62,9 +65,20 @@ class Scheduler:
         self._max_rows = max_rows
         self._prefill_tokens = prefill_tokens
         self._num_passed = 0
-        self.waiting: deque[Sequence] = deque()
+        self._waiting: deque[Sequence] = deque()
+        self._waiting_spare: deque[Sequence] = deque()
         self.admitting: Sequence | None = None
         """Whose admission raised, if one did: an allocation may fail there."""
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting) + len(self._waiting_spare)
+
+    def add(self, sequence: Sequence) -> None:
+        self._queue_of(sequence).append(sequence)
+
+    def _queue_of(self, sequence: Sequence) -> deque[Sequence]:
+        return self._waiting_spare if sequence.work.is_spare else self._waiting
 
     @property
     def active(self) -> list[Sequence]:
@@ -89,7 +103,7 @@ class Scheduler:
                 decode.append(Slice(sequence, start, start + 1))
             else:
                 prefilling.append(sequence)
-        for sequence in sorted(prefilling, key=lambda sequence: sequence.arrival):
+        for sequence in sorted(prefilling, key=lambda sequence: sequence.rank):
             if budget <= 0:
                 break
             start = sequence.row.num_computed
@@ -108,18 +122,22 @@ class Scheduler:
         """A running or waiting sequence is no longer wanted."""
         if sequence is self.admitting:
             self.admitting = None
-        if sequence in self.waiting:
-            self.waiting.remove(sequence)
+        if sequence in (queue := self._queue_of(sequence)):
+            queue.remove(sequence)
         else:
             self._leave(sequence, keep=True)
 
     def preempt_youngest(self) -> Sequence:
-        """Back to the queue with what it has; frees its row."""
-        youngest = max(self.active, key=lambda sequence: sequence.arrival)
-        self._leave(youngest, keep=False)
-        youngest.restart()
-        self.waiting.appendleft(youngest)
+        """The youngest of the spare ones, or else of all."""
+        youngest = max(self.active, key=lambda sequence: sequence.rank)
+        self._preempt(youngest, keep=False)
         return youngest
+
+    def _preempt(self, sequence: Sequence, *, keep: bool) -> None:
+        """Back to the queue with what it has; frees its row."""
+        self._leave(sequence, keep=keep)
+        sequence.restart()
+        self._queue_of(sequence).appendleft(sequence)
 
     def _leave(self, sequence: Sequence, *, keep: bool) -> None:
         self._rows.remove(sequence, keep=keep)
@@ -140,19 +158,30 @@ class Scheduler:
     def _admit(self) -> None:
         """Memory goes by order of arrival; whoever waits for an adapter place or for a beginning
         under computation is passed by, the former a limited number of times."""
+        if self._admit_from(self._waiting, displaces=True) and self._waiting_spare:
+            self._admit_from(self._waiting_spare, displaces=False)
+
+    def _admit_from(self, waiting: deque[Sequence], *, displaces: bool) -> bool:
+        """False where somebody goes on waiting for a row or for memory."""
         passed: list[Sequence] = []
         try:
-            self._admit_some(passed)
+            return self._admit_some(waiting, passed, displaces=displaces)
         finally:
-            self.waiting.extendleft(reversed(passed))
+            waiting.extendleft(reversed(passed))
 
-    def _admit_some(self, passed: list[Sequence]) -> None:
+    def _admit_some(
+        self, waiting: deque[Sequence], passed: list[Sequence], *, displaces: bool
+    ) -> bool:
         waits_for_place = False
-        while self.waiting and self._rows.num_active < self._max_rows:
-            sequence = self.waiting.popleft()
+        while waiting:
+            if self._rows.num_active >= self._max_rows and not (displaces and self._displace()):
+                return False
+            sequence = waiting.popleft()
             passed.append(sequence)
             self.admitting = sequence
             verdict = self._try(sequence)
+            while displaces and self._makes_way(verdict):
+                verdict = self._try(sequence)
             self.admitting = None
             if verdict is _Verdict.ADMITTED:
                 passed.pop()
@@ -161,7 +190,26 @@ class Scheduler:
             waits_for_place |= verdict is _Verdict.NO_PLACE
             must_wait = waits_for_place and self._num_passed >= _MAX_PASSED
             if verdict is _Verdict.NO_MEMORY or must_wait:
-                break
+                return False
+        return True
+
+    def _makes_way(self, verdict: _Verdict) -> bool:
+        """Whether a spare sequence has given up what is lacking, or some of it."""
+        if verdict is _Verdict.NO_MEMORY:
+            return self._displace()
+        return verdict is _Verdict.NO_PLACE and self._displace(holds_place=True)
+
+    def _displace(self, *, holds_place: bool = False) -> bool:
+        """Preempts the youngest spare sequence; with `holds_place`, one whose adapter no other
+        than spare ones use. False if there is none."""
+        spare = [sequence for sequence in self.active if sequence.work.is_spare]
+        if holds_place:
+            wanted = {s.adapter_uid for s in self.active if not s.work.is_spare}
+            spare = [s for s in spare if s.adapter is not None and s.adapter_uid not in wanted]
+        if not spare:
+            return False
+        self._preempt(max(spare, key=lambda sequence: sequence.arrival), keep=True)
+        return True
 
     def _try(self, sequence: Sequence) -> _Verdict:
         shared = self._rows.find_shared(sequence) if sequence.prompt_scores is None else None

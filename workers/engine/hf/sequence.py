@@ -34,7 +34,7 @@ class Sequence:
     prompt_logits_V: Tensor | None = None
     """Those that the first token is sampled from, once they are computed."""
     arrival: int = 0
-    """Order of arrival: the youngest is preempted first."""
+    """Order of arrival."""
     prompt_scores: list[Score] | None = None
     output_counts: dict[int, int] = field(default_factory=dict[int, int])
     """How often each token was put out; kept for sequences with penalties only."""
@@ -74,6 +74,11 @@ class Sequence:
     @property
     def adapter_uid(self) -> int:
         return self.adapter.uid if self.adapter is not None else BASE_MODEL_UID
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Who comes first: whoever is not spare, then by arrival."""
+        return self.work.is_spare, self.arrival
 
     @property
     def scope(self) -> tuple[str, int]:

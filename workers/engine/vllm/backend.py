@@ -171,6 +171,7 @@ class VllmBackend:
             "prompt": self._prompt(work),
             "params": params,
             "supported_tasks": self._tasks,
+            "priority": int(work.is_spare),  # the lower goes first
             "lora_request": None if work.adapter is None else lora_request(work.adapter),
         }
         if work.grammar is None:

@@ -78,6 +78,7 @@ def engine_arguments(spec: EngineSpec, settings: VllmSettings, *, on_cpu: bool) 
         "trust_remote_code": spec.trust_remote_code,
         "enforce_eager": on_cpu if settings.enforce_eager is None else settings.enforce_eager,
         "enable_log_requests": False,
+        "scheduling_policy": "priority",
         "max_logprobs": MAX_LOGPROBS,
         # One compiler for all engines: what one refuses, the others refuse.
         "structured_outputs_config": {"backend": "xgrammar"},

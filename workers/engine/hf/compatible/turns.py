@@ -31,7 +31,8 @@ class Turns:
         self._memory = memory
         self._max_sequences = max_sequences
         self._caches: dict[int, OwnCache] = {}
-        self.waiting: deque[Sequence] = deque()
+        self._waiting: deque[Sequence] = deque()
+        self._waiting_spare: deque[Sequence] = deque()
         self.active: list[Sequence] = []
         """Whose turn is next stands first."""
         self.admitting: Sequence | None = None
@@ -57,14 +58,40 @@ class Turns:
 
     def admit(self) -> list[Sequence]:
         """Of none is the prompt computed by another."""
-        while self.waiting and self._admit(self.waiting[0]):
-            self.active.append(self.waiting.popleft())
+        for waiting in (self._waiting, self._waiting_spare):
+            while waiting:
+                if self._admit(waiting[0]):
+                    self.active.append(waiting.popleft())
+                elif waiting is self._waiting_spare or not self._displace():
+                    return []
         return []
+
+    def add(self, sequence: Sequence) -> None:
+        self._queue_of(sequence).append(sequence)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting) + len(self._waiting_spare)
+
+    def _queue_of(self, sequence: Sequence) -> deque[Sequence]:
+        return self._waiting_spare if sequence.work.is_spare else self._waiting
+
+    def _displace(self) -> bool:
+        """Puts the youngest spare sequence back into the queue; False if there is none."""
+        spare = [sequence for sequence in self.active if sequence.work.is_spare]
+        if not spare:
+            return False
+        youngest = max(spare, key=lambda sequence: sequence.arrival)
+        self._leave(youngest)
+        youngest.restart()
+        self._waiting_spare.appendleft(youngest)
+        return True
 
     def plan(self) -> Step:
         if not self.active:
             return Step([], [])
-        sequence = self.active.pop(0)
+        first = (n for n, waits in enumerate(self.active) if not waits.work.is_spare)
+        sequence = self.active.pop(next(first, 0))
         self.active.append(sequence)
         start = sequence.row.num_computed
         part = Slice(sequence, start, len(sequence.tokens))
@@ -76,9 +103,12 @@ class Turns:
     def drop(self, sequence: Sequence) -> None:
         if sequence is self.admitting:
             self.admitting = None
-        if sequence in self.waiting:
-            self.waiting.remove(sequence)
-            return
+        if sequence in (queue := self._queue_of(sequence)):
+            queue.remove(sequence)
+        else:
+            self._leave(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
         self.active.remove(sequence)
         self._caches.pop(sequence.work.key, None)
         if sequence.adapter is not None and self._places is not None:
