@@ -17,7 +17,7 @@ from workers.contract.parameters.declaration import (
     Place,
     Stage,
 )
-from workers.contract.parameters.finetuning import LOSS_OF, FinetuningArguments
+from workers.contract.parameters.finetuning import LOSS_OF, FinetuningArguments, must_merge
 from workers.contract.parameters.model import ModelArguments
 from workers.contract.parameters.reading import GROUPS, Parameter, parameters, settable
 from workers.contract.parameters.training import TrainingArguments
@@ -35,6 +35,7 @@ __all__ = [
     "Place",
     "Stage",
     "TrainingArguments",
+    "must_merge",
     "parameters",
     "settable",
 ]

@@ -22,6 +22,8 @@ class Stage(StrEnum):
 
 class FinetuningType(StrEnum):
     LORA = "lora"
+    FREEZE = "freeze"
+    OFT = "oft"
     FULL = "full"
 
 

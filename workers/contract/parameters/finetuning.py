@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from workers.contract.parameters.declaration import (
     Arguments,
@@ -13,10 +16,14 @@ from workers.contract.parameters.declaration import (
 )
 
 _LORA = (FinetuningType.LORA,)
+_FREEZE = (FinetuningType.FREEZE,)
+_OFT = (FinetuningType.OFT,)
+_ADAPTERS = (FinetuningType.LORA, FinetuningType.OFT)
 _SFT = (Stage.SFT,)
 _DPO = (Stage.DPO,)
 _KTO = (Stage.KTO,)
 _PREFERENCE = (Stage.DPO, Stage.KTO)
+_NAMES = r"^\s*[A-Za-z0-9_.]+\s*(,\s*[A-Za-z0-9_.]+\s*)*$"
 LOSS_OF = {"dpo_label_smoothing": "sigmoid", "simpo_gamma": "simpo"}
 """Parameters of one `pref_loss` alone."""
 
@@ -24,7 +31,8 @@ LOSS_OF = {"dpo_label_smoothing": "sigmoid", "simpo_gamma": "simpo"}
 class FinetuningArguments(Arguments, frozen=True):
     stage: Annotated[Stage, own("What is trained: follows from the job's method.")] = Stage.SFT
     finetuning_type: Annotated[
-        FinetuningType, param("Which weights are trained: those of an adapter, or all.")
+        FinetuningType,
+        param("Which weights are trained: those of an adapter, some of the layers, or all."),
     ] = FinetuningType.LORA
     lora_rank: Annotated[int, param("Rank of the factors.", types=_LORA, ge=1, le=512)] = 8
     lora_alpha: (
@@ -48,10 +56,119 @@ class FinetuningArguments(Arguments, frozen=True):
             "Layers with factors: all linear ones but the output layer, or names separated by "
             "commas.",
             types=_LORA,
-            pattern=r"^\s*[A-Za-z0-9_.]+\s*(,\s*[A-Za-z0-9_.]+\s*)*$",
+            pattern=_NAMES,
         ),
     ] = "all"
 
+    additional_target: (
+        Annotated[
+            str,
+            param(
+                "Other modules that are trained whole beside the factors, such as "
+                "`embed_tokens,lm_head`: names separated by commas. The result is merged.",
+                types=_LORA,
+                pattern=_NAMES,
+            ),
+        ]
+        | None
+    ) = None
+    pissa_init: Annotated[
+        bool,
+        param(
+            "Start from the principal factors of the weights (PiSSA, arXiv:2404.02948). The result "
+            "is merged, or converted by pissa_convert.",
+            types=_LORA,
+        ),
+    ] = False
+    pissa_iter: Annotated[
+        int,
+        param(
+            "Iterations of the fast decomposition of pissa_init; -1: the exact one.",
+            types=_LORA,
+            ge=-1,
+            le=1000,
+        ),
+    ] = 16
+    pissa_convert: Annotated[
+        bool,
+        param(
+            "Write a plain adapter, of twice the rank, which fits the base as it is (pissa_init).",
+            types=_LORA,
+        ),
+    ] = False
+    create_new_adapter: Annotated[
+        bool,
+        param(
+            "Merge the adapter that the job starts from into the base, and train a new one. The "
+            "result is merged.",
+            types=_LORA,
+        ),
+    ] = False
+    merge: Annotated[
+        Literal["auto", "always", "never"],
+        param(
+            "Whether the adapter is merged into a whole model at the end: auto where no engine of "
+            "the model serves it as it is; never refuses such a job.",
+            types=_ADAPTERS,
+        ),
+    ] = "auto"
+    oft_rank: Annotated[
+        int,
+        param(
+            "Number of blocks of a rotation; 0: as oft_block_size says.", types=_OFT, ge=0, le=4096
+        ),
+    ] = 0
+    oft_block_size: Annotated[
+        int,
+        param(
+            "Width of a block; one that does not divide a layer's inputs is moved to the nearest "
+            "that does.",
+            types=_OFT,
+            ge=2,
+            le=4096,
+        ),
+    ] = 32
+    oft_target: Annotated[
+        str,
+        param(
+            "Layers that are rotated: all linear ones but the output layer, or names separated by "
+            "commas.",
+            types=_OFT,
+            pattern=_NAMES,
+        ),
+    ] = "all"
+    module_dropout: Annotated[
+        float, param("Share of the blocks that rest in a step.", types=_OFT, ge=0, lt=1)
+    ] = 0.0
+    freeze_trainable_layers: Annotated[
+        int,
+        param(
+            "How many of the last layers are trained; of the first where it is negative.",
+            types=_FREEZE,
+            ge=-1024,
+            le=1024,
+        ),
+    ] = 2
+    freeze_trainable_modules: Annotated[
+        str,
+        param(
+            "Parts of these layers that are trained: all, or names separated by commas, such as "
+            "`self_attn,mlp`.",
+            types=_FREEZE,
+            pattern=_NAMES,
+        ),
+    ] = "all"
+    freeze_extra_modules: (
+        Annotated[
+            str,
+            param(
+                "Parts outside of the layers that are trained too, such as `embed_tokens,norm`.",
+                types=_FREEZE,
+                pattern=_NAMES,
+            ),
+        ]
+        | None
+    ) = None
     pref_beta: Annotated[
         float,
         param(
@@ -158,5 +275,25 @@ class FinetuningArguments(Arguments, frozen=True):
     ] = False
 
     @property
+    def merges(self) -> bool:
+        """Whether what is trained as an adapter becomes a whole model."""
+        return self.merge == "always" or self.must_merge
+
+    @property
+    def must_merge(self) -> bool:
+        """No engine serves such an adapter on the base as it is."""
+        return must_merge(msgspec.structs.asdict(self).get) is not None
+
+    @property
     def alpha(self) -> int:
         return 2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
+
+
+def must_merge(value: Callable[[str], Any]) -> str | None:
+    """The parameter whose adapters no engine serves on the base as it is; `value` gives one by its
+    name."""
+    if value("finetuning_type") == FinetuningType.OFT:
+        return "finetuning_type"
+    if value("pissa_init") and not value("pissa_convert"):
+        return "pissa_init"
+    return next((name for name in ("additional_target", "create_new_adapter") if value(name)), None)
