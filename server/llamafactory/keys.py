@@ -324,9 +324,9 @@ READ_IN: dict[str, frozenset[str]] = {
     **_reads(
         _LORA,
         "lora_rank lora_alpha lora_dropout lora_target loraplus_lr_ratio loraplus_lr_embedding "
-        "use_rslora use_dora pissa_init pissa_iter pissa_convert additional_target "
-        "create_new_adapter",
+        "use_rslora use_dora pissa_init pissa_iter pissa_convert",
     ),
+    **_reads(_LORA | _OFT_ONLY, "additional_target create_new_adapter"),
     **_reads(_FREEZE_ONLY, "freeze_trainable_layers freeze_trainable_modules freeze_extra_modules"),
     **_reads(_OFT_ONLY, "oft_rank oft_block_size oft_target module_dropout"),
     **_reads(_PAIRS, "pref_loss dpo_label_smoothing simpo_gamma pref_bco_weight ld_alpha"),
