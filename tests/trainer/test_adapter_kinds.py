@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.trainer.conftest import CHATS, Workspace, start, train
 from tests.trainer.test_resume import DEADLINE_S, assert_same_run, has_step, wait_for
+from workers.contract.parameters import Stage
 from workers.contract.training import Completed, TrainFailed, TrainSpec
 from workers.trainer.failures import InvalidHyperparameters
 from workers.trainer.models import load_model
@@ -80,7 +81,7 @@ def nudged(stage: TrainingStage) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_answers_as_what_was_trained(workspace: Workspace, kind: str) -> None:
-    stage = STAGES["sft"](spec_of(workspace, KINDS[kind]))
+    stage = STAGES[Stage.SFT](spec_of(workspace, KINDS[kind]))
     before = logits(AutoModelForCausalLM.from_pretrained(workspace.base))
     assert torch.allclose(logits(stage.model.module), before, atol=1e-4)
     expected = nudged(stage)
