@@ -33,7 +33,6 @@ from server.fine_tuning.methods import METHODS
 from server.fine_tuning.schemas import MAX_SEED, CreateJob
 from server.fine_tuning.servable import (
     FindHello,
-    check_adapter_kind,
     check_engine,
     check_entry,
     check_experts,
@@ -41,6 +40,7 @@ from server.fine_tuning.servable import (
     check_rank,
     check_scores,
     check_starts,
+    merged_where_needed,
 )
 from server.llamafactory.request import ConfiguredRequest
 from server.store import Store
@@ -190,13 +190,21 @@ class JobFactory:
         _check_alternatives(wanted)
         if wanted.method.makes_reward_model:
             check_scores(entry)
+        is_lora = wanted.kind is FinetuningType.LORA
+        if not is_lora and model.adapter_uid is not None:
+            raise unsupported_value(
+                f"{wanted.where()}.finetuning_type",
+                f"'{model.id}' is a LoRA adapter; only LoRA training can go on from it.",
+            )
+        if is_lora and wanted.of("create_new_adapter") and model.adapter_uid is None:
+            raise unsupported_parameter(
+                f"{wanted.where()}.create_new_adapter",
+                f"'{model.id}' is no adapter: a new one is trained in any case.",
+            )
+        if model.adapter_uid is not None and not wanted.of("create_new_adapter"):
+            wanted = _continue_adapter(model, wanted)
+        wanted = merged_where_needed(entry, wanted)
         check_entry(entry, wanted.result, wanted.where())
-        if wanted.kind is FinetuningType.FULL:
-            return entry, _check_full(model, wanted)
-        if wanted.result is FinetuningType.LORA:
-            check_adapter_kind(entry, wanted.model_dump(), wanted.where())
-        if model.adapter_uid is not None:
-            return entry, _continue_adapter(model, wanted)
         return entry, wanted
 
     async def _check_served(self, model: Model, entry: ModelEntry, wanted: Hyperparameters) -> None:
@@ -204,7 +212,7 @@ class JobFactory:
         kind = wanted.result
         hello = self._find_hello(model.engine_model) or self._find_hello(entry.id)
         if kind is FinetuningType.LORA:
-            check_rank(entry, wanted.of("lora_rank"), hello, wanted.where())
+            check_rank(entry, wanted.rank, hello, wanted.where())
         if hello is not None:
             check_engine(entry, hello, kind, wanted.where())
         else:
@@ -317,15 +325,6 @@ def _check_alternatives(wanted: Hyperparameters) -> None:
         )
 
 
-def _check_full(model: Model, wanted: Hyperparameters) -> Hyperparameters:
-    if model.adapter_uid is not None:
-        raise unsupported_value(
-            f"{wanted.where()}.finetuning_type",
-            f"'{model.id}' is a LoRA adapter; only LoRA training can go on from it.",
-        )
-    return wanted
-
-
 def _continue_adapter(model: Model, wanted: Hyperparameters) -> Hyperparameters:
     """An adapter goes on in its own shape; asking for another one is refused."""
     try:
@@ -344,10 +343,12 @@ def _continue_adapter(model: Model, wanted: Hyperparameters) -> Hyperparameters:
             raise unsupported_parameter(
                 f"{wanted.where()}.{name}", f"The kind of '{model.id}' cannot change."
             )
-    if "lora_target" in wanted.model_fields_set:
-        raise unsupported_parameter(
-            f"{wanted.where()}.lora_target", f"The layers of '{model.id}' cannot change."
-        )
+    for name in ("lora_target", "additional_target", "pissa_init"):
+        if name in wanted.model_fields_set and wanted.of(name):
+            raise unsupported_parameter(
+                f"{wanted.where()}.{name}",
+                f"The layers of '{model.id}' cannot change: set 'create_new_adapter'.",
+            )
     return wanted.model_copy(update={"lora_rank": rank, "lora_alpha": alpha, **kinds})
 
 

@@ -32,7 +32,14 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from server.fine_tuning.declared import wire_fields
 from server.fine_tuning.methods import METHODS, SUPERVISED, Method
 from server.store.records import Job
-from workers.contract.parameters import Arguments, FinetuningType, Stage, parameters, settable
+from workers.contract.parameters import (
+    Arguments,
+    FinetuningType,
+    Stage,
+    must_merge,
+    parameters,
+    settable,
+)
 
 GroupT = TypeVar("GroupT", bound=Arguments)
 
@@ -47,6 +54,7 @@ _BATCH_SHARE = 0.002
 MAX_BATCH = 256
 _BASE_RATE = 5e-5
 _LORA_FACTOR = 10
+_ADAPTERS = (FinetuningType.LORA, FinetuningType.OFT)
 _STAGE_FACTORS = {Stage.DPO: 0.1, Stage.KTO: 0.1}
 _BETA = "beta"
 _AUTO_BETA = 0.1
@@ -98,9 +106,16 @@ class Hyperparameters(OpenAIHyperparameters):
         return self.of("finetuning_type")
 
     @property
+    def rank(self) -> int:
+        """Of the adapter that is served."""
+        return int(self.of("lora_rank")) * (2 if self.of("pissa_convert") else 1)
+
+    @property
     def result(self) -> FinetuningType:
         """What is served: an adapter, or a whole model."""
-        return FinetuningType.FULL if self.method.makes_reward_model else self.kind
+        is_adapter = self.kind is FinetuningType.LORA and self.of("merge") != "always"
+        makes_whole = self.method.makes_reward_model or must_merge(self.of) is not None
+        return FinetuningType.LORA if is_adapter and not makes_whole else FinetuningType.FULL
 
 
 class _WithBeta(Hyperparameters):
@@ -213,7 +228,7 @@ def learning_rate(settled: Hyperparameters, hidden_size: int | None) -> float:
         return absolute
     assert settled.learning_rate_multiplier != AUTO
     width = _REFERENCE_WIDTH / (hidden_size or _REFERENCE_WIDTH)
-    factor = _LORA_FACTOR if settled.kind is FinetuningType.LORA else 1
+    factor = _LORA_FACTOR if settled.kind in _ADAPTERS else 1
     factor *= _STAGE_FACTORS.get(settled.method.stage, 1.0)
     return settled.learning_rate_multiplier * _BASE_RATE * width**_WIDTH_EXPONENT * factor
 

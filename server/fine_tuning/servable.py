@@ -4,13 +4,14 @@ says of itself once it runs. What is refused here would otherwise fail after the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from server.config import EngineKind, ModelEntry
 from server.engines.start_failures import failing_engines
 from server.errors import InvalidRequest, Unavailable, unsupported_value
 from server.fine_tuning.base_shape import BaseShape
+from server.fine_tuning.hyperparameters import Hyperparameters
 from workers.contract.hello import Capability, Hello
 from workers.contract.parameters import FinetuningType
 
@@ -72,7 +73,8 @@ def _check_takes_adapters(entry: ModelEntry, where: str) -> None:
         )
     if entry.max_loras == 0:
         raise unsupported_value(
-            f"{where}.finetuning_type", f"'{entry.id}' is served without LoRA; use 'full'."
+            f"{where}.finetuning_type",
+            f"'{entry.id}' is served without LoRA; use 'full', or set 'merge' to 'always'.",
         )
 
 
@@ -98,14 +100,21 @@ def check_experts(entry: ModelEntry, shape: BaseShape, lora_target: str, where: 
         )
 
 
-def check_adapter_kind(entry: ModelEntry, chosen: Mapping[str, object], where: str) -> None:
-    """Raises InvalidRequest."""
+def merged_where_needed(entry: ModelEntry, wanted: Hyperparameters) -> Hyperparameters:
+    """With `merge` as it is done. Raises InvalidRequest for an adapter that the entry's engines do
+    not serve and that must not, or cannot, be merged."""
+    if wanted.result is not FinetuningType.LORA:
+        return wanted
     for name, engines in SERVED_BY.items():
-        if chosen.get(name) and entry.engine not in engines:
+        if not wanted.of(name) or entry.engine in engines:
+            continue
+        if wanted.of("merge") == "never" or not entry.replicas:
             raise unsupported_value(
-                f"{where}.{name}",
+                f"{wanted.where()}.{name}",
                 f"The {entry.engine} engine of '{entry.id}' does not serve such adapters.",
             )
+        return wanted.model_copy(update={"merge": "always"})
+    return wanted
 
 
 def check_rank(entry: ModelEntry, rank: int, hello: Hello | None, where: str) -> None:

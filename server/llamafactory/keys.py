@@ -93,9 +93,6 @@ _EXPORT = Refused(
 )
 _KT = Refused("KTransformers is not a backend of jobs: leave its keys out, or use LLaMA-Factory.")
 _MEGATRON = Refused("Megatron is not a backend of jobs: leave its keys out, or use LLaMA-Factory.")
-_FREEZE = Refused("Jobs train an adapter or all weights: finetuning_type lora or full.")
-_OFT = Refused("Jobs train no OFT adapters: use finetuning_type lora.")
-_PISSA = Refused("Adapters start from random factors: leave it out.")
 _PPO = Refused("Jobs have no stage ppo: train with dpo instead.")
 _REFERENCE = Refused("The reference is the model as the job starts from it.")
 _OPTIMISER = Refused("Jobs do not have this optimiser: choose one with 'optim'.")
@@ -248,15 +245,7 @@ TABLE: dict[str, Treatment] = {
         Refused("HyperParallel is not a backend of jobs: leave it out."),
         "use_hyper_parallel hyper_parallel_args",
     ),
-    **_all(_FREEZE, "freeze_trainable_layers freeze_trainable_modules freeze_extra_modules"),
-    "use_llama_pro": Refused("Jobs expand no blocks: use finetuning_type lora or full."),
-    **_all(_OFT, "oft_rank oft_block_size oft_target module_dropout"),
-    **_all(_PISSA, "pissa_init pissa_convert"),
-    "pissa_iter": Refused(_PISSA.advice, (16,)),
-    "additional_target": Refused("Adapters have factors alone: leave it out, or train in full."),
-    "create_new_adapter": Refused(
-        "Training goes on in the adapter that is named, or in a new one."
-    ),
+    "use_llama_pro": Refused("Jobs add no layers: use finetuning_type freeze without it."),
     "loraplus_lr_embedding": Refused("Embeddings have no factors: leave it out.", (1e-6,)),
     "use_adam_mini": _OPTIMISER,
     "use_muon": _OPTIMISER,
@@ -337,6 +326,7 @@ READ_IN: dict[str, frozenset[str]] = {
         "lora_rank lora_alpha lora_dropout lora_target loraplus_lr_ratio loraplus_lr_embedding "
         "use_rslora use_dora pissa_init pissa_iter pissa_convert",
     ),
+    **_reads(_LORA | _OFT_ONLY, "additional_target create_new_adapter"),
     **_reads(_FREEZE_ONLY, "freeze_trainable_layers freeze_trainable_modules freeze_extra_modules"),
     **_reads(_OFT_ONLY, "oft_rank oft_block_size oft_target module_dropout"),
     **_reads(_PAIRS, "pref_loss dpo_label_smoothing simpo_gamma pref_bco_weight ld_alpha"),

@@ -59,7 +59,7 @@ class EngineOutlook:
             try:
                 check_engine(self._entry, hello, wanted.result, wanted.where())
                 if wanted.result is FinetuningType.LORA:
-                    check_rank(self._entry, wanted.of("lora_rank"), hello, wanted.where())
+                    check_rank(self._entry, wanted.rank, hello, wanted.where())
             except ApiError as error:
                 raise NotServableError(
                     JobError("model_not_available", error.message, error.param)

@@ -25,7 +25,7 @@ def ask(client: OpenAI, model: str) -> str | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("kind", ["lora", "full", "oft"])
 def test_a_fine_tune_says_what_it_was_taught_and_the_base_does_not(
     tmp_path: Path, tiny_model: Path, kind: str
 ) -> None:
@@ -41,7 +41,7 @@ def test_a_fine_tune_says_what_it_was_taught_and_the_base_does_not(
         "finetuning_type": kind,
         "n_epochs": 20,
         "batch_size": 2,
-        "learning_rate_multiplier": 1.0 if kind == "lora" else 20.0,
+        "learning_rate_multiplier": 20.0 if kind == "full" else 1.0,
     }
     with running_gateway(tmp_path, settings) as gateway, running_supervisor(tmp_path):
         client = gateway.client()

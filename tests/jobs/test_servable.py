@@ -62,6 +62,19 @@ def training_file(client: OpenAI) -> str:
         ("odd-rank", {"lora_rank": 49}, f"{KNOBS}.lora_rank", "unsupported_value"),
         ("no-lora", {}, f"{KNOBS}.finetuning_type", "unsupported_value"),
         ("attached", {}, "model", "model_not_available"),
+        (
+            "odd-rank",
+            {"pissa_init": True, "pissa_convert": True, "lora_rank": 25},
+            f"{KNOBS}.lora_rank",
+            "unsupported_value",
+        ),
+        (
+            "odd-rank",
+            {"finetuning_type": "oft", "merge": "never"},
+            f"{KNOBS}.finetuning_type",
+            "unsupported_value",
+        ),
+        ("elsewhere", {"merge": "always"}, f"{KNOBS}.finetuning_type", "unsupported_value"),
         ("attached", {"finetuning_type": "full"}, f"{KNOBS}.finetuning_type", "unsupported_value"),
         (
             "attached-open",
@@ -90,7 +103,12 @@ def training_file(client: OpenAI) -> str:
             f"{KNOBS}.learning_rate_multiplier",
             "decimal_below_min_value",
         ),
-        ("odd-rank", {"use_dora": True}, f"{KNOBS}.use_dora", "unsupported_value"),
+        (
+            "odd-rank",
+            {"use_dora": True, "merge": "never"},
+            f"{KNOBS}.use_dora",
+            "unsupported_value",
+        ),
         ("odd-rank", {"fp16": True}, f"{KNOBS}.fp16", "unsupported_value"),
         (
             "odd-rank",
@@ -162,6 +180,8 @@ def test_what_could_not_be_served_is_refused_at_creation(
         ("odd-rank", {"optim": "sgd", "learning_rate": 0.06}),
         ("odd-rank", {"use_rslora": True, "val_size": 2, "eval_strategy": "epoch"}),
         ("elsewhere", {"use_dora": True}),
+        ("odd-rank", {"use_dora": True}),
+        ("no-lora", {"merge": "always"}),
         ("odd-rank", {"n_epochs": "auto", "num_train_epochs": 0.5}),
         ("odd-rank", {"batch_size": "auto", "gradient_accumulation_steps": 256}),
     ],

@@ -107,7 +107,7 @@ K = "llamafactory"
 REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"stage": "ppo"}, "stage", "unsupported_value", "no stage 'ppo'"),
     ({"stage": "grpo"}, "stage", "unsupported_value", "no stage 'grpo'"),
-    ({"finetuning_type": "oft"}, "finetuning_type", "invalid_value", "'lora'"),
+    ({"finetuning_type": "prefix"}, "finetuning_type", "invalid_value", "'lora'"),
     ({"lora_rnk": 8}, "lora_rnk", "unknown_parameter", "Did you mean 'lora_rank'?"),
     ({"n_epochs": 3}, "n_epochs", "unknown_parameter", "Unknown"),
     ({"use_galore": True}, "use_galore", "unsupported_parameter", "optim"),

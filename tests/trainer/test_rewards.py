@@ -15,7 +15,8 @@ from transformers import AutoModel
 from tests.trainer.conftest import Workspace, build_tokenizer, train
 from tests.trainer.test_pairs import ROWS, steps
 from workers.contract.training import Evaluated, TrainSpec
-from workers.trainer.stages.rm import RewardPairs, copy_in_main_memory
+from workers.trainer.exports import copy_in_main_memory
+from workers.trainer.stages.rm import RewardPairs
 
 
 def spec_of(workspace: Workspace, output_dir: str = "run", **finetuning: Any) -> TrainSpec:

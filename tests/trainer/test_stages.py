@@ -26,10 +26,10 @@ ROWS: dict[Stage, list[dict[str, Any]]] = {
 def spec_of(
     workspace: Workspace, stage: Stage, kind: FinetuningType, output_dir: str = "run", **more: Any
 ) -> TrainSpec:
-    is_lora = kind is FinetuningType.LORA
+    is_adapter = kind in (FinetuningType.LORA, FinetuningType.OFT)
     settings: dict[str, Any] = {
         "num_train_epochs": 4,
-        "learning_rate": 5e-3 if is_lora else 5e-4,
+        "learning_rate": 5e-3 if is_adapter else 5e-4,
         "lr_scheduler_type": "constant",
         **more,
     }
@@ -40,7 +40,7 @@ def spec_of(
         finetuning={
             "stage": stage,
             "finetuning_type": kind,
-            **({"lora_dropout": 0.1} if is_lora else {}),
+            **({"lora_dropout": 0.1} if kind is FinetuningType.LORA else {}),
         },
         **settings,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from workers.contract.parameters import parameters
+from workers.contract.parameters import must_merge, parameters
 
 _EXCLUSIVE = (
     ("train_on_prompt", "mask_history"),
@@ -15,9 +15,18 @@ _EXCLUSIVE = (
     ("use_dft_loss", "use_asft_loss"),
     ("use_dft_loss", "use_eaft_loss"),
     ("use_asft_loss", "use_eaft_loss"),
+    ("use_asft_loss", "pissa_init"),
+    ("use_dora", "pissa_init"),
+    ("pissa_convert", "additional_target"),
+    ("pissa_convert", "create_new_adapter"),
 )
 """Switches of which one at most is on."""
-_NEEDS = {"asft_alpha": "use_asft_loss", "eaft_alpha": "use_eaft_loss"}
+_NEEDS = {
+    "asft_alpha": "use_asft_loss",
+    "eaft_alpha": "use_eaft_loss",
+    "pissa_iter": "pissa_init",
+    "pissa_convert": "pissa_init",
+}
 """Numbers, and the switch that each belongs to."""
 _ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
@@ -43,6 +52,12 @@ def find_conflict(value: Callable[[str], Any]) -> Conflict | None:
             "The trainer does not scale losses, which float16 needs. Use 'bf16', which has the "
             "range of float32.",
         )
+    if value("oft_rank") and _is_set(value, "oft_block_size"):
+        return Conflict("oft_block_size", "'oft_rank' stands in its place.")
+    if value("freeze_trainable_layers") == 0 and not value("freeze_extra_modules"):
+        return Conflict("freeze_trainable_layers", "Without any layer nothing would be trained.")
+    if value("merge") == "never" and (name := must_merge(value)) is not None:
+        return Conflict(name, "No engine serves such an adapter: set 'merge' to 'auto'.")
     size = value("val_size") or 0
     if size > 1 and not float(size).is_integer():
         return Conflict("val_size", "It is a share below 1 or a whole number of examples.")

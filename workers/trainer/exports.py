@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,10 +71,41 @@ class Exports:
 
 def write_model(model: TrainedModel, folder: Path) -> None:
     """An adapter's directory, or a whole model's."""
+    if model.is_adapter and model.merges:
+        model = merged(model)
     if model.is_adapter:
         _write_adapter(model, folder)
     else:
         _write_model(model, folder)
+
+
+def merged(model: TrainedModel) -> TrainedModel:
+    """A copy with the adapter's weights added: merging in place and back would change the base's
+    weights a little."""
+    module: Any = copy_in_main_memory(model.module)
+    return replace(model, module=module.merge_and_unload(), is_adapter=False)
+
+
+def copy_in_main_memory(module: Any) -> Any:
+    """Beside the optimiser's state, a device may have no room for the model once more."""
+    memo: dict[int, torch.Tensor] = {}
+    for each in module.parameters():
+        copied = each.detach().to("cpu", copy=True)
+        memo[id(each)] = torch.nn.Parameter(copied, each.requires_grad)
+    memo |= {id(each): each.detach().to("cpu", copy=True) for each in module.buffers()}
+    return copy.deepcopy(module, memo)
+
+
+def _without(
+    factors: dict[str, torch.Tensor], first: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """BA - B0 A0 as one product of twice the rank."""
+    return {
+        name: torch.cat([each, -first[name]], dim=0)
+        if "lora_A" in name
+        else torch.cat([each, first[name]], dim=1)
+        for name, each in factors.items()
+    }
 
 
 def _write_adapter(model: TrainedModel, folder: Path) -> None:
@@ -80,8 +113,15 @@ def _write_adapter(model: TrainedModel, folder: Path) -> None:
     module: Any = model.module
     weights = get_peft_model_state_dict(module, save_embedding_layers=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = module.peft_config["default"]
+    if model.first_factors is not None:
+        tensors = _without(tensors, model.first_factors)
+        config = copy.deepcopy(config)
+        config.init_lora_weights = True
+        # The scale that alpha makes with the rank, or with its root, stays as it was.
+        config.lora_alpha *= math.sqrt(2) if config.use_rslora else 2
+        config.r *= 2
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     trained_in = config.inference_mode
     config.inference_mode = True
     for names in ("target_modules", "target_parameters"):

@@ -1,4 +1,4 @@
-"""LoRA through peft: fresh, continued, or merged into the base."""
+"""Adapters through peft: fresh, continued, or merged into the base."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftType, get_peft_model
+from peft import (
+    LoraConfig,
+    OFTConfig,
+    PeftConfig,
+    PeftType,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 
 from workers.contract.parameters import FinetuningArguments
 from workers.models.adapters import IncompleteAdapterError, load_adapter
@@ -32,9 +39,61 @@ def add_lora(base: Any, arguments: FinetuningArguments) -> tuple[torch.nn.Module
         target_parameters=targets.parameters or None,
         use_rslora=arguments.use_rslora,
         use_dora=arguments.use_dora,
+        init_lora_weights=_initialisation(arguments),
+        modules_to_save=_whole_modules(base, arguments.additional_target),
+        ensure_weight_tying=arguments.additional_target is not None,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(base, config), targets.notes
+    if arguments.pissa_init and targets.parameters:
+        raise InvalidHyperparameters(
+            f"'pissa_init' cannot be used with {', '.join(targets.parameters)} of this model: name "
+            "other layers in 'lora_target'.",
+            "pissa_init",
+        )
+    return _in_float32(get_peft_model(base, config)), targets.notes
+
+
+def add_oft(base: Any, arguments: FinetuningArguments) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """The model with layers that rotate their inputs (OFT, arXiv:2306.07280)."""
+    targets = choose_targets(base, arguments.oft_target, has_dropout=True, param="oft_target")
+    config = OFTConfig(
+        r=arguments.oft_rank,
+        oft_block_size=0 if arguments.oft_rank else arguments.oft_block_size,
+        module_dropout=arguments.module_dropout,
+        target_modules=targets.modules,
+        task_type="CAUSAL_LM",
+    )
+    return _in_float32(get_peft_model(base, config)), targets.notes
+
+
+def _in_float32(module: Any) -> Any:
+    """What is trained, also where it is a copy of the base's own."""
+    for weight in module.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return module
+
+
+def _initialisation(arguments: FinetuningArguments) -> Any:
+    if not arguments.pissa_init:
+        return True
+    exact = arguments.pissa_iter == -1
+    return "pissa" if exact else f"pissa_niter_{arguments.pissa_iter}"
+
+
+def _whole_modules(base: Any, listed: str | None) -> list[str] | None:
+    """Raises InvalidHyperparameters."""
+    if listed is None:
+        return None
+    names = [name.strip() for name in listed.split(",")]
+    there = {full for full, _ in base.named_modules()}
+    for name in names:
+        if not any(full == name or full.endswith(f".{name}") for full in there):
+            raise InvalidHyperparameters(
+                f"'additional_target' names {name}, which is no module of this model.",
+                "additional_target",
+            )
+    return names
 
 
 def load_lora(base: Any, path: Path, arguments: FinetuningArguments) -> torch.nn.Module:
@@ -47,6 +106,12 @@ def load_lora(base: Any, path: Path, arguments: FinetuningArguments) -> torch.nn
         )
     config.lora_dropout = arguments.lora_dropout
     return _load(base, path, is_trainable=True, config=config)
+
+
+def factors_of(module: Any) -> dict[str, torch.Tensor]:
+    """Copies of the factors, by their names in an adapter's file."""
+    weights = get_peft_model_state_dict(module, save_embedding_layers=False)
+    return {name: weight.detach().cpu().clone() for name, weight in weights.items()}
 
 
 def merge_lora(base: Any, path: Path) -> torch.nn.Module:

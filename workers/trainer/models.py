@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -19,7 +19,8 @@ from transformers.utils.logging import disable_progress_bar
 from workers.contract.parameters import FinetuningType, ModelArguments, TrainingArguments
 from workers.contract.training import TrainSpec
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
-from workers.trainer.lora import add_lora, kept_shape, load_lora, merge_lora
+from workers.trainer.freezing import freeze
+from workers.trainer.lora import add_lora, add_oft, factors_of, kept_shape, load_lora, merge_lora
 
 HEAD = "v_head.summary"
 """Name of a head's weights, as trl and LLaMA-Factory have it."""
@@ -38,9 +39,13 @@ class TrainedModel:
     export_dtype: torch.dtype
     """The base's own: a full model is written as it was read."""
     is_adapter: bool
+    merges: bool
+    """Whether an adapter is written as a whole model, merged into its base."""
     is_pure: bool
     """Whether trained weights are in `compute_dtype` too."""
     trust_remote_code: bool
+    first_factors: Mapping[str, torch.Tensor] | None = None
+    """A LoRA run's at its start, where they are taken off what is written (PiSSA)."""
     head: torch.nn.Linear | None = None
     """What a stage makes of hidden states beside the module: trained with it, and all of it."""
     notes: tuple[str, ...] = ()
@@ -74,24 +79,18 @@ def load_model(spec: TrainSpec) -> TrainedModel:
     disable_progress_bar()
     device = _device(spec.model.device)
     compute_dtype = _compute_dtype(spec)
-    is_adapter = spec.finetuning.finetuning_type is FinetuningType.LORA
+    kind = spec.finetuning.finetuning_type
+    is_adapter = kind in (FinetuningType.LORA, FinetuningType.OFT)
     base_path = Path(spec.model.model_name_or_path)
     torch.manual_seed(spec.training.seed)
     # Weights that are trained stay in float32: bfloat16 swallows small updates.
     base, export_dtype = _load_base(spec.model, compute_dtype if is_adapter else torch.float32)
     if _keeps_no_activations(spec.training):
         _checkpoint_activations(base)
-    module: torch.nn.Module = base
-    notes: list[str | None] = []
-    adapter_path = spec.model.adapter_name_or_path
-    if is_adapter and adapter_path is not None:
-        module = load_lora(base, Path(adapter_path), spec.finetuning)
-        notes.append(kept_shape(Path(adapter_path), spec.finetuning))
-    elif is_adapter:
-        module, told = add_lora(base, spec.finetuning)
-        notes += told
-    elif adapter_path is not None:
-        module = merge_lora(base, Path(adapter_path))
+    module, notes = _trained_part(base, spec)
+    first_factors = None
+    if spec.finetuning.pissa_convert:
+        first_factors = factors_of(module)
     if spec.finetuning.pure_bf16:
         _hold_in(compute_dtype, module)
     if spec.training.neftune_noise_alpha is not None:
@@ -105,10 +104,35 @@ def load_model(spec: TrainSpec) -> TrainedModel:
         compute_dtype=compute_dtype,
         export_dtype=export_dtype,
         is_adapter=is_adapter,
+        merges=spec.finetuning.merges,
+        first_factors=first_factors,
         is_pure=spec.finetuning.pure_bf16,
         trust_remote_code=spec.model.trust_remote_code,
-        notes=tuple(note for note in notes if note is not None),
+        notes=notes,
     )
+
+
+def _trained_part(base: Any, spec: TrainSpec) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """The module that is called, its trained weights alone open to gradients, and what to tell of
+    it."""
+    arguments, adapter = spec.finetuning, spec.model.adapter_name_or_path
+    kind = arguments.finetuning_type
+    goes_on = kind is FinetuningType.LORA and not arguments.create_new_adapter
+    if adapter is not None and goes_on:
+        told = kept_shape(Path(adapter), arguments)
+        module = load_lora(base, Path(adapter), arguments)
+        return module, () if told is None else (told,)
+    module = base if adapter is None else merge_lora(base, Path(adapter))
+    match kind:
+        case FinetuningType.LORA:
+            return add_lora(module, arguments)
+        case FinetuningType.OFT:
+            return add_oft(module, arguments)
+        case FinetuningType.FREEZE:
+            freeze(module, arguments)
+        case FinetuningType.FULL:
+            pass
+    return module, ()
 
 
 def _compute_dtype(spec: TrainSpec) -> torch.dtype:

@@ -37,10 +37,12 @@ class Targets:
     """What is not trained, for the run's user."""
 
 
-def choose_targets(base: Any, lora_target: str, *, has_dropout: bool) -> Targets:
+def choose_targets(
+    base: Any, lora_target: str, *, has_dropout: bool, param: str = "lora_target"
+) -> Targets:
     """Raises InvalidHyperparameters."""
     linear = {name for name, module in base.named_modules() if is_linear(module)}
-    chosen = _all(base, linear) if lora_target == ALL else _named(lora_target, linear)
+    chosen = _all(base, linear) if lora_target == ALL else _named(lora_target, linear, param)
     taken = {name for name in chosen if _is_taken_for_experts(base, _last(name))}
     notes = list(_untrained_experts(base))
     if taken and has_dropout:
@@ -57,7 +59,7 @@ def choose_targets(base: Any, lora_target: str, *, has_dropout: bool) -> Targets
         chosen -= taken
         taken = set[str]()
     if not chosen:
-        raise InvalidHyperparameters("This model has no linear layer to train.", "lora_target")
+        raise InvalidHyperparameters("This model has no linear layer to train.", param)
     return Targets(
         _shortened(base, chosen - taken),
         sorted(f"{name}.weight" for name in taken),
@@ -73,14 +75,14 @@ def _all(base: Any, linear: set[str]) -> set[str]:
     return {name for name in linear if modules[name] is not output_layer and _last(name) != refused}
 
 
-def _named(lora_target: str, linear: set[str]) -> set[str]:
+def _named(lora_target: str, linear: set[str], param: str) -> set[str]:
     names = [name.strip() for name in lora_target.split(",") if name.strip()]
     found = {name: {full for full in linear if _is_of(full, name)} for name in names}
     missing = [name for name in names if not found[name]]
     if missing or not names:
         listed = ", ".join(missing) or "nothing"
         raise InvalidHyperparameters(
-            f"'lora_target' names {listed}, which is no linear layer of this model.", "lora_target"
+            f"'{param}' names {listed}, which is no linear layer of this model.", param
         )
     return set[str]().union(*found.values())
 

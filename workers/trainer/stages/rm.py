@@ -7,11 +7,10 @@ LLaMA-Factory: engines score with it. A base that has such a file goes on from i
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from workers.contract.model_files import VALUE_HEAD_FILE
 from workers.contract.training import TrainSpec
 from workers.trainer.batches import Batch, Row, collate
 from workers.trainer.dataset import IGNORED, EncodedExamples, Sequence32
-from workers.trainer.exports import write_model
+from workers.trainer.exports import merged, write_model
 from workers.trainer.failures import TrainerError
 from workers.trainer.models import HEAD, TrainedModel, load_model
 from workers.trainer.stages.pairs import Pairs, pair_sums
@@ -55,9 +54,7 @@ class RewardPairs(Pairs):
         model, head = self.model, self.model.head
         assert head is not None
         if model.is_adapter:
-            # A copy: merging in place and back would change the base's weights a little.
-            module = copy_in_main_memory(model.module)
-            model = replace(model, module=module.merge_and_unload(), is_adapter=False)
+            model = merged(model)
         write_model(model, folder)
         weights = {f"{HEAD}.{name}": each.cpu() for name, each in head.state_dict().items()}
         save_file(weights, folder / VALUE_HEAD_FILE, metadata={"format": "pt"})
@@ -72,16 +69,6 @@ class RewardPairs(Pairs):
         is_last = batch.targets.to(model.device) != IGNORED
         scored = hidden[:, batch.scored_columns.to(model.device)][is_last]
         return model.head(scored.float())[:, 0]
-
-
-def copy_in_main_memory(module: Any) -> Any:
-    """Beside the optimiser's state, a device may have no room for the model once more."""
-    memo: dict[int, Tensor] = {}
-    for each in module.parameters():
-        copied = each.detach().to("cpu", copy=True)
-        memo[id(each)] = torch.nn.Parameter(copied, each.requires_grad)
-    memo |= {id(each): each.detach().to("cpu", copy=True) for each in module.buffers()}
-    return copy.deepcopy(module, memo)
 
 
 def _scored_at_end(sequence: Sequence32) -> Sequence32:
