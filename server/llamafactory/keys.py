@@ -96,8 +96,7 @@ _MEGATRON = Refused("Megatron is not a backend of jobs: leave its keys out, or u
 _FREEZE = Refused("Jobs train an adapter or all weights: finetuning_type lora or full.")
 _OFT = Refused("Jobs train no OFT adapters: use finetuning_type lora.")
 _PISSA = Refused("Adapters start from random factors: leave it out.")
-_PPO = Refused("Jobs have no stage ppo: train with dpo instead.")
-_REFERENCE = Refused("The reference is the model as the job starts from it.")
+_WHOLE = Refused("A reward model of this server is whole: name it in 'reward_model' alone.")
 _OPTIMISER = Refused("Jobs do not have this optimiser: choose one with 'optim'.")
 _MIXING = Dropped("how `tuneyard train` makes one file of several data sets")
 _STREAMING = Refused("Files are read whole: leave it out.")
@@ -176,9 +175,9 @@ TABLE: dict[str, Treatment] = {
     ),
     **_all(
         _SERVING,
-        "infer_backend infer_dtype do_sample temperature top_p top_k num_beams max_length "
-        "max_new_tokens repetition_penalty length_penalty skip_special_tokens eval_num_beams "
-        "generation_max_length generation_num_beams generation_config",
+        "infer_backend infer_dtype do_sample num_beams max_length length_penalty "
+        "skip_special_tokens eval_num_beams generation_max_length "
+        "generation_num_beams generation_config",
     ),
     **_all(Dropped("follows from others; LLaMA-Factory sets it itself"), "model_max_length"),
     "block_diag_attn": Dropped("examples of a packed row are always kept apart"),
@@ -272,12 +271,8 @@ TABLE: dict[str, Treatment] = {
     "label_smoothing_factor": Refused("Labels are not smoothed: leave it out.", (0,)),
     "pref_bco_weight": Refused("The loss has no such part: leave it out.", (0,)),
     "ld_alpha": Refused("The loss has no such part: leave it out."),
-    **_all(
-        _PPO,
-        "ppo_buffer_size ppo_epochs ppo_score_norm ppo_target ppo_whiten_rewards reward_model "
-        "reward_model_adapters reward_model_type",
-    ),
-    **_all(_REFERENCE, "ref_model ref_model_adapters"),
+    "reward_model_adapters": _WHOLE,
+    "ref_model_adapters": Renamed("ref_model", "the adapter's id says its base too"),
     **_all(_MIXING, "mix_strategy interleave_probs"),
     "streaming": _STREAMING,
     "buffer_size": Dropped("says how streaming is done, which jobs do not take"),
@@ -345,7 +340,8 @@ READ_IN: dict[str, frozenset[str]] = {
     **_reads(
         _PPO_ONLY,
         "ppo_buffer_size ppo_epochs ppo_score_norm ppo_target ppo_whiten_rewards reward_model "
-        "reward_model_adapters reward_model_quantization_bit reward_model_type",
+        "reward_model_adapters reward_model_quantization_bit reward_model_type max_new_tokens "
+        "temperature top_p top_k repetition_penalty",
     ),
 }
 """The stages, or kinds of fine-tuning, in which alone LLaMA-Factory itself reads a key. Elsewhere

@@ -47,7 +47,7 @@ def spec_of(
 
 
 @pytest.mark.parametrize("kind", FinetuningType)
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", ROWS)
 def test_every_stage_learns(workspace: Workspace, stage: Stage, kind: FinetuningType) -> None:
     told = steps(train(spec_of(workspace, stage, kind)))
     assert len(told) == 12
