@@ -261,7 +261,8 @@ def _check_validation(request: CreateJob, wanted: Hyperparameters) -> None:
         raise unsupported_parameter(
             f"{wanted.where()}.val_size", "It is for jobs without a 'validation_file'."
         )
-    for name in ("eval_steps", "eval_strategy"):
+    needy = ("eval_steps", "eval_strategy", "early_stopping_steps", "load_best_model_at_end")
+    for name in needy:
         if wanted.of(name) not in (None, 0, "no") and not (has_file or val_size):
             raise unsupported_parameter(
                 f"{wanted.where()}.{name}",

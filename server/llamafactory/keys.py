@@ -104,7 +104,7 @@ _REPORTS = Refused("This server reports to none: leave it out, or set none. Even
 _PREDICT = Refused("A job trains. Ask the model for answers through the API.")
 _EVALUATION = Refused("An evaluation is not a job.")
 _HUB = Refused("A job's result stays on this server: leave it out.", ("every_save",))
-_BEST = Refused("The last step's weights are the result; each checkpoint answers by its own id.")
+_BEST = "The best checkpoint is the one with the lowest loss: leave it out."
 _FP8 = Refused("Jobs compute in bfloat16 or float32: use 'bf16'.", ("auto",))
 _RENAMED = "LLaMA-Factory itself has it no more: use {}."
 
@@ -294,10 +294,8 @@ TABLE: dict[str, Treatment] = {
     "ignore_data_skip": Refused("A job that goes on sees each example as often as it would have."),
     "restore_callback_states_from_checkpoint": Dropped("jobs have no callbacks"),
     "enable_jit_checkpoint": Dropped("a job that is stopped saves its state in any case"),
-    **_all(
-        _BEST,
-        "load_best_model_at_end metric_for_best_model greater_is_better early_stopping_steps",
-    ),
+    "metric_for_best_model": Refused(_BEST, ("loss", "eval_loss")),
+    "greater_is_better": Refused(_BEST),
     "eval_delay": Refused("Set 'eval_steps'.", (0,)),
     "eval_on_start": Refused("Set 'eval_steps': passes over the validation file follow steps."),
     "compute_accuracy": Dropped("the accuracy of each step is reported in any case"),

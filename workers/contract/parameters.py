@@ -480,6 +480,27 @@ class TrainingArguments(Arguments, frozen=True):
         ]
         | None
     ) = None
+    early_stopping_steps: (
+        Annotated[
+            int,
+            param(
+                "End the training once the loss on the validation data has not fallen for so many "
+                "evaluations.",
+                stages=_MEASURED,
+                ge=1,
+                le=MAX_COUNT,
+            ),
+        ]
+        | None
+    ) = None
+    load_best_model_at_end: Annotated[
+        bool,
+        param(
+            "The result is the checkpoint with the lowest loss on the validation data, not the "
+            "last one. Checkpoints and evaluations have to be at the same steps.",
+            stages=_MEASURED,
+        ),
+    ] = False
     save_total_limit: Annotated[
         int, param("Newest checkpoints that stay; older ones stop answering.", ge=1, le=50)
     ] = 3

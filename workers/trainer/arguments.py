@@ -35,6 +35,10 @@ def check_arguments(spec: TrainSpec) -> None:
         raise InvalidHyperparameters(
             "'val_size' is for runs without a validation file.", "val_size"
         )
+    is_measured = bool(spec.data.val_size) or spec.data.validation_file is not None
+    for name in ("early_stopping_steps", "load_best_model_at_end"):
+        if getattr(spec.training, name) and not is_measured:
+            raise InvalidHyperparameters(f"'{name}' needs a validation file or 'val_size'.", name)
     _check_loss(spec)
     _check_ppo(spec)
 

@@ -89,7 +89,7 @@ class Loop:
         saved_at = resumed_at
         if not progress.rounded_off:
             self._round_off(progress)
-        while progress.step < self.schedule.total_steps:
+        while progress.step < self.schedule.total_steps and not self._is_over(progress):
             self._stop_here(progress)
             step_score = self._train_step(progress.step)
             progress.step += 1
@@ -104,6 +104,10 @@ class Loop:
                 saved_at = time.monotonic()
         self._check_weights(progress.step)
         return progress
+
+    def _is_over(self, progress: Progress) -> bool:
+        patience = self._arguments.early_stopping_steps
+        return patience is not None and progress.num_worse >= patience
 
     # --- a step -----------------------------------------------------------------------------------
 
@@ -204,10 +208,12 @@ class Loop:
         except StopRequested:
             self._save_state(progress)
             raise
+        if full_valid is not None:
+            progress.note(full_valid.mean_loss)
         progress.rounded_off = True
         if self.schedule.saves_after(step):
             self._check_weights(step)
-            self._checkpoint(step, full_valid)
+            self._checkpoint(step, full_valid, progress.best_step)
         if self.schedule.saves_after(step) or step == self.schedule.total_steps:
             self._save_state(progress)
 
@@ -237,10 +243,10 @@ class Loop:
             )
         return tally
 
-    def _checkpoint(self, step: int, full_valid: Tally | None) -> None:
+    def _checkpoint(self, step: int, full_valid: Tally | None, best_step: int) -> None:
         if step in self._log.history.checkpoint_steps:
             return
-        path = self.exports.checkpoint(step)
+        path = self.exports.checkpoint(step, self._kept(best_step))
         metrics = self._metrics("train_", self._last_score)
         self._log.emit(
             CheckpointSaved(
@@ -251,6 +257,10 @@ class Loop:
                 metrics=metrics | self._metrics("full_valid_", full_valid),
             )
         )
+
+    def _kept(self, best_step: int) -> int | None:
+        """The checkpoint that the result may be, however old."""
+        return best_step if self._arguments.load_best_model_at_end else None
 
     def _stop_here(self, progress: Progress) -> None:
         if self._stop.requested:

@@ -128,7 +128,10 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
         processes=processes,
     )
     progress = loop.run()
-    path = loop.exports.final(progress.step)
+    if progress.step < schedule.total_steps:
+        _tell_of_end(log, progress.step)
+    is_best = spec.training.load_best_model_at_end and progress.best_step > 0
+    path = loop.exports.final(progress.best_step if is_best else progress.step)
     if spec.training.plot_loss:
         _draw(output_dir, room, log)
     return Completed(
@@ -138,6 +141,11 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
         path=str(path),
         trained_tokens=progress.trained_tokens,
     )
+
+
+def _tell_of_end(log: EventLog, step: int) -> None:
+    message = f"Training ended at step {step}: the loss on the validation data falls no more."
+    log.emit(Warned(seq=UNSENT, at=UNSENT, message=message))
 
 
 def _draw(output_dir: Path, room: Room, log: EventLog) -> None:

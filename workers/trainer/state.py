@@ -8,6 +8,7 @@ data position, since batches follow from seed and epoch.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,8 +38,20 @@ class Progress:
     rounded_off: bool = True
     unreported: Tally | None = None
     """Steps since the last reported one."""
+    lowest_loss: float = math.inf
+    """Of all evaluations, at `best_step`."""
+    best_step: int = 0
+    num_worse: int = 0
+    """Evaluations since then."""
     of_stage: dict[str, float] = field(default_factory=dict[str, float])
     """What the stage keeps from step to step."""
+
+    def note(self, loss: float) -> None:
+        """What the evaluation at `step` gave."""
+        if loss < self.lowest_loss:
+            self.lowest_loss, self.best_step, self.num_worse = loss, self.step, 0
+        else:
+            self.num_worse += 1
 
 
 class StateFolder:
