@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from templates.examples import Example
+from workers.contract.parameters import MAX_COUNT
 from workers.contract.training import TrainSpec
 from workers.models.evaluating import evaluating
 from workers.trainer.batches import Batch, Row, collate
@@ -106,7 +107,7 @@ class PolicyOptimisation(Supervised):
                 f"{context_len} tokens.",
                 "max_new_tokens",
             )
-        encoded = super().encode(rows, 2**31 - 1)
+        encoded = super().encode(rows, MAX_COUNT)
         return [
             [EncodedExample((self._prompt(each.sequences[0], longest),)) for each in row]
             if isinstance(row, list)
@@ -209,7 +210,7 @@ class PolicyOptimisation(Supervised):
         """Prompts are padded on the left."""
         wanted, device = self._spec.ppo, self.model.device
         width = max(map(len, prompts))
-        padding = min(self.encoder.stop_ids)
+        padding = min(self.encoder.stop_ids, default=0)
         ids = torch.tensor([[padding] * (width - len(each)) + each for each in prompts])
         mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts])
         module: Any = self.model.module
@@ -223,7 +224,7 @@ class PolicyOptimisation(Supervised):
                 top_p=wanted.top_p,
                 top_k=wanted.top_k,
                 repetition_penalty=wanted.repetition_penalty,
-                eos_token_id=sorted(self.encoder.stop_ids),
+                eos_token_id=sorted(self.encoder.stop_ids) or None,
                 pad_token_id=padding,
             )
         for prompt, row in zip(prompts, generated[:, width:].tolist(), strict=True):
