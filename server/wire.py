@@ -60,13 +60,18 @@ class StructuredOutputs(RequestBody):
     structural_tag: str | None = None
 
 
-class SamplingFields(RequestBody):
+class StreamableBody(RequestBody):
+    """Of an answer that is sent whole, or as it comes."""
+
+    stream: bool | None = None
+
+
+class SamplingFields(StreamableBody):
     """OpenAI's, then those that OpenAI does not have, by the names of vLLM and SGLang."""
 
     temperature: Temperature | None = None
     top_p: Probability | None = None
     n: NumAnswers | None = None
-    stream: bool | None = None
     stop: Stop | None = None
     seed: Seed | None = None
     frequency_penalty: Penalty | None = None

@@ -14,9 +14,9 @@ from server.generation.caller import Caller, Recipient
 from server.generation.output import Output
 from server.generation.serving import GenerationHolder
 from server.validation import read_body
-from server.wire import SamplingFields
+from server.wire import StreamableBody
 
-BodyT = TypeVar("BodyT", bound=SamplingFields)
+BodyT = TypeVar("BodyT", bound=StreamableBody)
 
 
 class AnsweringEndpoint(Generic[BodyT]):

@@ -28,6 +28,9 @@ class Training(Section):
     with its square."""
     max_restarts: int = Field(default=3, ge=0)
     """How often a trainer that died is started again before its job fails."""
+    reward_hosts: tuple[str, ...] = ()
+    """Hosts (`host` or `host:port`) whose servers a ppo job may have score its answers
+    (`reward_model_type: api`), wherever they are. The answers are sent there."""
     warm_trainers: int = Field(default=1, ge=0, le=1)
     """Trainer processes that have imported their libraries and wait for a job: it starts seconds
     sooner, for about 0.5 GB of memory."""

@@ -29,6 +29,7 @@ from server.fine_tuning.hyperparameters import (
     learning_rate,
     max_learning_rate,
 )
+from server.fine_tuning.judges import Judges
 from server.fine_tuning.methods import METHODS
 from server.fine_tuning.schemas import MAX_SEED, CreateJob
 from server.fine_tuning.servable import (
@@ -47,7 +48,7 @@ from server.store import Store
 from server.store.identifiers import random_id
 from server.store.records import File, Job, JobPlan, JobStatus, Model, Project
 from workers.contract.conflicts import find_conflict
-from workers.contract.parameters import LOSS_OF, MAX_COUNT, FinetuningType, settable
+from workers.contract.parameters import LOSS_OF, MAX_COUNT, FinetuningType, Stage, settable
 
 FINE_TUNE = "fine-tune"
 _MODEL_ID_CHARS = 8
@@ -59,6 +60,7 @@ class JobFactory:
         self._blobs = blobs
         self._config = config
         self._find_hello = find_hello
+        self._judges = Judges(store, config)
 
     def read(self, sent: CreateJob) -> ConfiguredRequest:
         """Raises InvalidRequest."""
@@ -99,6 +101,7 @@ class JobFactory:
         if request.validation_file is not None:
             validation = await self._file(project, "validation_file", request.validation_file)
         await self._check_served(model, entry, wanted)
+        judges = await self._judges.find(project, model, wanted)
         job_id = random_id("ftjob-")
         training_blob = await self._pin("training_file", training, f"jobs/{job_id}/training")
         validation_blob = None
@@ -126,6 +129,7 @@ class JobFactory:
             validation_filename="" if validation is None else validation.filename,
             dataset=dataset,
             aliased=None if model.id == request.model else model.id,
+            **judges,
         )
         return _new_job(job_id, project, plan, wanted)
 
@@ -257,11 +261,16 @@ def _check_rate(model: Model, wanted: Hyperparameters, rate: float) -> None:
 def _check_validation(request: CreateJob, wanted: Hyperparameters) -> None:
     """Raises InvalidRequest."""
     has_file, val_size = request.validation_file is not None, wanted.of("val_size")
+    if has_file and wanted.method.stage is Stage.PPO:
+        raise unsupported_parameter(
+            "validation_file", "Method ppo has no loss on rows that it does not train on."
+        )
     if val_size and has_file:
         raise unsupported_parameter(
             f"{wanted.where()}.val_size", "It is for jobs without a 'validation_file'."
         )
-    for name in ("eval_steps", "eval_strategy"):
+    needy = ("eval_steps", "eval_strategy", "early_stopping_steps", "load_best_model_at_end")
+    for name in needy:
         if wanted.of(name) not in (None, 0, "no") and not (has_file or val_size):
             raise unsupported_parameter(
                 f"{wanted.where()}.{name}",

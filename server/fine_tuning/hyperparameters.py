@@ -16,8 +16,8 @@ Three, and `beta` of preferences, are OpenAI's; the rest are declared in
 stays `auto` beside a `learning_rate`, and `beta` beside a `pref_beta`.
 
 The multiplier scales a base rate of 5e-5 · (2000 / hidden_size)^0.775, ten times that for LoRA:
-wider models take smaller steps, and low-rank updates larger ones. Preferences take a tenth of it. A
-rate that no model is trained at is refused.
+wider models take smaller steps, and low-rank updates larger ones. Preferences and ppo take a tenth
+of it. A rate that no model is trained at is refused.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ MAX_BATCH = 256
 _BASE_RATE = 5e-5
 _LORA_FACTOR = 10
 _ADAPTERS = (FinetuningType.LORA, FinetuningType.OFT)
-_STAGE_FACTORS = {Stage.DPO: 0.1, Stage.KTO: 0.1}
+_STAGE_FACTORS = {Stage.DPO: 0.1, Stage.KTO: 0.1, Stage.PPO: 0.1}
 _BETA = "beta"
 _AUTO_BETA = 0.1
 _REFERENCE_WIDTH = 2000

@@ -58,6 +58,7 @@ METHODS: dict[str, Method] = {
         _of_pairs("orpo", pref_loss="orpo"),
         _of_pairs("simpo", pref_loss="simpo"),
         Method("kto", Stage.KTO, read_labelled, last_answer_only=True),
+        Method("ppo", Stage.PPO, read_example, last_answer_only=True),
         _of_pairs("reward_model", Stage.RM),
         Method("pretrain", Stage.PT, partial(read_example, pretraining=True)),
     )

@@ -93,8 +93,7 @@ _EXPORT = Refused(
 )
 _KT = Refused("KTransformers is not a backend of jobs: leave its keys out, or use LLaMA-Factory.")
 _MEGATRON = Refused("Megatron is not a backend of jobs: leave its keys out, or use LLaMA-Factory.")
-_PPO = Refused("Jobs have no stage ppo: train with dpo instead.")
-_REFERENCE = Refused("The reference is the model as the job starts from it.")
+_WHOLE = Refused("A reward model of this server is whole: name it in 'reward_model' alone.")
 _OPTIMISER = Refused("Jobs do not have this optimiser: choose one with 'optim'.")
 _MIXING = Dropped("how `tuneyard train` makes one file of several data sets")
 _STREAMING = Refused("Files are read whole: leave it out.")
@@ -102,7 +101,7 @@ _REPORTS = Refused("This server reports to none: leave it out, or set none. Even
 _PREDICT = Refused("A job trains. Ask the model for answers through the API.")
 _EVALUATION = Refused("An evaluation is not a job.")
 _HUB = Refused("A job's result stays on this server: leave it out.", ("every_save",))
-_BEST = Refused("The last step's weights are the result; each checkpoint answers by its own id.")
+_BEST = "The best checkpoint is the one with the lowest loss: leave it out."
 _FP8 = Refused("Jobs compute in bfloat16 or float32: use 'bf16'.", ("auto",))
 _RENAMED = "LLaMA-Factory itself has it no more: use {}."
 
@@ -173,9 +172,9 @@ TABLE: dict[str, Treatment] = {
     ),
     **_all(
         _SERVING,
-        "infer_backend infer_dtype do_sample temperature top_p top_k num_beams max_length "
-        "max_new_tokens repetition_penalty length_penalty skip_special_tokens eval_num_beams "
-        "generation_max_length generation_num_beams generation_config",
+        "infer_backend infer_dtype do_sample num_beams max_length length_penalty "
+        "skip_special_tokens eval_num_beams generation_max_length "
+        "generation_num_beams generation_config",
     ),
     **_all(Dropped("follows from others; LLaMA-Factory sets it itself"), "model_max_length"),
     "block_diag_attn": Dropped("examples of a packed row are always kept apart"),
@@ -261,12 +260,8 @@ TABLE: dict[str, Treatment] = {
     "label_smoothing_factor": Refused("Labels are not smoothed: leave it out.", (0,)),
     "pref_bco_weight": Refused("The loss has no such part: leave it out.", (0,)),
     "ld_alpha": Refused("The loss has no such part: leave it out."),
-    **_all(
-        _PPO,
-        "ppo_buffer_size ppo_epochs ppo_score_norm ppo_target ppo_whiten_rewards reward_model "
-        "reward_model_adapters reward_model_type",
-    ),
-    **_all(_REFERENCE, "ref_model ref_model_adapters"),
+    "reward_model_adapters": _WHOLE,
+    "ref_model_adapters": Renamed("ref_model", "the adapter's id says its base too"),
     **_all(_MIXING, "mix_strategy interleave_probs"),
     "streaming": _STREAMING,
     "buffer_size": Dropped("says how streaming is done, which jobs do not take"),
@@ -288,10 +283,8 @@ TABLE: dict[str, Treatment] = {
     "ignore_data_skip": Refused("A job that goes on sees each example as often as it would have."),
     "restore_callback_states_from_checkpoint": Dropped("jobs have no callbacks"),
     "enable_jit_checkpoint": Dropped("a job that is stopped saves its state in any case"),
-    **_all(
-        _BEST,
-        "load_best_model_at_end metric_for_best_model greater_is_better early_stopping_steps",
-    ),
+    "metric_for_best_model": Refused(_BEST, ("loss", "eval_loss")),
+    "greater_is_better": Refused(_BEST),
     "eval_delay": Refused("Set 'eval_steps'.", (0,)),
     "eval_on_start": Refused("Set 'eval_steps': passes over the validation file follow steps."),
     "compute_accuracy": Dropped("the accuracy of each step is reported in any case"),
@@ -335,7 +328,8 @@ READ_IN: dict[str, frozenset[str]] = {
     **_reads(
         _PPO_ONLY,
         "ppo_buffer_size ppo_epochs ppo_score_norm ppo_target ppo_whiten_rewards reward_model "
-        "reward_model_adapters reward_model_quantization_bit reward_model_type",
+        "reward_model_adapters reward_model_quantization_bit reward_model_type max_new_tokens "
+        "temperature top_p top_k repetition_penalty",
     ),
 }
 """The stages, or kinds of fine-tuning, in which alone LLaMA-Factory itself reads a key. Elsewhere

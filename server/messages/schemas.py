@@ -18,6 +18,7 @@ from server.wire import (
     RequestBody,
     ResponseBody,
     StopText,
+    StreamableBody,
     Temperature,
     several,
 )
@@ -126,11 +127,10 @@ class CountMessageTokens(RequestBody):
         return getattr(self.thinking, "display", None) != "omitted"
 
 
-class CreateMessage(CountMessageTokens):
+class CreateMessage(CountMessageTokens, StreamableBody):
     """`metadata` and `service_tier` change nothing here."""
 
     max_tokens: Annotated[Count, Field(ge=1)]
-    stream: bool | None = None
     stop_sequences: Annotated[list[StopText], several(MAX_STOPS)] | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None

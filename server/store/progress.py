@@ -32,6 +32,14 @@ from server.store.records import (
 )
 from server.store.tables import jobs
 
+_PATHS_OF_PLANS = (
+    "weights_path",
+    "adapter_path",
+    "reward_model",
+    "reference_path",
+    "reference_adapter_path",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -113,11 +121,11 @@ class Progress:
         return {row.id: JobStatus(row.status) for row in rows}
 
     async def list_open_paths(self) -> frozenset[str]:
-        """Model directories that unfinished jobs start from."""
+        """Model directories that unfinished jobs start from, or ask."""
         query = select(jobs.c.plan).where(jobs.c.status.not_in(TERMINAL_STATUSES))
         async with self._database.read() as connection:
             plans = (await connection.scalars(query)).all()
-        paths = (plan[name] for plan in plans for name in ("weights_path", "adapter_path"))
+        paths = (plan.get(name) for plan in plans for name in _PATHS_OF_PLANS)
         return frozenset(path for path in paths if path is not None)
 
     async def release(self, owner: str, job_id: str) -> None:

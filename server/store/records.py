@@ -309,6 +309,12 @@ class JobPlan:
     """What the files' columns mean, as the caller gave it; None: as the columns themselves say."""
     aliased: str | None = None
     """The id of the model, where `model` is an alias."""
+    reward_model: str | None = None
+    """Of a ppo job: the directory of what scores its answers, or a URL."""
+    reward_model_type: str | None = None
+    reference_path: str | None = None
+    """Of a ppo job that names a reference: the directory of the whole model."""
+    reference_adapter_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

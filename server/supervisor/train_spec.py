@@ -14,6 +14,7 @@ from workers.contract.parameters import (
     FinetuningArguments,
     FinetuningType,
     ModelArguments,
+    PPOArguments,
     TrainingArguments,
 )
 from workers.contract.training import TrainSpec
@@ -58,6 +59,13 @@ def build_train_spec(
                 wanted, read_base_shape(Path(job.plan.weights_path)).hidden_size
             ),
             seed=job.plan.seed,
+        ),
+        ppo=wanted.arguments(
+            PPOArguments,
+            reward_model=job.plan.reward_model,
+            reward_model_type=job.plan.reward_model_type,
+            ref_model=job.plan.reference_path,
+            ref_model_adapters=job.plan.reference_adapter_path,
         ),
     )
 

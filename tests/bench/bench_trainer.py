@@ -38,6 +38,7 @@ from workers.trainer.exports import Exports
 from workers.trainer.loop import Loop
 from workers.trainer.optimisation import build_optimisation
 from workers.trainer.preparation import Data, prepare_data
+from workers.trainer.processes import OneProcess
 from workers.trainer.room import Room
 from workers.trainer.stages.sft import Supervised
 from workers.trainer.state import StateFolder
@@ -101,7 +102,7 @@ def time_ours(spec: TrainSpec, data: Data) -> float:
     output_dir = Path(spec.output_dir)
     output_dir.mkdir()
     stage = Supervised.open(spec)
-    schedule = data.schedule(spec.training)
+    schedule = data.schedule(spec)
     log = EventLog(output_dir / "events.ndjson")
     room = Room(log, StopRequest())
     loop = _TimedLoop(
@@ -112,8 +113,9 @@ def time_ours(spec: TrainSpec, data: Data) -> float:
         optimisation=build_optimisation(spec, stage.model, schedule.total_steps),
         log=log,
         exports=Exports(output_dir, stage.export, 1, room),
-        states=StateFolder(output_dir / "state", {}, room),
+        states=StateFolder(output_dir / "state", {}, room, OneProcess()),
         stop=StopRequest(),
+        processes=OneProcess(),
     )
     start = time.process_time()
     loop.run()

@@ -115,6 +115,58 @@ def test_a_reward_model_scores_at_once_and_does_not_chat(client: OpenAI) -> None
     assert refused.value.param == "method.supervised.hyperparameters.finetuning_type"
 
 
+def test_a_reward_model_teaches_a_policy_that_answers_at_once(client: OpenAI) -> None:
+    judge, _ = finished(client, PAIRS, "reward_model", learning_rate_multiplier=2.0)
+    assert judge.fine_tuned_model is not None
+    knobs = {"reward_model": judge.fine_tuned_model, "max_new_tokens": 8, "ppo_epochs": 2}
+    job, told = finished(client, rows(12), "ppo", learning_rate_multiplier=10.0, **knobs)
+    assert settled(job)["reward_model"] == judge.fine_tuned_model
+    names = {"train_reward", "train_kl", "train_policy_loss", "train_value_loss"}
+    assert len(told) == 9
+    assert all(names <= each.keys() for each in told)
+    assert told[0]["train_kl"] == pytest.approx(0, abs=1e-3)
+    assert abs(told[-1]["train_kl"]) > 1e-3
+    assert job.fine_tuned_model is not None
+    assert ask(client, job.fine_tuned_model) is not None
+    assert settled(job)["max_new_tokens"] == 8
+    file = upload(client, lines(rows(12)))
+    with pytest.raises(openai.BadRequestError, match="leave it out, or set 'full'") as refused:
+        create(client, file, **method("ppo", **knobs, reward_model_type="lora"))
+    assert refused.value.param == "method.ppo.hyperparameters.reward_model_type"
+
+
+@pytest.mark.parametrize(
+    ("knobs", "param", "said"),
+    [
+        ({}, "reward_model", "Missing required parameter"),
+        ({"reward_model": "tiny"}, "reward_model", "is no reward model"),
+        ({"reward_model": "ft:none"}, "reward_model", "There is no model 'ft:none'"),
+        (
+            {"reward_model": "http://10.0.0.1/x", "reward_model_type": "api"},
+            "reward_model",
+            "training.reward_hosts",
+        ),
+        ({"reward_model": "tiny", "val_size": 0.5}, "val_size", "belongs to stage"),
+        ({"reward_model": "tiny", "top_p": 0.0}, "top_p", "Expected a value > 0"),
+        ({"reward_model": "tiny", "beta": 0.1}, "beta", "belongs to stage dpo or kto"),
+    ],
+)
+def test_a_policys_judge_is_checked_when_the_job_is_made(
+    client: OpenAI, knobs: dict[str, Any], param: str, said: str
+) -> None:
+    file = upload(client, lines(rows(12)))
+    with pytest.raises(openai.BadRequestError, match=said) as error:
+        create(client, file, **method("ppo", **knobs))
+    assert error.value.param == f"method.ppo.hyperparameters.{param}"
+
+
+def test_a_policy_takes_no_validation_file(client: OpenAI) -> None:
+    file, valid = (upload(client, lines(rows(12))) for _ in range(2))
+    with pytest.raises(openai.BadRequestError, match="has no loss on rows") as error:
+        create(client, file, validation_file=valid, **method("ppo", reward_model="tiny"))
+    assert error.value.param == "validation_file"
+
+
 def scores(client: OpenAI, model: str, side: str) -> list[float]:
     tokenizer = build_tokenizer()
     texts = [

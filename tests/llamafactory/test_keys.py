@@ -201,7 +201,7 @@ def test_each_stage_has_the_first_method_of_its_name() -> None:
     for stage, method in stages().items():
         assert translate({"stage": stage}).method == method
     assert translate({}).method == "supervised"
-    for stage in ("ppo", "nothing", 7, ["sft"]):
+    for stage in ("grpo", "nothing", 7, ["sft"]):
         assert translate({"stage": stage}).verdicts["stage"].state is State.REFUSED
 
 

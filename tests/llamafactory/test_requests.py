@@ -105,7 +105,8 @@ def test_a_preference_config_is_a_job_of_dpo(gateway: Gateway, file_id: str) -> 
 
 K = "llamafactory"
 REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
-    ({"stage": "ppo"}, "stage", "unsupported_value", "no stage 'ppo'"),
+    ({"stage": "ppo"}, "reward_model", "missing_required_parameter", ""),
+    ({"stage": "ppo", "reward_model": "saves/x"}, "reward_model", "invalid_value", "no model"),
     ({"stage": "grpo"}, "stage", "unsupported_value", "no stage 'grpo'"),
     ({"finetuning_type": "prefix"}, "finetuning_type", "invalid_value", "'lora'"),
     ({"lora_rnk": 8}, "lora_rnk", "unknown_parameter", "Did you mean 'lora_rank'?"),

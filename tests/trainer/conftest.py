@@ -113,6 +113,7 @@ class Workspace:
         model: dict[str, Any] | None = None,
         data: dict[str, Any] | None = None,
         finetuning: dict[str, Any] | None = None,
+        ppo: dict[str, Any] | None = None,
         **training: Any,
     ) -> TrainSpec:
         defaults = {
@@ -127,6 +128,7 @@ class Workspace:
             "data": {"train_file": self.write("train.jsonl", rows), **(data or {})},
             "finetuning": finetuning or {},
             "training": {**defaults, **training},
+            "ppo": ppo or {},
         }
         return msgspec.convert(content, TrainSpec)
 

@@ -6,7 +6,8 @@ from tests.trainer.conftest import CHATS, Workspace, chat, train
 from workers.contract.training import Completed, Step, Warned
 from workers.trainer.batches import single_rows
 from workers.trainer.dataset import EncodedExamples
-from workers.trainer.preparation import MAX_TOKENS_AT_ONCE, fitting, prepare_data
+from workers.trainer.fitting import MAX_TOKENS_AT_ONCE, fitting
+from workers.trainer.preparation import prepare_data
 from workers.trainer.stages.sft import Supervised
 from workers.trainer.stopping import StopRequest
 

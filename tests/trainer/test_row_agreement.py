@@ -98,7 +98,7 @@ class Both:
         self._encoder = RowEncoder(
             Encoder(tokenizer),
             lambda: open_format(template, describe_tokenizer(tokenizer)),
-            opening=[],
+            tokenizer=tokenizer,
             masks=masks,
         )
 

@@ -61,6 +61,14 @@ def find_conflict(value: Callable[[str], Any]) -> Conflict | None:
     size = value("val_size") or 0
     if size > 1 and not float(size).is_integer():
         return Conflict("val_size", "It is a share below 1 or a whole number of examples.")
+    if value("load_best_model_at_end") and _places(value, "save") != _places(value, "eval"):
+        return Conflict(
+            "load_best_model_at_end",
+            "It needs checkpoints where evaluations are: set 'save_strategy' and 'save_steps' as "
+            "'eval_strategy' and 'eval_steps'.",
+        )
+    if value("load_best_model_at_end") and value("eval_strategy") == "no":
+        return Conflict("load_best_model_at_end", "It needs evaluations: 'eval_strategy' is 'no'.")
     return _adam(value) or _strategy(value, "eval") or _strategy(value, "save")
 
 
@@ -76,6 +84,10 @@ def _adam(value: Callable[[str], Any]) -> Conflict | None:
 
 def _is_set(value: Callable[[str], Any], name: str) -> bool:
     return value(name) not in (None, parameters()[name].default)
+
+
+def _places(value: Callable[[str], Any], what: str) -> tuple[bool, int]:
+    return value(f"{what}_strategy") == "no", value(f"{what}_steps") or 0
 
 
 def _strategy(value: Callable[[str], Any], what: str) -> Conflict | None:

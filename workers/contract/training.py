@@ -13,6 +13,7 @@ from workers.contract.parameters import (
     DataArguments,
     FinetuningArguments,
     ModelArguments,
+    PPOArguments,
     TrainingArguments,
 )
 
@@ -29,6 +30,7 @@ class TrainSpec(Arguments, frozen=True):
     data: DataArguments
     finetuning: FinetuningArguments = FinetuningArguments()
     training: TrainingArguments = TrainingArguments()
+    ppo: PPOArguments = PPOArguments()
 
 
 # --- events ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.models.comparison import TOLERANCE, difference, probe_ids
+from workers.models.evaluating import evaluating
 from workers.models.narrowing import NARROWEST, narrowed
 
 _FIRST, _SECOND = 2 * NARROWEST + 5, 2 * NARROWEST + 3
@@ -35,10 +36,8 @@ def find_mixing(
     """In words, how the model mixes packed examples; None if it keeps them apart. The model is in
     evaluation mode meanwhile."""
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     try:
-        with narrowed(model):
+        with evaluating(model), narrowed(model):
             alone = forward(*_row(device, _ids(_SECOND, vocab_size, 2)))[0]
             behind = [
                 forward(*_row(device, _ids(_FIRST, vocab_size, n), _ids(_SECOND, vocab_size, 2)))
@@ -46,8 +45,6 @@ def find_mixing(
             ]
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         return f"it cannot compute a packed row ({type(error).__name__})"
-    finally:
-        model.train(was_training)
     one, other = (logits[0, _FIRST:] for logits in behind)
     if not difference(one, other) <= _UNMOVED[dtype]:
         return "an example changes the logits of the one behind it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from workers.contract.conflicts import find_conflict
-from workers.contract.parameters import LOSS_OF, FinetuningType, parameters
+from workers.contract.parameters import LOSS_OF, FinetuningType, Stage, parameters
 from workers.contract.training import TrainSpec
 from workers.trainer.failures import InvalidHyperparameters
 
@@ -25,7 +25,7 @@ def check_arguments(spec: TrainSpec) -> None:
             )
     values = {
         name: value
-        for group in (spec.data, spec.finetuning, spec.training)
+        for group in (spec.data, spec.finetuning, spec.training, spec.ppo)
         for name, value in msgspec.structs.asdict(group).items()
     }
     found = find_conflict(values.get)
@@ -35,8 +35,12 @@ def check_arguments(spec: TrainSpec) -> None:
         raise InvalidHyperparameters(
             "'val_size' is for runs without a validation file.", "val_size"
         )
-
+    is_measured = bool(spec.data.val_size) or spec.data.validation_file is not None
+    for name in ("early_stopping_steps", "load_best_model_at_end"):
+        if getattr(spec.training, name) and not is_measured:
+            raise InvalidHyperparameters(f"'{name}' needs a validation file or 'val_size'.", name)
     _check_loss(spec)
+    _check_ppo(spec)
 
 
 def _check_loss(spec: TrainSpec) -> None:
@@ -48,10 +52,21 @@ def _check_loss(spec: TrainSpec) -> None:
             raise InvalidHyperparameters(f"'{name}' belongs to pref_loss {loss}.", name)
 
 
+def _check_ppo(spec: TrainSpec) -> None:
+    if spec.finetuning.stage is not Stage.PPO:
+        return
+    if spec.ppo.reward_model is None:
+        raise InvalidHyperparameters("'reward_model' is needed for stage ppo.", "reward_model")
+    if spec.data.validation_file is not None:
+        raise InvalidHyperparameters(
+            "Stage ppo has no loss on a validation file.", "validation_file"
+        )
+
+
 def _check_stage(spec: TrainSpec) -> None:
     """What belongs to other stages, or to other kinds of fine-tuning, has its default."""
     stage, kind = spec.finetuning.stage, spec.finetuning.finetuning_type
-    for group in (spec.data, spec.finetuning, spec.training):
+    for group in (spec.data, spec.finetuning, spec.training, spec.ppo):
         for name, declared in parameters((type(group),)).items():
             is_set = getattr(group, name) != declared.default
             if is_set and not declared.is_of(stage=stage, kind=kind):

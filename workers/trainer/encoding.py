@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from transformers import AutoTokenizer
 
 from templates.conversation import Conversation
@@ -49,14 +51,28 @@ class RowEncoder:
         encoder: Encoder,
         open_chat: Callable[[], ChatFormat],
         *,
-        opening: list[int],
+        tokenizer: Any,
         masks: MaskOptions,
     ) -> None:
+        self._tokenizer = tokenizer
         self._encoder = encoder
         self._open_chat = open_chat
-        self._opening = opening
+        self._opening = _opening(tokenizer)
         self._closing = [] if encoder.eos_token_id is None else [encoder.eos_token_id]
         self._masks = masks
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the tokenizer's, and the chat format's where it has one."""
+        ids = [self._closing]
+        with suppress(InvalidHyperparameters):
+            words = [[Segment(word, control=True)] for word in self._chat.stop_words]
+            ids += self._encoder.encode_many(words) if words else []
+        return frozenset(each[0] for each in ids if len(each) == 1)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """With control tokens as they are written."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
     def texts(self, texts: Sequence[str], cutoff_len: int) -> list[list[EncodedSequence]]:
         """Each in pieces of the cutoff, all of which is learned."""
@@ -136,13 +152,21 @@ def load_row_encoder(spec: TrainSpec, *, last_turn_only: bool = False) -> RowEnc
     return RowEncoder(
         Encoder(tokenizer),
         open_chat,
-        opening=_opening(tokenizer),
+        tokenizer=tokenizer,
         masks=MaskOptions(
             train_on_prompt=spec.data.train_on_prompt,
             mask_history=spec.data.mask_history,
             last_turn_only=last_turn_only,
         ),
     )
+
+
+def same_tokens(model: ModelArguments, folder: Path) -> bool:
+    """Whether the ids of the model in `folder` are the same. Raises TrainerError."""
+    if folder == Path(model.model_name_or_path):
+        return True
+    other = _load_tokenizer(msgspec.structs.replace(model, model_name_or_path=str(folder)))
+    return _load_tokenizer(model).get_vocab() == other.get_vocab()
 
 
 def _load_tokenizer(model: ModelArguments) -> Any:

@@ -39,12 +39,13 @@ class Exports:
         remove_partials(self._checkpoints)
         remove_partials(output_dir)
 
-    def checkpoint(self, step: int) -> Path:
-        """Nothing to do for one that an earlier process placed: it holds the same weights."""
+    def checkpoint(self, step: int, kept: int | None = None) -> Path:
+        """Nothing to do for one that an earlier process placed: it holds the same weights. That of
+        step `kept` is not dropped for newer ones."""
         target = self._checkpoints / f"step-{step}"
         if not target.exists():
             self._room.place(target, self._write)
-        self._drop_oldest()
+        self._drop_oldest(kept)
         return target
 
     def final(self, step: int) -> Path:
@@ -63,10 +64,11 @@ class Exports:
         folder.mkdir()
         self._export(folder)
 
-    def _drop_oldest(self) -> None:
+    def _drop_oldest(self, kept: int | None) -> None:
         steps = sorted(self._checkpoints.glob("step-*"), key=_step_of)
         for surplus in steps[: -self._num_kept]:
-            shutil.rmtree(surplus)
+            if _step_of(surplus) != kept:
+                shutil.rmtree(surplus)
 
 
 def write_model(model: TrainedModel, folder: Path) -> None:

@@ -18,6 +18,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from workers.models.comparison import TOLERANCE, difference, probe_ids
+from workers.models.evaluating import evaluating
 from workers.models.narrowing import NARROWEST, narrowed
 from workers.trainer.batches import Batch
 from workers.trainer.dataset import IGNORED, Sequence32
@@ -100,10 +101,8 @@ def _gives_own_logits(model: TrainedModel) -> bool:
     vocab_size: int = model.causal_lm.config.get_text_config().vocab_size
     first, second = probe_ids(_FIRST, vocab_size), probe_ids(_SECOND, vocab_size, 1)
     positions = [*range(_FIRST), *range(_SECOND)]
-    was_training = model.module.training
-    model.module.eval()
     try:
-        with narrowed(model.module), model.autocast():
+        with evaluating(model.module), narrowed(model.module), model.autocast():
             alone = _logits(model, second)
             model.causal_lm.set_attn_implementation(_NAME)
             behind = _logits(
@@ -114,8 +113,6 @@ def _gives_own_logits(model: TrainedModel) -> bool:
             )
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
         return False
-    finally:
-        model.module.train(was_training)
     return difference(alone, behind[_FIRST:]) <= TOLERANCE[model.compute_dtype]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from workers.models.evaluating import evaluating
 from workers.trainer.batches import Batch
 from workers.trainer.models import TrainedModel
 
@@ -22,16 +23,20 @@ class Forward:
         """As `logits`, of the model without its adapter, as it answers: without dropout or
         noise."""
         module: Any = self._model.module
-        was_training = module.training
-        module.eval()
-        try:
-            with module.disable_adapter():
-                return self.logits(batch)
-        finally:
-            module.train(was_training)
+        with evaluating(module), module.disable_adapter():
+            return self.logits(batch)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """[rows, scored columns, vocabulary]"""
+        return self._pass(batch)[0]
+
+    def logits_and_hidden(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `logits`, and the last hidden states in the same columns."""
+        logits, output = self._pass(batch, output_hidden_states=True)
+        return logits, output.hidden_states[-1][:, batch.scored_columns.to(self._model.device)]
+
+    def _pass(self, batch: Batch, **options: Any) -> tuple[torch.Tensor, Any]:
+        """The logits, and all that the model gives."""
         device = self._model.device
         inputs: dict[str, Any] = {"input_ids": batch.input_ids.to(device), "use_cache": False}
         if batch.position_ids is not None:
@@ -41,5 +46,7 @@ class Forward:
         columns = batch.scored_columns.to(device)
         with self._model.autocast():
             if self._selects_logits:
-                return self._model.module(**inputs, logits_to_keep=columns).logits
-            return self._model.module(**inputs).logits[:, columns]
+                output = self._model.module(**inputs, **options, logits_to_keep=columns)
+                return output.logits, output
+            output = self._model.module(**inputs, **options)
+            return output.logits[:, columns], output

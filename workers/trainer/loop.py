@@ -16,12 +16,14 @@ import torch
 
 from workers.contract.parameters import TrainingArguments
 from workers.contract.training import CheckpointSaved, Evaluated, Started, Step
+from workers.models.evaluating import evaluating
 from workers.trainer.batches import Batch, Row
 from workers.trainer.events import UNSENT, EventLog
 from workers.trainer.exports import Exports
 from workers.trainer.failures import StopRequested, TrainingDiverged
 from workers.trainer.optimisation import Optimisation
-from workers.trainer.preparation import Data, fitting
+from workers.trainer.preparation import Data
+from workers.trainer.processes import Processes
 from workers.trainer.schedule import Schedule
 from workers.trainer.stages.stage import TrainingStage
 from workers.trainer.state import Progress, StateFolder
@@ -53,6 +55,7 @@ class Loop:
         exports: Exports,
         states: StateFolder,
         stop: StopRequest,
+        processes: Processes,
     ) -> None:
         self._arguments = arguments
         self._stage = stage
@@ -63,6 +66,7 @@ class Loop:
         self.exports = exports
         self._states = states
         self._stop = stop
+        self._processes = processes
         self.schedule = schedule
         self._epoch: tuple[int, list[list[Row]]] = (-1, [])
         self._weights = [weight for _, weight in stage.model.trainable()]
@@ -71,6 +75,7 @@ class Loop:
     def run(self) -> Progress:
         """Trains to the end. Raises StopRequested after the state of the last step is saved."""
         progress = self._states.load(self._model, self._optimisation) or Progress()
+        self._stage.restore(progress.of_stage)
         self._log.emit(
             Started(
                 seq=UNSENT,
@@ -84,7 +89,7 @@ class Loop:
         saved_at = resumed_at
         if not progress.rounded_off:
             self._round_off(progress)
-        while progress.step < self.schedule.total_steps:
+        while progress.step < self.schedule.total_steps and not self._is_over(progress):
             self._stop_here(progress)
             step_score = self._train_step(progress.step)
             progress.step += 1
@@ -100,17 +105,28 @@ class Loop:
         self._check_weights(progress.step)
         return progress
 
+    def _is_over(self, progress: Progress) -> bool:
+        patience = self._arguments.early_stopping_steps
+        return patience is not None and progress.num_worse >= patience
+
     # --- a step -----------------------------------------------------------------------------------
 
     def _train_step(self, step: int) -> _StepScore:
-        """One update from the mean over all targets of the step's batches."""
-        examples = self._data.training
-        batches = [
-            self._stage.collate(examples, part)
-            for rows in self._rows_of(step)
-            for part in fitting(rows, examples.lengths)
-        ]
-        weight = sum(batch.weight for batch in batches)
+        """The updates that the stage makes of the step's batches. The gradient's norm that is told
+        is the last one's."""
+        tally, num_tokens, grad_norm = Tally(), 0, 0.0
+        learning_rate = self._learning_rate()
+        for batches in self._stage.updates(self._data.training, self._rows_of(step)):
+            measured, grad_norm = self._update(batches, step)
+            tally.add(measured)
+            num_tokens += sum(batch.num_tokens for batch in batches)
+        self._optimisation.schedule.step()
+        return _StepScore(tally, num_tokens, grad_norm, learning_rate)
+
+    def _update(self, batches: Sequence[Batch], step: int) -> tuple[Tally, float]:
+        """From the mean over all targets of the batches: what they measured, and the gradient's
+        norm."""
+        weight = self._processes.total(sum(batch.weight for batch in batches))
         scores = DeviceTally(self._model.device)
         for batch in batches:
             score = self._stage.loss(batch)
@@ -118,28 +134,20 @@ class Loop:
             scores.add(score, batch.weight)
         tally = scores.read()
         limit = self._arguments.max_grad_norm or math.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, limit)
-        learning_rate = self._learning_rate()
+        grad_norm = self._processes.clip(self._weights, limit)
         for what, value in (("the loss", tally.loss), ("the gradient", grad_norm)):
             if not math.isfinite(value):
                 if step == 0:
                     raise TrainingDiverged.at_first_step(what)
-                raise TrainingDiverged.at(step + 1, what, learning_rate)
-        self._optimisation.optimiser.step()
-        self._optimisation.schedule.step()
-        self._optimisation.optimiser.zero_grad(set_to_none=True)
-        return _StepScore(
-            tally=tally,
-            num_tokens=sum(batch.num_tokens for batch in batches),
-            grad_norm=float(grad_norm),
-            learning_rate=learning_rate,
-        )
+                raise TrainingDiverged.at(step + 1, what, self._learning_rate())
+        self._processes.update(self._optimisation)
+        return tally, grad_norm
 
     def _rows_of(self, step: int) -> list[list[Row]]:
         epoch, index = divmod(step, self.schedule.steps_per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._data.plan.epoch(epoch))
-        size = self._arguments.gradient_accumulation_steps
+        size = self.schedule.batches_per_step
         return self._epoch[1][index * size : (index + 1) * size]
 
     def _report(self, progress: Progress, score: _StepScore, remaining_s: float) -> None:
@@ -180,16 +188,12 @@ class Loop:
         return self._metrics("valid_", self._measure([batch], lambda: None))
 
     def _measure(self, batches: Sequence[Batch], between: Callable[[], None]) -> Tally:
-        """Scores without training; leaves the model in training mode. `between` may raise."""
+        """Scores without training. `between` may raise."""
         scores = DeviceTally(self._model.device)
-        self._model.module.eval()
-        try:
-            with torch.no_grad():
-                for batch in batches:
-                    between()
-                    scores.add(self._stage.loss(batch), batch.weight)
-        finally:
-            self._model.module.train()
+        with evaluating(self._model.module), torch.no_grad():
+            for batch in batches:
+                between()
+                scores.add(self._stage.loss(batch), batch.weight)
         return scores.read()
 
     # --- what a step calls for --------------------------------------------------------------------
@@ -204,10 +208,12 @@ class Loop:
         except StopRequested:
             self._save_state(progress)
             raise
+        if full_valid is not None:
+            progress.note(full_valid.mean_loss)
         progress.rounded_off = True
         if self.schedule.saves_after(step):
             self._check_weights(step)
-            self._checkpoint(step, full_valid)
+            self._checkpoint(step, full_valid, progress.best_step)
         if self.schedule.saves_after(step) or step == self.schedule.total_steps:
             self._save_state(progress)
 
@@ -237,10 +243,10 @@ class Loop:
             )
         return tally
 
-    def _checkpoint(self, step: int, full_valid: Tally | None) -> None:
+    def _checkpoint(self, step: int, full_valid: Tally | None, best_step: int) -> None:
         if step in self._log.history.checkpoint_steps:
             return
-        path = self.exports.checkpoint(step)
+        path = self.exports.checkpoint(step, self._kept(best_step))
         metrics = self._metrics("train_", self._last_score)
         self._log.emit(
             CheckpointSaved(
@@ -252,10 +258,15 @@ class Loop:
             )
         )
 
+    def _kept(self, best_step: int) -> int | None:
+        """The checkpoint that the result may be, however old."""
+        return best_step if self._arguments.load_best_model_at_end else None
+
     def _stop_here(self, progress: Progress) -> None:
         if self._stop.requested:
             self._save_state(progress)
             raise StopRequested
 
     def _save_state(self, progress: Progress) -> None:
+        progress.of_stage = self._stage.state
         self._states.save(progress, self._model, self._optimisation)

@@ -77,14 +77,14 @@ class TrainedModel:
 def load_model(spec: TrainSpec) -> TrainedModel:
     """Seeds torch first, so that fresh weights are the seed's. Raises TrainerError."""
     disable_progress_bar()
-    device = _device(spec.model.device)
-    compute_dtype = _compute_dtype(spec)
+    device = choose_device(spec.model.device)
+    compute_dtype = compute_type(spec)
     kind = spec.finetuning.finetuning_type
     is_adapter = kind in (FinetuningType.LORA, FinetuningType.OFT)
     base_path = Path(spec.model.model_name_or_path)
     torch.manual_seed(spec.training.seed)
     # Weights that are trained stay in float32: bfloat16 swallows small updates.
-    base, export_dtype = _load_base(spec.model, compute_dtype if is_adapter else torch.float32)
+    base, export_dtype = load_base(spec.model, compute_dtype if is_adapter else torch.float32)
     if _keeps_no_activations(spec.training):
         _checkpoint_activations(base)
     module, notes = _trained_part(base, spec)
@@ -135,7 +135,7 @@ def _trained_part(base: Any, spec: TrainSpec) -> tuple[torch.nn.Module, tuple[st
     return module, ()
 
 
-def _compute_dtype(spec: TrainSpec) -> torch.dtype:
+def compute_type(spec: TrainSpec) -> torch.dtype:
     """The job's, else the operator's."""
     if spec.finetuning.pure_bf16 or spec.training.bf16:
         return torch.bfloat16
@@ -167,7 +167,7 @@ def _add_noise(embeddings: Any, alpha: float) -> None:
     embeddings.register_forward_hook(neftune_post_forward_hook)
 
 
-def _load_base(arguments: ModelArguments, dtype: torch.dtype) -> tuple[Any, torch.dtype]:
+def load_base(arguments: ModelArguments, dtype: torch.dtype) -> tuple[Any, torch.dtype]:
     path = Path(arguments.model_name_or_path)
     try:
         config = AutoConfig.from_pretrained(
@@ -203,7 +203,7 @@ def _stored_dtype(path: Path, config: Any) -> torch.dtype:
     return torch.float32
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

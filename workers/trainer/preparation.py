@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from workers.contract.parameters import TrainingArguments
 from workers.contract.training import TrainSpec
 from workers.trainer.batches import Batch, BatchPlan, Row, pack_rows, single_rows
 from workers.trainer.dataset import EncodedExamples, LoadedFile, Window, load_file
 from workers.trainer.failures import InvalidHyperparameters
+from workers.trainer.fitting import fitting
 from workers.trainer.schedule import Schedule
 from workers.trainer.stages.stage import TrainingStage
 from workers.trainer.stopping import StopRequest
 
-RowT = TypeVar("RowT", bound=Row)
 DEFAULT_CUTOFF_LEN = 2048
 """Where neither the run nor the model's config names a length."""
-MAX_TOKENS_AT_ONCE = 32_768
-"""In one pass through the model, padding included: activations and logits grow with them. A batch
-of more takes several passes, with the same result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +26,9 @@ class Data:
     training: EncodedExamples
     validation: list[Batch]
 
-    def schedule(self, arguments: TrainingArguments) -> Schedule:
-        return Schedule.of(arguments, self.plan.num_batches)
+    def schedule(self, spec: TrainSpec) -> Schedule:
+        per_step = spec.training.gradient_accumulation_steps * spec.ppo.ppo_buffer_size
+        return Schedule.of(spec.training, self.plan.num_batches, per_step)
 
 
 def prepare_data(
@@ -115,19 +110,6 @@ def _validation_batches(
         for at in range(0, len(rows), size)
         for part in fitting(rows[at : at + size], examples.lengths)
     ]
-
-
-def fitting(rows: Sequence[RowT], lengths: Sequence[int]) -> Iterator[Sequence[RowT]]:
-    """The rows of a batch in parts that fit into memory at once, the order kept: a row alone, or
-    several whose padded length is at most `MAX_TOKENS_AT_ONCE`."""
-    start, width = 0, 0
-    for number, row in enumerate(rows):
-        wider = max(width, sum(lengths[index] for index in row))
-        if number > start and wider * (number + 1 - start) > MAX_TOKENS_AT_ONCE:
-            yield rows[start:number]
-            start, wider = number, sum(lengths[index] for index in row)
-        width = wider
-    yield rows[start:]
 
 
 def _warnings(loaded: LoadedFile, window: Window, kind: str) -> list[str]:

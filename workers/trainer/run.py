@@ -97,12 +97,15 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     from workers.trainer.optimisation import build_optimisation
     from workers.trainer.packing import check_packing
     from workers.trainer.preparation import prepare_data
+    from workers.trainer.processes import OneProcess
     from workers.trainer.stages.table import STAGES
     from workers.trainer.state import StateFolder
 
     output_dir = Path(spec.output_dir)
     stage = STAGES[spec.finetuning.stage](spec)
     model = stage.model
+    processes = OneProcess()
+    processes.wrap(model)
     stop.check()
     if spec.data.packing:
         check_packing(model)
@@ -110,7 +113,7 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
     if not log.history.last_step:
         for message in [*model.notes, *warnings]:
             log.emit(Warned(seq=UNSENT, at=UNSENT, message=message))
-    schedule = data.schedule(spec.training)
+    schedule = data.schedule(spec)
     room = Room(log, stop)
     loop = Loop(
         arguments=spec.training,
@@ -120,11 +123,15 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
         optimisation=build_optimisation(spec, model, schedule.total_steps),
         log=log,
         exports=Exports(output_dir, stage.export, spec.training.save_total_limit, room),
-        states=StateFolder(output_dir / "state", fingerprint(spec), room),
+        states=StateFolder(output_dir / "state", fingerprint(spec), room, processes),
         stop=stop,
+        processes=processes,
     )
     progress = loop.run()
-    path = loop.exports.final(progress.step)
+    if progress.step < schedule.total_steps:
+        _tell_of_end(log, progress.step)
+    is_best = spec.training.load_best_model_at_end and progress.best_step > 0
+    path = loop.exports.final(progress.best_step if is_best else progress.step)
     if spec.training.plot_loss:
         _draw(output_dir, room, log)
     return Completed(
@@ -134,6 +141,11 @@ def _train(spec: TrainSpec, log: EventLog, stop: StopRequest) -> Completed:
         path=str(path),
         trained_tokens=progress.trained_tokens,
     )
+
+
+def _tell_of_end(log: EventLog, step: int) -> None:
+    message = f"Training ended at step {step}: the loss on the validation data falls no more."
+    log.emit(Warned(seq=UNSENT, at=UNSENT, message=message))
 
 
 def _draw(output_dir: Path, room: Room, log: EventLog) -> None:
@@ -153,8 +165,9 @@ def fingerprint(spec: TrainSpec) -> Mapping[str, str]:
     """Arguments a state belongs to: those of its stage. Paths and devices may change when a run
     moves."""
     moved = {"model_name_or_path", "adapter_name_or_path", "train_file", "validation_file"}
+    moved |= {"reward_model", "ref_model", "ref_model_adapters"}
     free = moved | {"device", "trust_remote_code", "save_total_limit"}
-    groups = (spec.model, spec.data, spec.finetuning, spec.training)
+    groups = (spec.model, spec.data, spec.finetuning, spec.training, spec.ppo)
     declared = parameters()
     return {
         name: str(value)

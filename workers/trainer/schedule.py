@@ -16,10 +16,11 @@ class Schedule:
     """0: each epoch; None: never."""
     save_steps: int | None
     logging_steps: int
+    batches_per_step: int
 
     @classmethod
-    def of(cls, arguments: TrainingArguments, num_batches: int) -> Schedule:
-        per_epoch = math.ceil(num_batches / arguments.gradient_accumulation_steps)
+    def of(cls, arguments: TrainingArguments, num_batches: int, batches_per_step: int) -> Schedule:
+        per_epoch = math.ceil(num_batches / batches_per_step)
         by_epochs = max(math.ceil(per_epoch * arguments.num_train_epochs), 1)
         return cls(
             steps_per_epoch=per_epoch,
@@ -27,6 +28,7 @@ class Schedule:
             eval_steps=None if arguments.eval_strategy == "no" else arguments.eval_steps,
             save_steps=None if arguments.save_strategy == "no" else arguments.save_steps,
             logging_steps=arguments.logging_steps,
+            batches_per_step=batches_per_step,
         )
 
     def evaluates_after(self, step: int) -> bool:

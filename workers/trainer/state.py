@@ -8,8 +8,9 @@ data position, since batches follow from seed and epoch.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from workers.trainer.failures import TrainerError
 from workers.trainer.models import TrainedModel
 from workers.trainer.optimisation import Optimisation
 from workers.trainer.placing import remove_partials
+from workers.trainer.processes import Processes
 from workers.trainer.room import Room
 from workers.trainer.tally import Tally
 
@@ -36,30 +38,41 @@ class Progress:
     rounded_off: bool = True
     unreported: Tally | None = None
     """Steps since the last reported one."""
+    lowest_loss: float = math.inf
+    """Of all evaluations, at `best_step`."""
+    best_step: int = 0
+    num_worse: int = 0
+    """Evaluations since then."""
+    of_stage: dict[str, float] = field(default_factory=dict[str, float])
+    """What the stage keeps from step to step."""
+
+    def note(self, loss: float) -> None:
+        """What the evaluation at `step` gave."""
+        if loss < self.lowest_loss:
+            self.lowest_loss, self.best_step, self.num_worse = loss, self.step, 0
+        else:
+            self.num_worse += 1
 
 
 class StateFolder:
     """`fingerprint` names what must be the same for a state to be taken up."""
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, str], room: Room) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: Mapping[str, str], room: Room, processes: Processes
+    ) -> None:
         self._folder = folder
         self._fingerprint = dict(fingerprint)
         self._room = room
+        self._processes = processes
         room.insist(folder.parent, lambda: folder.mkdir(parents=True, exist_ok=True))
         remove_partials(folder)
 
     def save(self, progress: Progress, model: TrainedModel, optimisation: Optimisation) -> None:
-        content = {
-            "fingerprint": self._fingerprint,
-            "progress": asdict(progress),
-            "weights": {name: weight.detach() for name, weight in model.trainable()},
-            "optimiser": optimisation.optimiser.state_dict(),
-            "schedule": optimisation.schedule.state_dict(),
-            "cpu_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if model.device.type == "cuda" else [],
-        }
+        told = {"fingerprint": self._fingerprint, "progress": asdict(progress)}
         target = self._folder / f"step-{progress.step}.pt"
-        self._room.place(target, lambda partial: torch.save(content, partial))
+        self._room.place(
+            target, lambda partial: self._processes.save(partial, model, optimisation, told)
+        )
         for older in self._folder.glob("step-*.pt"):
             if older != target:
                 older.unlink()
@@ -71,14 +84,7 @@ class StateFolder:
             return None
         content: dict[str, Any] = torch.load(newest, map_location="cpu", weights_only=True)
         self._check(content["fingerprint"])
-        with torch.no_grad():
-            for name, weight in model.trainable():
-                weight.copy_(content["weights"][name])
-        optimisation.optimiser.load_state_dict(content["optimiser"])
-        optimisation.schedule.load_state_dict(content["schedule"])
-        torch.set_rng_state(content["cpu_rng"])
-        if model.device.type == "cuda":
-            torch.cuda.set_rng_state_all(content["cuda_rng"])
+        self._processes.load(content, model, optimisation)
         progress = Progress(**content["progress"])
         if isinstance(progress.unreported, dict):
             progress.unreported = Tally(**progress.unreported)

@@ -19,6 +19,7 @@ from workers.contract.parameters.declaration import (
 )
 from workers.contract.parameters.finetuning import LOSS_OF, FinetuningArguments, must_merge
 from workers.contract.parameters.model import ModelArguments
+from workers.contract.parameters.ppo import PPOArguments
 from workers.contract.parameters.reading import GROUPS, Parameter, parameters, settable
 from workers.contract.parameters.training import TrainingArguments
 
@@ -31,6 +32,7 @@ __all__ = [
     "FinetuningArguments",
     "FinetuningType",
     "ModelArguments",
+    "PPOArguments",
     "Parameter",
     "Place",
     "Stage",

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from workers.contract.parameters.declaration import (
     MAX_COUNT,
+    MEASURED,
     Arguments,
     Stage,
     own,
@@ -39,6 +40,7 @@ class DataArguments(Arguments, frozen=True):
         param(
             "Examples of the training file that are held out to validate on, as a share below 1 or "
             "a number of them; chosen by the seed. For jobs without a validation file.",
+            stages=MEASURED,
             ge=0,
             le=MAX_COUNT,
         ),

@@ -18,6 +18,11 @@ class Stage(StrEnum):
     RM = "rm"
     DPO = "dpo"
     KTO = "kto"
+    PPO = "ppo"
+
+
+MEASURED = tuple(stage for stage in Stage if stage is not Stage.PPO)
+"""Stages with a loss on rows that are not trained on."""
 
 
 class FinetuningType(StrEnum):

@@ -12,6 +12,7 @@ from workers.contract.parameters.data import DataArguments
 from workers.contract.parameters.declaration import Arguments, FinetuningType, Place, Stage
 from workers.contract.parameters.finetuning import FinetuningArguments
 from workers.contract.parameters.model import ModelArguments
+from workers.contract.parameters.ppo import PPOArguments
 from workers.contract.parameters.training import TrainingArguments
 
 GROUPS: tuple[type[Arguments], ...] = (
@@ -19,6 +20,7 @@ GROUPS: tuple[type[Arguments], ...] = (
     DataArguments,
     FinetuningArguments,
     TrainingArguments,
+    PPOArguments,
 )
 
 

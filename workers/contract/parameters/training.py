@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from workers.contract.parameters.declaration import (
     MAX_COUNT,
+    MEASURED,
     Arguments,
     own,
     param,
@@ -148,7 +149,10 @@ class TrainingArguments(Arguments, frozen=True):
     eval_strategy: (
         Annotated[
             Literal["no", "steps", "epoch"],
-            param("When whole passes over the validation file are; null: as eval_steps says."),
+            param(
+                "When whole passes over the validation file are; null: as eval_steps says.",
+                stages=MEASURED,
+            ),
         ]
         | None
     ) = None
@@ -157,6 +161,7 @@ class TrainingArguments(Arguments, frozen=True):
         param(
             "Whole passes over the validation file every so many steps; 0: at the end of each "
             "epoch.",
+            stages=MEASURED,
             ge=0,
             le=MAX_COUNT,
         ),
@@ -175,6 +180,27 @@ class TrainingArguments(Arguments, frozen=True):
         ]
         | None
     ) = None
+    early_stopping_steps: (
+        Annotated[
+            int,
+            param(
+                "End the training once the loss on the validation data has not fallen for so many "
+                "evaluations.",
+                stages=MEASURED,
+                ge=1,
+                le=MAX_COUNT,
+            ),
+        ]
+        | None
+    ) = None
+    load_best_model_at_end: Annotated[
+        bool,
+        param(
+            "The result is the checkpoint with the lowest loss on the validation data, not the "
+            "last one. Checkpoints and evaluations have to be at the same steps.",
+            stages=MEASURED,
+        ),
+    ] = False
     save_total_limit: Annotated[
         int, param("Newest checkpoints that stay; older ones stop answering.", ge=1, le=50)
     ] = 3

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from workers.models.evaluating import evaluating
 from workers.trainer.batches import Batch
 from workers.trainer.dataset import IGNORED, EncodedExamples, EncodedSequence
 from workers.trainer.encoding import RowEncoder, load_row_encoder
-from workers.trainer.preparation import fitting
+from workers.trainer.fitting import fitting
 from workers.trainer.stages.sft import Supervised
 
 _EXAMPLES_AT_ONCE = 8
@@ -37,15 +38,11 @@ class Answers(Supervised, ABC):
 
     def _measure_reference(self, examples: EncodedExamples, between: Callable[[], None]) -> None:
         references = torch.empty(len(examples), examples.num_each)
-        self.model.module.eval()
-        try:
-            with torch.no_grad():
-                for rows in _in_batches(examples):
-                    between()
-                    measured = self._measured(self.collate(examples, rows))
-                    references[[index for (index,) in rows]] = measured.cpu()
-        finally:
-            self.model.module.train()
+        with evaluating(self.model.module), torch.no_grad():
+            for rows in _in_batches(examples):
+                between()
+                measured = self._measured(self.collate(examples, rows))
+                references[[index for (index,) in rows]] = measured.cpu()
         examples.references = references
 
     def _log_probabilities(self, batch: Batch) -> tuple[Tensor, Tensor]:

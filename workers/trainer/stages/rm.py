@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from workers.contract.model_files import VALUE_HEAD_FILE
@@ -22,11 +22,11 @@ from workers.contract.training import TrainSpec
 from workers.trainer.batches import Batch, Row, collate
 from workers.trainer.dataset import IGNORED, EncodedExamples, Sequence32
 from workers.trainer.exports import merged, write_model
-from workers.trainer.failures import TrainerError
 from workers.trainer.models import HEAD, TrainedModel, load_model
 from workers.trainer.stages.pairs import Pairs, pair_sums
 from workers.trainer.stages.preference_losses import bradley_terry
 from workers.trainer.tally import Score
+from workers.trainer.value_head import new_head, read_head
 
 
 class RewardPairs(Pairs):
@@ -79,14 +79,7 @@ def _scored_at_end(sequence: Sequence32) -> Sequence32:
 
 def _head(model: TrainedModel) -> torch.nn.Linear:
     """Of the base where it has one, else with the seed's weights. Raises TrainerError."""
-    width: int = model.causal_lm.config.get_text_config().hidden_size
-    head = torch.nn.Linear(width, 1)
-    file = model.base_path / VALUE_HEAD_FILE
-    if file.is_file():
-        prefix = f"{HEAD}."
-        weights = {name.removeprefix(prefix): each for name, each in load_file(file).items()}
-        try:
-            head.load_state_dict(weights)
-        except RuntimeError as error:
-            raise TrainerError("The base model's value head cannot be loaded.", "model") from error
-    return head.float().to(model.device)
+    head = new_head(model)
+    if (model.base_path / VALUE_HEAD_FILE).is_file():
+        read_head(head, model.base_path, "model")
+    return head

@@ -6,7 +6,7 @@ transformers models leaves them out. Accuracy is that of the most likely token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -21,6 +21,7 @@ from workers.trainer.batches import Batch, Row, collate
 from workers.trainer.dataset import IGNORED, EncodedExample, EncodedExamples, EncodedRow
 from workers.trainer.encoding import EncodedText, RowEncoder, load_row_encoder
 from workers.trainer.exports import write_model
+from workers.trainer.fitting import fitting
 from workers.trainer.flat import flatten, lay_flat
 from workers.trainer.forward import Forward
 from workers.trainer.models import TrainedModel, load_model
@@ -57,6 +58,23 @@ class Supervised:
         ]
 
     def prepare(self, examples: EncodedExamples, between: Callable[[], None]) -> None:
+        pass
+
+    def updates(
+        self, examples: EncodedExamples, batches: Sequence[Sequence[Row]]
+    ) -> Iterable[Sequence[Batch]]:
+        """One, from the mean over all targets."""
+        yield [
+            self.collate(examples, part)
+            for rows in batches
+            for part in fitting(rows, examples.lengths)
+        ]
+
+    @property
+    def state(self) -> dict[str, float]:
+        return {}
+
+    def restore(self, state: dict[str, float]) -> None:
         pass
 
     def collate(self, examples: EncodedExamples, rows: Sequence[Row]) -> Batch:

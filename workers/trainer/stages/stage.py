@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +33,13 @@ class TrainingStage(Protocol):
         examples. `between` passes may raise."""
         ...
 
+    def updates(
+        self, examples: EncodedExamples, batches: Sequence[Sequence[Row]]
+    ) -> Iterable[Sequence[Batch]]:
+        """The updates of a step that is made of `batches`: the batches of each, one update after
+        the other."""
+        ...
+
     def collate(self, examples: EncodedExamples, rows: Sequence[Row]) -> Batch:
         """Tensors of a batch, and the weight that its loss is divided by."""
         ...
@@ -40,6 +47,13 @@ class TrainingStage(Protocol):
     def loss(self, batch: Batch) -> Score:
         """Sums over the batch: the loss, and what `metrics` tells of."""
         ...
+
+    @property
+    def state(self) -> dict[str, float]:
+        """What changes from step to step beside weights, and is saved with them."""
+        ...
+
+    def restore(self, state: dict[str, float]) -> None: ...
 
     def metrics(self, tally: Tally) -> dict[str, float]:
         """What is reported of `tally`, by names that go behind `train_`, `valid_` and
