@@ -4,6 +4,7 @@ model for what a model of its size does not do."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -31,8 +32,12 @@ models:
 
 
 @pytest.fixture(scope="package")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("clients")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clients")
+
+
+@pytest.fixture(scope="package")
+def server(folder: Path) -> Iterator[Server]:
     (folder / "tuneyard.yaml").write_text(CONFIG)
     with serving(folder, folder / "tuneyard.yaml", [MODEL, SCRIPTED]) as running:
         yield running
