@@ -97,12 +97,10 @@ def find_unsupported(method: str, path: str) -> ApiError | None:
 
 def _is_of_project(path: str) -> bool:
     _, found, rest = path.partition("/v1/organization/projects/")
-    parts = rest.split("/", 2)
-    return (
-        bool(found)
-        and len(parts) > 1
-        and (parts[1] in _OF_PROJECTS or (parts[1] == "service_accounts" and parts[2:] != []))
-    )
+    parts = rest.split("/")
+    if not found or len(parts) < 2:
+        return False
+    return parts[1] in _OF_PROJECTS or (parts[1] == "service_accounts" and len(parts) > 3)
 
 
 def _refusal(method: str, path: str, name: str, instead: str) -> ApiError:
