@@ -43,7 +43,7 @@ check: $(BIN)/pytest ## Format, lint, types and import rules
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-bench: $(BIN)/pytest .envs/vllm/$(MARKER) clients ## Measure against peers, as ratios (builds theirs; writes tests/bench/RESULTS.md)
+bench: $(BIN)/pytest .envs/vllm/$(MARKER) ## Measure against peers, as ratios (builds theirs; writes tests/bench/RESULTS.md)
 	$(BIN)/python -m tests.bench
 
 envs: $(ENGINES:%=.envs/%/$(MARKER)) ## Build the environments of vLLM and SGLang

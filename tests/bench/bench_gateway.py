@@ -1,5 +1,5 @@
-"""CPU of the gateway process per streamed record and per short request, beside a plain relay, Rust
-routers and LiteLLM's proxy, in one interleaved run.
+"""CPU of the gateway process per streamed record and per short request, beside a plain relay and
+Rust routers, in one interleaved run.
 
 Every record that reached the caller is charged the same, whether or not the contender kept up: one
 that falls behind finds several records in each read, which flatters it. So besides the full load
@@ -34,7 +34,6 @@ from tests.bench.gateway_contenders import (
     Streamed,
     answers,
     free_port,
-    start_litellm,
     start_relay,
     start_sglang_router,
     start_tuneyard,
@@ -58,8 +57,6 @@ MANY_STREAMS = 1000
 
 def measure(contender: Contender) -> None:
     for streams, times in LOADS.items():
-        if streams > contender.max_streams:
-            continue
         before = contender.cpu_s()
         outcome = asyncio.run(load(contender.port, streams, times, LONG, stream=True))
         check(contender, outcome.errors, outcome.chunks, streams * times * NUM_TOKENS)
@@ -94,7 +91,7 @@ def run(console: Console) -> None:
         wait_until(lambda: answers(engine_port, "/health"))
         tuneyard = start_tuneyard(Path(tempfile.mkdtemp(prefix="bench-gateway-")), started)
         contenders = [tuneyard]
-        for start in (start_vllm_router, start_sglang_router, start_relay, start_litellm):
+        for start in (start_vllm_router, start_sglang_router, start_relay):
             contenders.append(start(engine_port, started))
         for _ in range(ROUNDS):
             for contender in contenders:
@@ -116,8 +113,6 @@ def report(contenders: list[Contender], console: Console) -> None:
         target = streams * TOKENS_PER_S
         console.print(f"{streams} streams, {target} records/s offered")
         for contender in contenders:
-            if streams not in contender.streamed:
-                continue
             rate = statistics.median(one.records_per_s for one in contender.streamed[streams])
             records = sum(one.records for one in contender.streamed[streams])
             kept_up = "kept up" if rate >= 0.9 * target else "fell behind"
@@ -134,7 +129,7 @@ def report(contenders: list[Contender], console: Console) -> None:
         for what, mine, theirs in (
             *(
                 (f"record, {n} streams", ours.us_per_record(n), other.us_per_record(n))
-                for n in other.streamed
+                for n in LOADS
             ),
             (
                 f"short request, {SHORT_CALLERS} callers",
@@ -156,7 +151,7 @@ def report(contenders: list[Contender], console: Console) -> None:
             f"{other.name} / tuneyard, per record: "
             + ", ".join(
                 f"{other.us_per_record(n) / ours.us_per_record(n):.2f} at {n} streams"
-                for n in other.streamed
+                for n in LOADS
             )
             + f"; per short request: {short:.2f}"
         )

@@ -6,12 +6,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,12 +20,11 @@ import httpx
 from server.config import Config, EngineKind, Limits, ModelEntry
 from server.store import open_store
 from server.store.records import Engine, EngineState
-from tests.bench.environments import ROOT, ROUTER, SGLANG_ROUTER
+from tests.bench.environments import ROUTER, SGLANG_ROUTER
 from tests.bench.gateway_fake_engine import NUM_TOKENS
 from tests.bench.gateway_relay import KEY
 
 LONG, SHORT, STEADY = "long answer", "short answer", "steady answer"
-_CLIENTS = ROOT / "tests" / "clients" / "requirements.txt"
 REPLIES = [
     {"contains": LONG, "tokens": [" word"], "repeat": NUM_TOKENS, "delay_ms": 10},
     {"contains": STEADY, "tokens": [" word"], "repeat": 32, "delay_ms": 100},
@@ -52,8 +49,6 @@ class Contender:
     port: int
     process: subprocess.Popen[bytes]
     short_times: int = 100
-    max_streams: int = 256
-    """Loads of more are not for it."""
     streamed: dict[int, list[Streamed]] = field(default_factory=dict)
     """By the number of streams at once."""
     us_per_request: list[float] = field(default_factory=list)
@@ -158,33 +153,6 @@ def start_relay(engine_port: int, started: list[subprocess.Popen[bytes]]) -> Con
     started.append(process)
     wait_until(lambda: answers(port, "/docs"))
     return Contender("relay", "FastAPI + httpx relay", port, process, short_times=10)
-
-
-def start_litellm(engine_port: int, started: list[subprocess.Popen[bytes]]) -> Contender:
-    """LiteLLM's proxy with one worker, one model and a master key."""
-    (pinned,) = re.findall(r"^litellm==(\S+)$", _CLIENTS.read_text(), re.MULTILINE)
-    folder = Path(tempfile.mkdtemp(prefix="bench-litellm-"))
-    model = {"model": "openai/m", "api_base": f"http://127.0.0.1:{engine_port}/v1", "api_key": KEY}
-    config = {
-        "model_list": [{"model_name": "m", "litellm_params": model}],
-        "general_settings": {"master_key": KEY},
-    }
-    (folder / "config.yaml").write_text(json.dumps(config))
-    port = free_port()
-    command = [str(ROOT / ".envs" / "clients" / "bin" / "litellm"), "--num_workers", "1"]
-    command += ["--config", str(folder / "config.yaml"), "--host", "127.0.0.1"]
-    command += ["--port", str(port)]
-    permitted = "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", permitted: "true"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    started.append(process)
-    wait_until(lambda: answers(port, "/health/liveliness") and chats(port), 120)
-    name = "litellm"
-    return Contender(name, f"{name} {pinned}", port, process, short_times=10, max_streams=4)
 
 
 def start_vllm_router(engine_port: int, started: list[subprocess.Popen[bytes]]) -> Contender:
