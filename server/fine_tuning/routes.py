@@ -75,7 +75,10 @@ def _with_advice(error: InvalidRequest) -> InvalidRequest:
 
 
 @router.post(
-    "", response_model=JobObject, openapi_extra=json_body(CreateJob), responses=refusals(409, 507)
+    "",
+    response_model=JobObject,
+    openapi_extra=json_body(CreateJob),
+    responses=refusals(404, 409, 507),
 )
 async def create_job(
     wanted: Annotated[CreateJob, Depends(_body_of)],
@@ -92,7 +95,7 @@ async def create_job(
     return Response(answer, media_type="application/json")
 
 
-@router.get("")
+@router.get("", responses=refusals(404))
 async def list_jobs(
     request: Request,
     caller: Caller,

@@ -28,6 +28,8 @@ LACKING = [
     ("GET", "/v1/containers"),
     ("POST", "/v1/videos"),
     ("POST", "/v1/conversations"),
+    ("POST", "/v1/live"),
+    ("GET", "/v1/agents/none/sessions"),
 ]
 
 
