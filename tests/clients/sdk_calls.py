@@ -93,6 +93,23 @@ class World:
     def response(self) -> str:
         return self.client.responses.create(model=MODEL, input="Hello.", max_output_tokens=16).id
 
+    def batched(self) -> dict[str, Any]:
+        body = {"model": MODEL, "messages": user("Hello."), "max_tokens": 16}
+        lines = [
+            {"custom_id": f"{n}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+            for n in range(40)
+        ]
+        content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        file = self.client.files.create(file=("lines.jsonl", content), purpose="batch")
+        return {
+            "input_file_id": file.id,
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        }
+
+    def batch(self) -> str:
+        return self.client.batches.create(**self.batched()).id
+
     def upload(self) -> str:
         uploads = self.client.uploads
         return uploads.create(
@@ -147,6 +164,10 @@ _PROJECTS = f"{_ADMIN}projects."
 STREAMED = frozenset({"chat.completions.create", "completions.create", "responses.create"})
 """Those that take `stream=True`."""
 CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
+    "batches.cancel": lambda w: {"batch_id": w.batch()},
+    "batches.create": lambda w: w.batched(),
+    "batches.list": lambda _: {},
+    "batches.retrieve": lambda w: {"batch_id": w.batch()},
     "chat.completions.create": lambda _: _CHAT,
     "chat.completions.parse": lambda _: _CHAT | {"max_tokens": 200, "response_format": Place},
     "chat.completions.stream": lambda _: _CHAT,

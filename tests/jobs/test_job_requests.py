@@ -57,7 +57,7 @@ BAD_REQUESTS: list[tuple[dict[str, Any], str, str]] = [
     ({"method": "supervised"}, "method", "invalid_type"),
     ({"method": {}}, "method.type", "missing_required_parameter"),
     ({"method": {"type": "magic"}}, "method.type", "invalid_value"),
-    ({"method": {"type": "ppo"}}, "method.type", "invalid_value"),
+    ({"method": {"type": "grpo"}}, "method.type", "invalid_value"),
     ({"method": {"type": "reinforcement"}}, "method.type", "unsupported_value"),
     ({"method": {"type": "supervised", "x": 1}}, "method.x", "unknown_parameter"),
     ({"integrations": [{"type": "wandb"}]}, "integrations", "unsupported_parameter"),
