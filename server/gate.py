@@ -20,7 +20,7 @@ from server.config import Limits
 from server.error_shapes import ANTHROPIC_ERRORS, OPENAI_ERRORS, ErrorShape, is_anthropic
 from server.errors import ApiError, InternalError, TooLarge, UnsupportedEncoding
 from server.faults import answer_to
-from server.logs import AccessLog, request_id_context
+from server.logs import NO_ROUTE, AccessLog, request_id_context
 from server.timing import Timing
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,8 @@ class Gate:
                 logger.exception("request failed", extra={"path": scope["path"]})
             await send_error(send, call, answer)
         finally:
-            services.access_log.add(call, scope["method"], scope["path"])
+            route = getattr(scope.get("route"), "path", NO_ROUTE)
+            services.access_log.add(call, scope["method"], scope["path"], route)
 
     async def _serve(
         self, services: GateServices, call: Call, scope: Scope, receive: Receive, send: Send
@@ -158,7 +159,9 @@ class Gate:
         send = _labelled_send(call, send)
         if scope["method"] == "HEAD":
             # The app answers as to `GET`; the server leaves out the body.
-            await self._app({**scope, "method": "GET"}, _hung_up, _head_send(send))
+            as_get = {**scope, "method": "GET"}
+            await self._app(as_get, _hung_up, _head_send(send))
+            scope["route"] = as_get.get("route")
         else:
             await self._app(scope, receive, send)
 
