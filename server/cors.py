@@ -26,6 +26,7 @@ _EXPOSED = b", ".join(
         b"openai-version",
         b"retry-after",
         b"retry-after-ms",
+        b"server-timing",
         *(
             b"x-ratelimit-%b-%b" % (what, of)
             for what in (b"limit", b"remaining", b"reset")

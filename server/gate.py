@@ -20,7 +20,8 @@ from server.config import Limits
 from server.error_shapes import ANTHROPIC_ERRORS, OPENAI_ERRORS, ErrorShape, is_anthropic
 from server.errors import ApiError, InternalError, TooLarge, UnsupportedEncoding
 from server.faults import answer_to
-from server.logs import AccessLog, request_id_context
+from server.logs import NO_ROUTE, AccessLog, request_id_context
+from server.timing import Timing
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Call:
         "request_id",
         "started",
         "status",
+        "timing",
     )
 
     def __init__(self, path: str = "") -> None:
@@ -57,10 +59,13 @@ class Call:
         """Headers for the browser of a page."""
         self.is_spare = False
         """Whether it may only have what others leave of an engine."""
+        self.timing: Timing | None = None
+        """Of a request that an engine works for."""
 
     def headers(self) -> list[Header]:
         """For the response's start; the processing time is the time until now."""
-        elapsed_ms = int((time.perf_counter() - self.started) * 1000)
+        now = time.perf_counter()
+        elapsed_ms = int((now - self.started) * 1000)
         headers = [
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", b"%d" % elapsed_ms),
@@ -73,6 +78,8 @@ class Call:
             headers.append((b"openai-project", self.principal.project.id.encode()))
         if self.rates is not None:
             headers += self.rates()
+        if self.timing is not None and (stages := self.timing.header(self.started, now)):
+            headers.append(stages)
         headers += self.cors
         return headers
 
@@ -130,7 +137,8 @@ class Gate:
                 logger.exception("request failed", extra={"path": scope["path"]})
             await send_error(send, call, answer)
         finally:
-            services.access_log.add(call, scope["method"], scope["path"])
+            route = getattr(scope.get("route"), "path", NO_ROUTE)
+            services.access_log.add(call, scope["method"], scope["path"], route)
 
     async def _serve(
         self, services: GateServices, call: Call, scope: Scope, receive: Receive, send: Send
@@ -151,7 +159,9 @@ class Gate:
         send = _labelled_send(call, send)
         if scope["method"] == "HEAD":
             # The app answers as to `GET`; the server leaves out the body.
-            await self._app({**scope, "method": "GET"}, _hung_up, _head_send(send))
+            as_get = {**scope, "method": "GET"}
+            await self._app(as_get, _hung_up, _head_send(send))
+            scope["route"] = as_get.get("route")
         else:
             await self._app(scope, receive, send)
 

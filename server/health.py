@@ -19,6 +19,9 @@ from server.engines.start_failures import read_failures
 from server.hubs.arrivals import read_arrivals
 from server.metrics import GatewayCollector, render_metrics
 from server.models.chat_formats import template_warning
+from server.store import Store
+from server.store.counts import StoredCounts
+from server.store.passing_faults import StoreUnavailableError
 
 _STORE_TIMEOUT_S = 2.0
 _LOW_BYTES = 1024 * 1024
@@ -86,5 +89,15 @@ async def metrics(request: Request) -> Response:
         services.accountant,
         services.runner.lines,
         request.app.connections,
+        await _stored_counts(services.store),
     )
     return Response(render_metrics(collector), media_type="text/plain; version=0.0.4")
+
+
+async def _stored_counts(store: Store) -> StoredCounts:
+    """None while the store does not answer: the gateway's own numbers are told all the same."""
+    try:
+        async with asyncio.timeout(_STORE_TIMEOUT_S):
+            return await store.counts()
+    except (TimeoutError, StoreUnavailableError):
+        return StoredCounts()

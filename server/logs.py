@@ -19,6 +19,8 @@ import msgspec
 request_id_context: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 FLUSH_INTERVAL_S = 0.25
+NO_ROUTE = "none"
+"""Stands for the route of what was asked at no path of ours."""
 _CLIENT_GONE = 499
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds; counted, not written."""
@@ -82,14 +84,15 @@ class AccessLog:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self._lines: list[_AccessLine] = []
-        self.statuses: Counter[int] = Counter()
+        self.answers: Counter[tuple[str, str, int]] = Counter()
+        """By method, route and status; a route is a path as it is declared."""
         self.num_lost = 0
         """Lines that could not be written: the log's disk is full."""
         self._flusher: asyncio.TimerHandle | None = None
 
-    def add(self, call: Logged, method: str, path: str) -> None:
+    def add(self, call: Logged, method: str, path: str, route: str) -> None:
         status = call.status or _CLIENT_GONE
-        self.statuses[status] += 1
+        self.answers[method, route, status] += 1
         if self._stream is None or path in _PROBES:
             return
         now, elapsed_s = time.time(), time.perf_counter() - call.started

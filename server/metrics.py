@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from server.direct.connections import Connections, Ended
 from server.engines.pool import EnginePool
 from server.generation.line import Line
+from server.store.counts import StoredCounts
 from server.usage import Accountant
 
 _ENGINE_GAUGES = (
@@ -29,9 +30,9 @@ _ENGINE_COUNTERS = (
 )
 
 
-class StatusCounts(Protocol):
+class AnswerCounts(Protocol):
     @property
-    def statuses(self) -> dict[int, int]: ...
+    def answers(self) -> dict[tuple[str, str, int], int]: ...
     @property
     def num_lost(self) -> int: ...
 
@@ -39,29 +40,31 @@ class StatusCounts(Protocol):
 class GatewayCollector(Collector):
     def __init__(
         self,
-        statuses: StatusCounts,
+        access_log: AnswerCounts,
         pool: EnginePool,
         accountant: Accountant,
         lines: Mapping[str, Line],
         connections: Connections,
+        stored: StoredCounts,
     ) -> None:
-        self._statuses = statuses
+        self._access_log = access_log
         self._connections = connections
         self._pool = pool
         self._accountant = accountant
         self._lines = lines
+        self._stored = stored
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
-            "tuneyard_http_requests", "Responses by status", labels=["status"]
+            "tuneyard_http_requests", "Answers", labels=["method", "route", "status"]
         )
-        for status, count in sorted(self._statuses.statuses.items()):
-            requests.add_metric([str(status)], count)
+        for (method, route, status), count in sorted(self._access_log.answers.items()):
+            requests.add_metric([method, route, str(status)], count)
         yield requests
         lost = CounterMetricFamily(
             "tuneyard_access_lines_lost", "Access log lines that could not be written"
         )
-        lost.add_metric([], self._statuses.num_lost)
+        lost.add_metric([], self._access_log.num_lost)
         yield lost
         tokens = CounterMetricFamily(
             "tuneyard_tokens", "Tokens accounted by this gateway", labels=["kind"]
@@ -69,11 +72,23 @@ class GatewayCollector(Collector):
         for kind, count in self._accountant.served.items():
             tokens.add_metric([kind], count)
         yield tokens
+        yield from self._objects()
         yield from self._callers()
         yield from self._usage()
         yield from self._engines()
         yield from self._routing()
         yield from self._waiting()
+
+    def _objects(self) -> Iterator[Metric]:
+        for name, text, counts in (
+            ("jobs", "Fine-tuning jobs of all projects", self._stored.jobs),
+            ("uploads", "Uploads that are kept", self._stored.uploads),
+            ("webhook_deliveries", "Webhooks that are kept", self._stored.webhook_deliveries),
+        ):
+            gauge = GaugeMetricFamily(f"tuneyard_{name}", text, labels=["state"])
+            for state, count in sorted(counts.items()):
+                gauge.add_metric([state], count)
+            yield gauge
 
     def _callers(self) -> Iterator[Metric]:
         for name, text, number in (

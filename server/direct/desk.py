@@ -22,7 +22,7 @@ from server.gate import (
     find_authorization,
     find_header,
 )
-from server.logs import AccessLog, request_id_context
+from server.logs import NO_ROUTE, AccessLog, request_id_context
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Desk:
 
     def refuse(self, connection: Connection, error: ApiError) -> None:
         """What came on it is not read; the connection is closed."""
-        self._access_log.statuses[error.status] += 1
+        self._access_log.answers["", NO_ROUTE, error.status] += 1
         Reply(connection, Call(), is_chunked=False, keep_alive=False).refuse(error)
 
     async def _answer(self, request: DirectRequest) -> None:
@@ -91,4 +91,4 @@ class Desk:
 
     def _leave(self, request: DirectRequest) -> None:
         self._under_way.discard(request.reply)
-        self._access_log.add(request.call, "POST", request.path)
+        self._access_log.add(request.call, "POST", request.path, request.path)

@@ -16,6 +16,7 @@ from server.engines.client import EngineConnection, Silent, Work
 from server.engines.pool import EnginePool
 from server.errors import ApiError, InternalError, InvalidRequest, from_failure
 from server.generation.output import Continuation, ErrorNamer, Output, Route
+from server.timing import Timing
 from server.usage import Tally
 from workers.contract.messages import (
     Admitted,
@@ -99,6 +100,7 @@ class Exchange:
         is_spare: bool = False,
     ) -> None:
         self.tally = Tally()
+        self.timing = Timing()
         self.cache_scope = cache_scope
         self.is_spare = is_spare
         self.over = False
@@ -147,7 +149,9 @@ class Exchange:
                 if self.tally.completion_tokens > self._max_tokens and not self.over:
                     self._fail(_too_large())
                 elif not self.over:
-                    sequence.has_output = True
+                    if not sequence.has_output:
+                        sequence.has_output = True
+                        self.timing.note_token()
                     continuation = self._output.token(sequence.index, event)
                     if continuation is not None:
                         self._go_on(sequence, continuation)
@@ -172,6 +176,7 @@ class Exchange:
             self._finish(sequence, event)
         elif isinstance(event, PromptScored) and not self.over:
             sequence.has_output = True
+            self.timing.note_token()
             self._output.scored(sequence.index, event)
 
     def _admit(self, sequence: _Sequence, event: Admitted) -> None:
@@ -186,6 +191,7 @@ class Exchange:
 
     def _begin(self) -> None:
         self._begun = True
+        self.timing.admit()
         if not self.over:
             self._output.begin()
         early, self._early = self._early or [], None

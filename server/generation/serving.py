@@ -118,6 +118,7 @@ class Runner:
         except RateLimited:
             self._under_way[account] -= len(works)
             raise
+        caller.call.timing = exchange.timing
         model = plan.served.model.id
         caller.when_over(partial(self._settle, principal, account, model, exchange, len(works)))
         exchange.start()

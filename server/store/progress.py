@@ -31,6 +31,7 @@ from server.store.records import (
     NewEvent,
 )
 from server.store.tables import jobs
+from server.store.turns import Turns, last_turn, take_turn
 
 _PATHS_OF_PLANS = (
     "weights_path",
@@ -68,23 +69,25 @@ class Progress:
         self._database = database
 
     async def claim_validation(self, owner: str, lease_s: float) -> Job | None:
-        """Takes the oldest job whose files are to be checked and that nobody holds."""
+        """Takes a job whose files are to be checked and that nobody holds: of the project that has
+        waited longest for its turn, the oldest."""
         wanted = jobs.c.status == JobStatus.VALIDATING_FILES
         if not await self._is_any(owner, wanted):
             return None
         async with self._database.write() as connection:
-            return await _claim(connection, owner, lease_s, wanted)
+            return await _claim(connection, owner, lease_s, wanted, Turns.VALIDATION)
 
     async def claim_training(
         self, owner: str, lease_s: float, started: NewEvent, interrupted: NewEvent
     ) -> Job | None:
-        """Takes the oldest job to train that nobody holds. A queued one starts to run, with the
-        event `started`; one found running lost its supervisor, and gets the event `interrupted`."""
+        """Takes a job to train that nobody holds: of the project that has waited longest for its
+        turn, the oldest. A queued one starts to run, with the event `started`; one found running
+        lost its supervisor, goes before all others, and gets the event `interrupted`."""
         wanted = jobs.c.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
         if not await self._is_any(owner, wanted):
             return None
         async with self._database.write() as connection:
-            job = await _claim(connection, owner, lease_s, wanted)
+            job = await _claim(connection, owner, lease_s, wanted, Turns.TRAINING)
             if job is None:
                 return None
             if job.status is JobStatus.QUEUED:
@@ -251,18 +254,28 @@ def _is_free(owner: str) -> ColumnElement[bool]:
 
 
 async def _claim(
-    connection: AsyncConnection, owner: str, lease_s: float, wanted: ColumnElement[bool]
+    connection: AsyncConnection,
+    owner: str,
+    lease_s: float,
+    wanted: ColumnElement[bool],
+    turns: Turns,
 ) -> Job | None:
-    query: Select[str] = (
-        select(jobs.c.id)
+    """One whose supervisor was lost has had its turn."""
+    query: Select[str, str, str] = (
+        select(jobs.c.id, jobs.c.project_id, jobs.c.status)
         .where(and_(wanted, _is_free(owner)))
-        .order_by(jobs.c.num)
+        .order_by(
+            jobs.c.status != JobStatus.RUNNING, last_turn(turns, jobs.c.project_id), jobs.c.num
+        )
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    job_id = await connection.scalar(query)
-    if job_id is None:
+    found = (await connection.execute(query)).one_or_none()
+    if found is None:
         return None
+    job_id, project_id, status = found
+    if status != JobStatus.RUNNING:
+        await take_turn(connection, turns, project_id)
     await connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id)

@@ -14,6 +14,7 @@ from server.store.aliases import Aliases
 from server.store.audit import AuditLog
 from server.store.batches import Batches
 from server.store.configured_adapters import ConfiguredAdapters
+from server.store.counts import StoredCounts, count_stored
 from server.store.database import Database
 from server.store.engines import Engines
 from server.store.faults import StoreUnusableError
@@ -56,6 +57,9 @@ class Store:
         self.responses = Responses(database)
         self.usage = UsageLedger(database)
         self.webhooks = Webhooks(database)
+
+    async def counts(self) -> StoredCounts:
+        return await count_stored(self._database)
 
     async def keep_reserve(self) -> None:
         """Sees to the room that deletes on a full disk need."""

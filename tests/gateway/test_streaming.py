@@ -261,5 +261,5 @@ def test_probes_and_metrics_need_no_key(gateway: Gateway) -> None:
     assert ready.status_code == 503
     assert ready.json()["missing"] == ["engine of asleep"]
     metrics = httpx.get(f"{gateway.url}/metrics").text
-    assert 'tuneyard_http_requests_total{status="200"}' in metrics
+    assert 'tuneyard_http_requests_total{method="GET",route="/healthz",status="200"}' in metrics
     assert 'tuneyard_engine_running{engine="engine-0",model="scripted-model"}' in metrics

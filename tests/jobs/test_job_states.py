@@ -164,6 +164,33 @@ async def test_of_many_supervisors_each_job_is_claimed_by_one(store: Store) -> N
     assert sorted(claimed) == sorted(job.id for job in queued)
 
 
+async def test_projects_with_waiting_jobs_take_turns(store: Store) -> None:
+    many, few = await make_project(store), await make_project(store)
+    crowd = [await make_job(store, many) for _ in range(5)]
+    pair = [await make_job(store, few) for _ in range(2)]
+    fair = [crowd[0], pair[0], crowd[1], pair[1], crowd[2], crowd[3], crowd[4]]
+    checked: list[str] = []
+    while (job := await store.progress.claim_validation("validator", 60)) is not None:
+        checked.append(job.id)
+        assert await store.progress.accept("validator", job.id, {"n_epochs": 3}, [])
+    assert checked == [job.id for job in fair]
+    trained: list[str] = []
+    while (job := await store.progress.claim_training("me", 60, STARTED, INTERRUPTED)) is not None:
+        trained.append(job.id)
+    assert trained == checked
+
+
+async def test_an_interrupted_job_goes_on_before_another_projects_first(store: Store) -> None:
+    first, other = await make_project(store), await make_project(store)
+    interrupted = await make_queued(store, first)
+    assert await store.progress.claim_training("dead", -1, STARTED, INTERRUPTED) is not None
+    waiting = await make_queued(store, other)
+    for expected in (interrupted, waiting):
+        job = await store.progress.claim_training("me", 60, STARTED, INTERRUPTED)
+        assert job is not None
+        assert job.id == expected.id
+
+
 async def test_jobs_are_claimed_oldest_first_also_after_a_resume(store: Store) -> None:
     project = await make_project(store)
     first, second = await make_queued(store, project), await make_queued(store, project)
