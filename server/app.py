@@ -24,6 +24,7 @@ from server.batches import routes as batches_routes
 from server.batches.schemas import CreateBatch
 from server.batches.service import BatchService
 from server.blobs import LocalBlobs, StorageFullError
+from server.chat import stored_routes
 from server.config import Config, Limits
 from server.cors import CorsPolicy
 from server.direct.connections import Connections
@@ -63,6 +64,8 @@ from server.responses.keeping import Keeper
 from server.responses.schemas import CountTokens
 from server.store import Store, StoreUnavailableError, open_store
 from server.store.passing_faults import UnstorableTextError
+from server.store.responses import StoredResponse
+from server.store.stored_completions import StoredCompletion
 from server.unsupported import find_unsupported
 from server.uploads import routes as uploads_routes
 from server.uploads.schemas import CompleteUpload, CreateUpload
@@ -102,7 +105,8 @@ class Services:
     runner: Runner
     keep_alive: KeepAlive
     media: MediaLoader
-    keeper: Keeper
+    keeper: Keeper[StoredResponse]
+    completion_keeper: Keeper[StoredCompletion]
     contexts: ContextLoader
     jobs: JobService
     batches: BatchService
@@ -183,6 +187,7 @@ def create_app(config: Config, access_log: AccessLog | None = None) -> GatewayAp
     app.include_router(api_docs.router)
     app.include_router(generating.described())
     app.include_router(responses_routes.router)
+    app.include_router(stored_routes.router)
     app.include_router(models_routes.router)
     app.include_router(files_routes.router)
     app.include_router(uploads_routes.router)
@@ -225,8 +230,10 @@ async def _open_services(
     sharing = RateSharing(rates, store.usage)
     stack.push_async_callback(sharing.close)
     await sharing.start()
-    keeper = Keeper(store.responses, config.limits.response_days)
+    keeper = Keeper(store.responses.add, config.limits.response_days)
     stack.push_async_callback(keeper.close)
+    completion_keeper = Keeper(store.completions.add, config.limits.response_days)
+    stack.push_async_callback(completion_keeper.close)
     await pool.start()
     blobs = LocalBlobs(config.files_dir)
     catalog = Catalog(store.models, pool, config)
@@ -253,6 +260,7 @@ async def _open_services(
         keep_alive=keep_alive,
         media=media,
         keeper=keeper,
+        completion_keeper=completion_keeper,
         contexts=ContextLoader(store.responses),
         jobs=JobService(store, JobFactory(store, blobs, config, pool.hello)),
         batches=batches,

@@ -11,10 +11,8 @@ from fastapi import APIRouter
 
 from server.answering.endpoint import AnsweringEndpoint
 from server.auth import Principal
-from server.chat.fold import ChatFold
+from server.chat.endpoint import ChatEndpoint, ChatServices
 from server.chat.schemas import ChatCompletion, ChatCompletionRequest
-from server.chat.stream import ChatStream
-from server.chat.translation import read_chat
 from server.completions.endpoint import CompletionsEndpoint
 from server.completions.schemas import Completion, CompletionRequest
 from server.direct.reply import Reply
@@ -28,7 +26,7 @@ from server.messages.stream import MessageStream
 from server.messages.translation import read_message
 from server.openapi import refusals
 from server.responses.answer_schemas import ResponseObject
-from server.responses.endpoint import ResponseHolder, ResponsesEndpoint
+from server.responses.endpoint import ResponsesEndpoint, ResponseServices
 from server.responses.schemas import CreateResponse
 from server.scores.endpoint import ScoresEndpoint
 from server.scores.schemas import ScoreEvaluation, ScoreRequest
@@ -38,6 +36,15 @@ _STREAMED: dict[str, Any] = {
     "description": "The answer; with `stream`, its chunks as server-sent events.",
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
+
+
+class Services(ChatServices, ResponseServices, Protocol):
+    """What all of the endpoints need of the app."""
+
+
+class Holder(Protocol):
+    @property
+    def services(self) -> Services: ...
 
 
 class Endpoint(Protocol):
@@ -57,7 +64,7 @@ class GeneratingRoute:
     """Of `POST`."""
 
     path: str
-    endpoint: Callable[[ResponseHolder], Endpoint]
+    endpoint: Callable[[Holder], Endpoint]
     request: type[RequestBody]
     answer: type[ResponseBody]
     name: str
@@ -73,9 +80,7 @@ class GeneratingRoute:
 ROUTES = (
     GeneratingRoute(
         path="/v1/chat/completions",
-        endpoint=lambda holder: AnsweringEndpoint(
-            holder, ChatCompletionRequest, read_chat, stream=ChatStream, whole=ChatFold
-        ),
+        endpoint=ChatEndpoint,
         request=ChatCompletionRequest,
         answer=ChatCompletion,
         name="create_chat_completion",
@@ -156,7 +161,7 @@ ROUTES = (
 )
 
 
-def open_endpoints(holder: ResponseHolder) -> dict[str, Endpoint]:
+def open_endpoints(holder: Holder) -> dict[str, Endpoint]:
     """By path."""
     return {route.path: route.endpoint(holder) for route in ROUTES}
 

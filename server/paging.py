@@ -25,7 +25,7 @@ class Listing(ResponseBody, Generic[ItemT]):
     def of(cls, data: list[ItemT], *, has_more: bool) -> Self:
         items: list[Any] = [*data]
         first_id, last_id = (items[0].id, items[-1].id) if items else (None, None)
-        return cls(data=data, first_id=first_id, last_id=last_id, has_more=has_more)
+        return cls(object="list", data=data, first_id=first_id, last_id=last_id, has_more=has_more)
 
 
 def no_such_cursor(error: UnknownCursorError) -> InvalidRequest:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 
-from server.errors import unknown_parameter
+from server.errors import InvalidRequest, unknown_parameter
+
+_METADATA_PARAM = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
 def refuse_unknown(request: Request) -> None:
@@ -23,3 +26,22 @@ def refuse_unknown(request: Request) -> None:
 def _query_fields(dependant: Any) -> list[Any]:
     inner = [field for part in dependant.dependencies for field in _query_fields(part)]
     return [*dependant.query_params, *inner]
+
+
+def metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
+    """The pairs of `metadata[key]=value`, and whether those without any are asked for
+    (`metadata=null`). Raises InvalidRequest."""
+    pairs: dict[str, str] = {}
+    without = False
+    for name, value in request.query_params.multi_items():
+        if (match := _METADATA_PARAM.fullmatch(name)) is not None:
+            pairs[match[1]] = value
+        elif name == "metadata":
+            if value not in ("null", ""):
+                raise InvalidRequest(
+                    "Invalid 'metadata': expected metadata[key]=value, or null.",
+                    param="metadata",
+                    code="invalid_value",
+                )
+            without = True
+    return pairs, without

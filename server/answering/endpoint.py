@@ -43,13 +43,24 @@ class AnsweringEndpoint(Generic[BodyT]):
             await self.answer(principal, request, reply)
             return
         plan = await self._plan(principal, request, reply)
-        output = self._stream(request, plan, reply, self._holder.services.keep_alive)
-        self._run(principal, plan, output, reply)
+        self._run(principal, plan, self.streamed(principal, request, plan, reply), reply)
 
     async def answer(self, principal: Principal, request: BodyT, recipient: Recipient) -> None:
         """Answers as a whole, whatever `stream` says. Raises ApiError, and ClientGone."""
         plan = await self._plan(principal, request, recipient)
-        self._run(principal, plan, self._whole(request, plan, recipient), recipient)
+        self._run(principal, plan, self.folded(principal, request, plan, recipient), recipient)
+
+    def streamed(
+        self, principal: Principal, request: BodyT, plan: AnswerPlan, reply: Reply
+    ) -> Output:
+        """Raises ApiError."""
+        return self._stream(request, plan, reply, self._holder.services.keep_alive)
+
+    def folded(
+        self, principal: Principal, request: BodyT, plan: AnswerPlan, recipient: Recipient
+    ) -> Output:
+        """Raises ApiError."""
+        return self._whole(request, plan, recipient)
 
     async def _plan(self, principal: Principal, request: BodyT, caller: Caller) -> AnswerPlan:
         services, asked = self._holder.services, self._translate(request)

@@ -6,6 +6,7 @@ from typing import Any
 
 from server.answering.fold import AnswerFold, FoldedAnswer, FoldedCall
 from server.answering.plan import AnswerPlan
+from server.chat.keeping import Place
 from server.chat.schemas import ChatCompletionRequest
 from server.direct.reply import model_header
 from server.errors import ApiError
@@ -17,17 +18,36 @@ from server.usage import Tally
 class ChatFold(AnswerFold):
     """An exchange's `Output`."""
 
-    def __init__(self, body: ChatCompletionRequest, plan: AnswerPlan, recipient: Recipient) -> None:
+    def __init__(
+        self,
+        body: ChatCompletionRequest,
+        plan: AnswerPlan,
+        recipient: Recipient,
+        place: Place | None = None,
+    ) -> None:
+        """Is kept at `place`, if there is one, before it is sent."""
         super().__init__(plan)
         self._recipient = recipient
+        self._place = place
         self._shows_reasoning = body.include_reasoning is not False
         self._metadata = body.metadata
-        self._id = AnswerId("chatcmpl-", body.model, plan.served.hello)
+        self.answer_id = AnswerId("chatcmpl-", body.model, plan.served.hello)
 
     def end(self, tally: Tally) -> None:
+        body = self.body(tally)
+        if self._place is None:
+            self._send(body, None)
+        else:
+            self._place.keep(self.answer_id, body, lambda error: self._send(body, error))
+
+    def fail(self, error: ApiError) -> None:
+        self._recipient.refuse(error)
+
+    def body(self, tally: Tally) -> bytes:
+        """The completion, once every sequence has finished."""
         self.count_reasoning(tally)
-        answer, metadata = self._id, self._metadata
-        body = (
+        answer, metadata = self.answer_id, self._metadata
+        return (
             b'{"id":"%b","object":"chat.completion","created":%d,"model":%b,"choices":%b,'
             b'"usage":%b,"service_tier":"default","system_fingerprint":"%b"%b}'
         ) % (
@@ -39,10 +59,12 @@ class ChatFold(AnswerFold):
             answer.fingerprint.encode(),
             b"" if metadata is None else b',"metadata":' + to_json(metadata),
         )
-        self._recipient.answer(200, body, (model_header(self.plan.served.model.id),))
 
-    def fail(self, error: ApiError) -> None:
-        self._recipient.refuse(error)
+    def _send(self, body: bytes, error: ApiError | None) -> None:
+        if error is not None:
+            self._recipient.refuse(error)
+        else:
+            self._recipient.answer(200, body, (model_header(self.plan.served.model.id),))
 
     def _choice(self, index: int, answer: FoldedAnswer) -> dict[str, Any]:
         logprobs = None

@@ -169,3 +169,23 @@ class ChatCompletion(ResponseBody):
     service_tier: str
     system_fingerprint: str
     metadata: dict[str, str] | None = None
+
+
+class ChangeStoredCompletion(RequestBody):
+    metadata: Metadata | None
+
+
+class StoredCompletionDeleted(ResponseBody):
+    id: str
+    object: Literal["chat.completion.deleted"] = "chat.completion.deleted"
+    deleted: Literal[True] = True
+
+
+class StoredMessage(ResponseBody):
+    """A message as it was sent, with an id of its own."""
+
+    id: str
+    role: str
+    content: str | None = None
+    refusal: str | None = None
+    content_parts: list[dict[str, Any]] | None = None

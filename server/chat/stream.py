@@ -32,15 +32,23 @@ class ChatStream:
     is_kept = False
 
     def __init__(
-        self, body: ChatCompletionRequest, plan: AnswerPlan, reply: Reply, keep_alive: KeepAlive
+        self,
+        body: ChatCompletionRequest,
+        plan: AnswerPlan,
+        reply: Reply,
+        keep_alive: KeepAlive,
+        answer: AnswerId | None = None,
     ) -> None:
+        """`answer` is its id where somebody else has it too."""
         self._plan = plan
         self._reply = reply
         self._shows_reasoning = body.include_reasoning is not False
         self._with_logprobs = plan.request.logprobs is not None
         self._readers = [plan.reader() for _ in plan.works]
         self._ends_early = plan.ends_early
-        answer = AnswerId("chatcmpl-", body.model, plan.served.hello)
+        self.call_ids: dict[tuple[int, int], str] = {}
+        """By the answer's index, and the call's in it."""
+        answer = answer or AnswerId("chatcmpl-", body.model, plan.served.hello)
         head = chunk_head(answer, "chat.completion.chunk", tier="default")
         self._chunks = ChunkStream(reply, keep_alive, body.stream_options, head, "delta")
         self._is_plain = not (self._chunks.obfuscates or self._with_logprobs)
@@ -108,9 +116,10 @@ class ChatStream:
                     index, to_json({"function_call": {"name": name, "arguments": ""}})
                 )
             return
+        self.call_ids[index, number] = call_id or tool_call_id()
         call = {
             "index": number,
-            "id": call_id or tool_call_id(),
+            "id": self.call_ids[index, number],
             "type": "function",
             "function": {"name": name, "arguments": ""},
         }

@@ -75,8 +75,6 @@ def _refuse_unsupported(body: ChatCompletionRequest) -> None:
     for name in ("audio", "web_search_options", "moderation"):
         if getattr(body, name) is not None:
             raise unsupported_parameter(name, "This server does not offer it.")
-    if body.store:
-        raise unsupported_parameter("store", "This server does not store chat completions.")
     if body.modalities is not None and "audio" in body.modalities:
         raise unsupported_value("modalities", "This model answers in text only.")
     if body.verbosity not in (None, "medium"):

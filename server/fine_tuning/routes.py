@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -26,6 +25,7 @@ from server.fine_tuning.service import ROUTE, JobService, no_such_job
 from server.idempotency import idempotent_call
 from server.openapi import json_body, refusals
 from server.paging import no_such_cursor
+from server.query import metadata_filter
 from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.validation import read_body
@@ -35,7 +35,6 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 MAX_PAGE = 100
 _MAX_NAME_CHARS = 64
 """Of a parameter that is not there, in what is said of it."""
-_METADATA_PARAM = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
 def _service_of(request: Request) -> JobService:
@@ -105,7 +104,7 @@ async def list_jobs(
 ) -> JobList:
     """List jobs, newest first. `metadata[key]=value` selects by metadata, `metadata=null` those
     without any."""
-    pairs, without = _metadata_filter(request)
+    pairs, without = metadata_filter(request)
     try:
         page = await rows.jobs.page(
             caller.project.id, after=after, limit=limit, metadata=pairs, without_metadata=without
@@ -114,23 +113,6 @@ async def list_jobs(
         raise no_such_job(error.after) from None
     data = [JobObject.of(job, caller.project.slug) for job in page.items]
     return JobList(data=data, has_more=page.has_more)
-
-
-def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
-    pairs: dict[str, str] = {}
-    without = False
-    for name, value in request.query_params.multi_items():
-        if (match := _METADATA_PARAM.fullmatch(name)) is not None:
-            pairs[match[1]] = value
-        elif name == "metadata":
-            if value not in ("null", ""):
-                raise InvalidRequest(
-                    "Invalid 'metadata': expected metadata[key]=value, or null.",
-                    param="metadata",
-                    code="invalid_value",
-                )
-            without = True
-    return pairs, without
 
 
 @router.get("/{fine_tuning_job_id}")

@@ -21,6 +21,7 @@ from server.responses.schemas import CreateResponse
 from server.responses.stored_input import stored_input
 from server.responses.translation import THOUGHTS, read_response
 from server.store import Store
+from server.store.responses import StoredResponse
 from server.validation import read_body
 
 
@@ -28,7 +29,7 @@ class ResponseServices(PlanningServices, Protocol):
     @property
     def store(self) -> Store: ...
     @property
-    def keeper(self) -> Keeper: ...
+    def keeper(self) -> Keeper[StoredResponse]: ...
 
 
 class ResponseHolder(Protocol):

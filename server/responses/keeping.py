@@ -1,6 +1,6 @@
-"""Keeping finished responses: those that end while others are being written are written together.
+"""Keeping finished answers: those that end while others are being written are written together.
 
-A response is kept before its caller sees it whole, so that it can be gone on from at once.
+An answer is kept before its caller sees it whole, so that it can be gone on from at once.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 from server.errors import ApiError, InternalError, InvalidRequest
 from server.faults import answer_to
@@ -26,23 +26,23 @@ _DAY_S = 24 * 3600
 WhenKept = Callable[[ApiError | None], None]
 
 
-class Responses(Protocol):
-    async def add(self, kept: list[StoredResponse]) -> None: ...
+RowT = TypeVar("RowT")
 
 
-class Keeper:
-    """Every response given to `keep` is waited for by a request, so no more than those wait."""
+class Keeper(Generic[RowT]):
+    """Every row given to `keep` is waited for by a request, so no more than those wait."""
 
-    def __init__(self, responses: Responses, days: float) -> None:
+    def __init__(self, add: Callable[[list[RowT]], Awaitable[None]], days: float) -> None:
+        """`add` writes rows in one transaction."""
         self.lifetime_s = int(days * _DAY_S)
-        self._responses = responses
-        self._waiting: deque[tuple[StoredResponse, int, WhenKept]] = deque()
+        self._add_rows = add
+        self._waiting: deque[tuple[RowT, int, WhenKept]] = deque()
         self._writer: asyncio.Task[None] | None = None
 
-    def keep(self, response: StoredResponse, num_bytes: int, when_kept: WhenKept) -> None:
+    def keep(self, row: RowT, num_bytes: int, when_kept: WhenKept) -> None:
         """Calls `when_kept` with what went wrong, or None. `num_bytes` are those of the body and
         the input."""
-        self._waiting.append((response, num_bytes, when_kept))
+        self._waiting.append((row, num_bytes, when_kept))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
 
@@ -55,33 +55,33 @@ class Keeper:
         try:
             while self._waiting:
                 batch = self._next_batch()
-                error = await self._add([response for response, _ in batch])
+                error = await self._add([row for row, _ in batch])
                 for _, when_kept in batch:
                     _tell(when_kept, error)
         finally:
             self._writer = None
 
-    def _next_batch(self) -> list[tuple[StoredResponse, WhenKept]]:
-        batch: list[tuple[StoredResponse, WhenKept]] = []
+    def _next_batch(self) -> list[tuple[RowT, WhenKept]]:
+        batch: list[tuple[RowT, WhenKept]] = []
         room = MAX_STORED_BYTES
         while self._waiting and len(batch) < _MAX_WRITTEN_AT_ONCE:
-            response, num_bytes, when_kept = self._waiting[0]
+            row, num_bytes, when_kept = self._waiting[0]
             room -= num_bytes
             if batch and room < 0:
                 break
             self._waiting.popleft()
-            batch.append((response, when_kept))
+            batch.append((row, when_kept))
         return batch
 
-    async def _add(self, responses: list[StoredResponse]) -> ApiError | None:
+    async def _add(self, rows: list[RowT]) -> ApiError | None:
         try:
-            await self._responses.add(responses)
+            await self._add_rows(rows)
         except Exception as error:
             answer = answer_to(error)
             if isinstance(answer, InternalError):
-                logger.exception("responses cannot be kept")
+                logger.exception("answers cannot be kept")
             else:
-                logger.error("responses cannot be kept", extra={"reason": str(error)})
+                logger.error("answers cannot be kept", extra={"reason": str(error)})
             return answer
         return None
 
@@ -98,7 +98,7 @@ def _tell(when_kept: WhenKept, error: ApiError | None) -> None:
 class Place:
     """Where a response under way will be kept."""
 
-    keeper: Keeper
+    keeper: Keeper[StoredResponse]
     project_id: str
     previous: StoredResponse | None
     input: bytes

@@ -29,6 +29,7 @@ from server.store.permissions import Permissions
 from server.store.progress import Progress
 from server.store.projects import Projects
 from server.store.responses import Responses
+from server.store.stored_completions import StoredCompletions
 from server.store.uploads import Uploads
 from server.store.usage import UsageLedger
 from server.store.webhooks import Webhooks
@@ -55,6 +56,7 @@ class Store:
         self.progress = Progress(database)
         self.replays = Replays(database)
         self.responses = Responses(database)
+        self.completions = StoredCompletions(database)
         self.usage = UsageLedger(database)
         self.webhooks = Webhooks(database)
 

@@ -315,6 +315,32 @@ responses = Table(
     Index(None, "expires_at"),
 )
 
+stored_completions = Table(
+    "stored_completions",
+    metadata,
+    Column("num", RowNumber, primary_key=True, autoincrement=True),
+    Column("id", String, nullable=False, unique=True),
+    Column("project_id", String, ForeignKey("projects.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("model", String, nullable=False),
+    Column("metadata", JSON(none_as_null=True)),
+    Column("body", Text, nullable=False),
+    Column("messages", Text, nullable=False),
+    Index(None, "project_id", "num"),
+    Index(None, "project_id", "model", "num"),
+    Index(None, "expires_at"),
+    sqlite_autoincrement=True,
+)
+
+stored_completion_metadata = Table(
+    "stored_completion_metadata",
+    metadata,
+    Column("completion_id", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("value", String, nullable=False),
+)
+
 batches = Table(
     "batches",
     metadata,

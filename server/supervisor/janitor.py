@@ -1,5 +1,5 @@
 """Removes what nobody can reach any more: bytes of deleted files, weights of deleted models, rows
-of dead supervisors, old idempotency keys, expired responses."""
+of dead supervisors, old idempotency keys, expired responses and completions."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ class Janitor:
         await self._store.replays.forget_old()
         await self._store.webhooks.forget_old()
         await self._store.responses.remove_expired()
+        await self._store.completions.remove_expired()
 
     async def _remove_weights(self, path: Path) -> None:
         """Only what is ours to remove: a directory right under the adapters'."""

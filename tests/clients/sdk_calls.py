@@ -90,6 +90,9 @@ class World:
         made = permissions.create(self.checkpoint(), project_ids=[self.project()])
         return made.data[0].id
 
+    def completion(self) -> str:
+        return self.client.chat.completions.create(**_CHAT, store=True).id
+
     def response(self) -> str:
         return self.client.responses.create(model=MODEL, input="Hello.", max_output_tokens=16).id
 
@@ -169,8 +172,13 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "batches.list": lambda _: {},
     "batches.retrieve": lambda w: {"batch_id": w.batch()},
     "chat.completions.create": lambda _: _CHAT,
+    "chat.completions.delete": lambda w: {"completion_id": w.completion()},
+    "chat.completions.list": lambda _: {},
+    "chat.completions.messages.list": lambda w: {"completion_id": w.completion()},
     "chat.completions.parse": lambda _: _CHAT | {"max_tokens": 200, "response_format": Place},
+    "chat.completions.retrieve": lambda w: {"completion_id": w.completion()},
     "chat.completions.stream": lambda _: _CHAT,
+    "chat.completions.update": lambda w: {"completion_id": w.completion(), "metadata": {"a": "b"}},
     "completions.create": lambda _: {"model": MODEL, "prompt": "Hello", "max_tokens": 4},
     "embeddings.create": lambda _: {"model": MODEL, "input": ["one"], "encoding_format": "float"},
     "files.content": lambda w: {"file_id": w.file()},

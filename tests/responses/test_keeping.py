@@ -41,7 +41,7 @@ async def test_responses_that_end_together_are_written_together(tmp_path: Path) 
     store = await open_store(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
     await store.projects.ensure("proj", "P")
     counted = _Counted(store.responses)
-    keeper = Keeper(counted, days=1)
+    keeper = Keeper(counted.add, days=1)
     told: list[ApiError | None] = []
     for number in range(100):
         keeper.keep(row(f"resp_{number}"), 4, told.append)
@@ -56,7 +56,7 @@ async def test_what_is_written_together_is_not_large(tmp_path: Path) -> None:
     store = await open_store(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
     await store.projects.ensure("proj", "P")
     counted = _Counted(store.responses)
-    keeper = Keeper(counted, days=1)
+    keeper = Keeper(counted.add, days=1)
     told: list[ApiError | None] = []
     third = MAX_STORED_BYTES // 3
     for number, size in enumerate([third, third, third, MAX_STORED_BYTES, 1]):
@@ -70,7 +70,7 @@ async def test_what_is_written_together_is_not_large(tmp_path: Path) -> None:
 async def test_what_one_caller_does_is_nothing_to_the_next(tmp_path: Path) -> None:
     store = await open_store(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
     await store.projects.ensure("proj", "P")
-    keeper = Keeper(store.responses, days=1)
+    keeper = Keeper(store.responses.add, days=1)
     told = asyncio.Event()
 
     def fail(_error: ApiError | None) -> None:
