@@ -54,7 +54,6 @@ _ENDPOINTS: dict[str, tuple[str, str]] = {
     "/v1/answers": ("Answers", f"{_CHAT}."),
     "/v1/assistants": ("Assistants", f"{_CHAT}, with the instructions as its first message."),
     "/v1/audio": ("Audio", f"{_CHAT}, which takes sound as 'input_audio' where the model does."),
-    "/v1/chat/completions/": ("Stored chat completions", "Keep the answers that you get."),
     "/v1/chatkit": ("ChatKit", _NOTHING),
     "/v1/classifications": ("Classifications", f"{_CHAT} with 'guided_choice'."),
     "/v1/containers": ("Containers", _NOTHING),

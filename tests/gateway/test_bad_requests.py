@@ -82,7 +82,6 @@ BAD: list[tuple[str, Any, str, str | None]] = [
     ("audio", chat(modalities=["text", "audio"]), "unsupported_value", "modalities"),
     ("audio voice", chat(audio={"voice": "a"}), "unsupported_parameter", "audio"),
     ("search", chat(web_search_options={}), "unsupported_parameter", "web_search_options"),
-    ("store", chat(store=True), "unsupported_parameter", "store"),
     ("verbosity", chat(verbosity="low"), "unsupported_value", "verbosity"),
     ("effort", chat(reasoning_effort="huge"), "invalid_value", "reasoning_effort"),
     ("metadata value", chat(metadata={"a": 5}), "invalid_type", "metadata.a"),
@@ -320,6 +319,6 @@ def test_unknown_paths_and_methods(gateway: Gateway) -> None:
     missing = httpx.get(f"{gateway.url}/v1/nothing", headers=headers)
     assert missing.status_code == 404
     assert missing.json()["error"]["message"] == "Invalid URL (GET /v1/nothing)"
-    wrong = httpx.get(f"{gateway.url}{CHAT}", headers=headers)
+    wrong = httpx.delete(f"{gateway.url}{CHAT}", headers=headers)
     assert wrong.status_code == 405
     assert wrong.json()["error"]["type"] == "invalid_request_error"

@@ -16,7 +16,6 @@ from tests.gateway.conftest import KEY, MODEL, Gateway
 HEADERS = {"authorization": f"Bearer {KEY}"}
 LACKING = [
     ("POST", "/v1/responses/compact"),
-    ("GET", "/v1/chat/completions/chatcmpl-1"),
     ("POST", "/v1/images/generations"),
     ("POST", "/v1/audio/transcriptions"),
     ("POST", "/v1/moderations"),

@@ -247,7 +247,7 @@ async def test_old_events_are_forgotten_with_their_deliveries(
         ({"secret": "plain"}, "whsec_"),
         ({"secret": "whsec_c2hvcnQ="}, "16 bytes"),
         ({"secret": "whsec_not base64 at all, not at all"}, "whsec_"),
-        ({"events": ["batch.completed"]}, "fine_tuning.job.succeeded"),
+        ({"events": ["batch.begun"]}, "fine_tuning.job.succeeded"),
         ({"events": []}, "at least 1"),
         ({"colour": "red"}, "colour"),
     ],

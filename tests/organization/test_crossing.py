@@ -21,6 +21,7 @@ from tests.jobs.factories import INTERRUPTED, STARTED, make_queued, new_file, ne
 from tests.organization.conftest import PROJECT, Service, chat
 
 BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions/{completion_id}": {"json": {"metadata": None}},
     "/v1/uploads/{upload_id}/parts": {"files": {"data": ("part", b"x")}},
     "/v1/uploads/{upload_id}/complete": {"json": {"part_ids": ["part_x"]}},
     "/v1/fine_tuning/checkpoints/{fine_tuned_model_checkpoint}/permissions": {
@@ -67,7 +68,9 @@ def objects(service: Service) -> list[str]:
     ).json()
     wanted = {"filename": "a", "purpose": "user_data", "bytes": 1, "mime_type": "text/plain"}
     upload = service.call("POST", "/v1/uploads", KEY, json=wanted).json()
-    return [file["id"], upload["id"], *asyncio.run(make_job_with_model(service, PROJECT))]
+    made = asyncio.run(make_job_with_model(service, PROJECT))
+    completion = chat(service.one, store=True).json()["id"]
+    return [file["id"], upload["id"], *made, completion]
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +83,15 @@ def stranger(service: Service) -> str:
 
 def test_the_owner_finds_his_objects(service: Service, objects: list[str]) -> None:
     """Or the next tests would show nothing."""
-    file, _, job, model, result = objects
+    file, _, job, model, result, completion = objects
     for path in (
         f"/v1/files/{file}",
         f"/v1/files/{result}",
         f"/v1/fine_tuning/jobs/{job}",
         f"/v1/fine_tuning/jobs/{job}/events",
         f"/v1/models/{model}",
+        f"/v1/chat/completions/{completion}",
+        f"/v1/chat/completions/{completion}/messages",
     ):
         assert service.call("GET", path, KEY).status_code == 200, path
 
@@ -105,10 +110,10 @@ def test_an_id_of_another_project_is_not_found(
 def test_another_project_s_objects_are_neither_listed_nor_used(
     service: Service, objects: list[str], stranger: str
 ) -> None:
-    file, upload, job, model, _ = objects
-    for path in ("/v1/files", "/v1/fine_tuning/jobs", "/v1/models"):
+    file, upload, job, model, _, completion = objects
+    for path in ("/v1/files", "/v1/fine_tuning/jobs", "/v1/models", "/v1/chat/completions"):
         shown = service.call("GET", path, stranger).text
-        assert not [name for name in (file, upload, job, model) if name in shown]
+        assert not [name for name in (file, upload, job, model, completion) if name in shown]
     assert chat(service.one, stranger, model=model).status_code == 404
     named = service.call("POST", "/v1/models/mine", stranger, json={"points_to": model})
     assert (named.status_code, named.json()["error"]["code"]) == (400, "model_not_found")
