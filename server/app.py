@@ -58,10 +58,12 @@ from server.openapi import document
 from server.organization import BODIES as ORGANIZATION_BODIES
 from server.organization import router as organization_router
 from server.responses import routes as responses_routes
+from server.responses.background import Background
 from server.responses.context import ContextLoader
 from server.responses.keeping import Keeper
 from server.responses.schemas import CountTokens
 from server.store import Store, StoreUnavailableError, open_store
+from server.store.identifiers import random_id
 from server.store.passing_faults import UnstorableTextError
 from server.unsupported import find_unsupported
 from server.uploads import routes as uploads_routes
@@ -103,6 +105,7 @@ class Services:
     keep_alive: KeepAlive
     media: MediaLoader
     keeper: Keeper
+    background: Background
     contexts: ContextLoader
     jobs: JobService
     batches: BatchService
@@ -154,6 +157,7 @@ class GatewayApp(FastAPI):
                 self.config, self.access_log, self.endpoints, stack
             )
             self._services.batches.start()
+            self._services.background.start()
             try:
                 yield
             finally:
@@ -228,6 +232,8 @@ async def _open_services(
     keeper = Keeper(store.responses, config.limits.response_days)
     stack.push_async_callback(keeper.close)
     await pool.start()
+    background = Background(store.background_responses, config.limits, random_id("gateway_"))
+    stack.push_async_callback(background.close)
     blobs = LocalBlobs(config.files_dir)
     catalog = Catalog(store.models, pool, config)
     batches = BatchService(store, blobs, catalog, endpoints, config)
@@ -253,6 +259,7 @@ async def _open_services(
         keep_alive=keep_alive,
         media=media,
         keeper=keeper,
+        background=background,
         contexts=ContextLoader(store.responses),
         jobs=JobService(store, JobFactory(store, blobs, config, pool.hello)),
         batches=batches,
