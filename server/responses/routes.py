@@ -89,7 +89,12 @@ async def delete_response(response_id: str, caller: Caller, services: Services) 
     return ResponseDeleted(id=response_id)
 
 
-@router.post("/{response_id}/cancel", response_model=ResponseObject, summary="Cancel a response")
+@router.post(
+    "/{response_id}/cancel",
+    response_model=ResponseObject,
+    summary="Cancel a response",
+    responses=refusals(507),
+)
 async def cancel_response(response_id: str, caller: Caller, services: Services) -> Response:
     """Ends a background response that is under way; one that has ended is answered as it is."""
     kept = await _find(services, caller.project.id, response_id)
