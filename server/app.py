@@ -59,10 +59,12 @@ from server.openapi import document
 from server.organization import BODIES as ORGANIZATION_BODIES
 from server.organization import router as organization_router
 from server.responses import routes as responses_routes
+from server.responses.background import Background
 from server.responses.context import ContextLoader
 from server.responses.keeping import Keeper
 from server.responses.schemas import CountTokens
 from server.store import Store, StoreUnavailableError, open_store
+from server.store.identifiers import random_id
 from server.store.passing_faults import UnstorableTextError
 from server.store.responses import StoredResponse
 from server.store.stored_completions import StoredCompletion
@@ -107,6 +109,7 @@ class Services:
     media: MediaLoader
     keeper: Keeper[StoredResponse]
     completion_keeper: Keeper[StoredCompletion]
+    background: Background
     contexts: ContextLoader
     jobs: JobService
     batches: BatchService
@@ -158,6 +161,7 @@ class GatewayApp(FastAPI):
                 self.config, self.access_log, self.endpoints, stack
             )
             self._services.batches.start()
+            self._services.background.start()
             try:
                 yield
             finally:
@@ -235,6 +239,8 @@ async def _open_services(
     completion_keeper = Keeper(store.completions.add, config.limits.response_days)
     stack.push_async_callback(completion_keeper.close)
     await pool.start()
+    background = Background(store.background_responses, config.limits, random_id("gateway_"))
+    stack.push_async_callback(background.close)
     blobs = LocalBlobs(config.files_dir)
     catalog = Catalog(store.models, pool, config)
     batches = BatchService(store, blobs, catalog, endpoints, config)
@@ -261,6 +267,7 @@ async def _open_services(
         media=media,
         keeper=keeper,
         completion_keeper=completion_keeper,
+        background=background,
         contexts=ContextLoader(store.responses),
         jobs=JobService(store, JobFactory(store, blobs, config, pool.hello)),
         batches=batches,

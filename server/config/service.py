@@ -84,6 +84,10 @@ class Limits(Section):
     """Batches of a project that have not ended; creating one more is a 429."""
     running_batches_per_project: int = Field(default=4, ge=1)
     """Of them, those under way at once; the others wait as `validating`."""
+    background_responses: int = Field(default=256, ge=1)
+    """Background responses that one gateway has under way; one more is a 429."""
+    background_responses_per_project: int = Field(default=64, ge=1)
+    """Those of one project, on all gateways; one more is a 429."""
     response_days: float = Field(default=30.0, gt=0, le=3650)
     """How long responses are kept that are created with `store`, as they are by default."""
 

@@ -40,7 +40,7 @@ class ResponseObject(ResponseBody):
     object: Literal["response"]
     created_at: int
     completed_at: int | None
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
     error: ResponseFailure | None
     incomplete_details: IncompleteDetails | None
     background: bool

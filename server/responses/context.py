@@ -14,7 +14,7 @@ from server.errors import InvalidRequest, NotFound, RateLimited, invalid_value
 from server.responses.conversation import Item
 from server.responses.ids import response_of
 from server.responses.items import InputItem, ItemReference
-from server.store.responses import StoredResponse
+from server.store.responses import UNFINISHED, StoredResponse
 
 MAX_CHAIN = 1000
 """Responses that one may go on from, one after another."""
@@ -111,6 +111,12 @@ async def _load_chain(kept: Kept, project_id: str, previous_id: str) -> tuple[St
     last = await kept.find(project_id, previous_id)
     if last is None:
         raise _no_previous(previous_id)
+    if last.status in UNFINISHED:
+        raise InvalidRequest(
+            f"Previous response with id '{previous_id}' has not ended yet: it is '{last.status}'.",
+            param="previous_response_id",
+            code="previous_response_not_finished",
+        )
     if last.depth >= MAX_CHAIN or last.context_bytes > MAX_CONTEXT_BYTES:
         raise _too_long()
     if last.previous_id is None:

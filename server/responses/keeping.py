@@ -112,8 +112,12 @@ class Place:
         if num_bytes > MAX_STORED_BYTES:
             when_kept(too_large())
             return
+        self.keeper.keep(self.row(response, body), num_bytes, when_kept)
+
+    def row(self, response: Mapping[str, Any], body: bytes) -> StoredResponse:
+        num_bytes = len(body) + len(self.input)
         previous = self.previous
-        row = StoredResponse(
+        return StoredResponse(
             id=response["id"],
             project_id=self.project_id,
             created_at=response["created_at"],
@@ -126,7 +130,6 @@ class Place:
             depth=0 if previous is None else previous.depth + 1,
             context_bytes=num_bytes + (0 if previous is None else previous.context_bytes),
         )
-        self.keeper.keep(row, num_bytes, when_kept)
 
 
 def too_large() -> InvalidRequest:

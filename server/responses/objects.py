@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.answering.plan import AnswerPlan
@@ -25,7 +26,7 @@ def response_fields(
         "completed_at": None,
         "error": None,
         "incomplete_details": None,
-        "background": False,
+        "background": bool(body.background),
         "conversation": None,
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
@@ -61,6 +62,18 @@ def usage_fields(tally: Tally) -> dict[str, Any]:
         "output_tokens": tally.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": tally.reasoning_tokens},
         "total_tokens": tally.prompt_tokens + tally.completion_tokens,
+    }
+
+
+def failed_response(
+    fields: Mapping[str, Any], error: ApiError, output: Sequence[Any]
+) -> dict[str, Any]:
+    """The response with these `fields`, as it ends by this error."""
+    return {
+        **fields,
+        "status": "failed",
+        "error": failure_fields(error),
+        "output": output,
     }
 
 

@@ -6,6 +6,7 @@ Either way the end repeats the whole answer, which is why it is all kept until t
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from server.generation.output import Continuation
 from server.responses.events import EventWriter
 from server.responses.ids import ItemIds
 from server.responses.keeping import Place
-from server.responses.objects import failure_fields, usage_fields
+from server.responses.objects import failed_response, usage_fields
 from server.responses.output_items import OutputItems
 from server.sse import SSE_HEADERS
 from server.usage import Tally
@@ -131,6 +132,33 @@ class ResponseFold(_Response):
         self._recipient.refuse(error)
 
 
+class BackgroundOutput(_Response):
+    """An exchange's `Output`: its events go to a log, and the whole is the caller's answer."""
+
+    def __init__(
+        self,
+        begun: BegunResponse,
+        events: EventWriter,
+        recipient: Recipient,
+        when_begun: Callable[[], None],
+    ) -> None:
+        super().__init__(begun, events)
+        self._events = events
+        self._recipient = recipient
+        self._when_begun = when_begun
+
+    def begin(self) -> None:
+        self._events.send("response.in_progress", response=self._fields)
+        self._when_begun()
+
+    def send(self, status: str, body: bytes) -> None:
+        self._recipient.answer(200, body)
+
+    def fail(self, error: ApiError) -> None:
+        output = self._items.break_off()
+        self.send("failed", to_json(failed_response(self._fields, error, output)))
+
+
 class ResponseStream(_Response):
     """An exchange's `Output`."""
 
@@ -162,12 +190,7 @@ class ResponseStream(_Response):
         if not self._begun:
             self._reply.refuse(error)
             return
-        response = {
-            **self._fields,
-            "status": "failed",
-            "error": failure_fields(error),
-            "output": self._items.break_off(),
-        }
+        response = failed_response(self._fields, error, self._items.break_off())
         body = to_json(response)
         if self._place is not None:
             self._place.keep(response, body, _ignore)

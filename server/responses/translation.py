@@ -67,8 +67,8 @@ def _refuse_reasoning(reasoning: ReasoningSettings) -> None:
 
 
 def _refuse_for_answer(body: CreateResponse) -> None:
-    if body.background:
-        raise unsupported_parameter("background", "Responses are made while you wait, or streamed.")
+    if body.background and body.store is False:
+        raise invalid_value("background", "A background response needs 'store' to be true.")
     if body.n not in (None, 1):
         raise unsupported_parameter("n", "A response is one answer.")
     if body.top_logprobs and LOGPROBS not in (body.include or ()):

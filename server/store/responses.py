@@ -12,6 +12,9 @@ from sqlalchemy import bindparam, delete, literal, select
 from server.store.database import Database
 from server.store.tables import responses
 
+UNFINISHED = frozenset({"queued", "in_progress"})
+"""What a background response is until it has ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:

@@ -12,6 +12,7 @@ from server.blobs.storage import StorageFullError
 from server.store.admin_keys import AdminKeys
 from server.store.aliases import Aliases
 from server.store.audit import AuditLog
+from server.store.background_responses import BackgroundResponses
 from server.store.batches import Batches
 from server.store.configured_adapters import ConfiguredAdapters
 from server.store.counts import StoredCounts, count_stored
@@ -57,6 +58,7 @@ class Store:
         self.replays = Replays(database)
         self.responses = Responses(database)
         self.completions = StoredCompletions(database)
+        self.background_responses = BackgroundResponses(database)
         self.usage = UsageLedger(database)
         self.webhooks = Webhooks(database)
 

@@ -312,7 +312,10 @@ responses = Table(
     Column("input", Text, nullable=False),
     Column("depth", BigInteger, nullable=False),
     Column("context_bytes", BigInteger, nullable=False),
+    Column("owner", String),
+    Column("lease_until", Float),
     Index(None, "expires_at"),
+    Index(None, "lease_until"),
 )
 
 stored_completions = Table(

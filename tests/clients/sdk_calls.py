@@ -113,6 +113,11 @@ class World:
     def batch(self) -> str:
         return self.client.batches.create(**self.batched()).id
 
+    def background_response(self) -> str:
+        return self.client.responses.create(
+            model=MODEL, input="Hello.", max_output_tokens=16, background=True
+        ).id
+
     def upload(self) -> str:
         uploads = self.client.uploads
         return uploads.create(
@@ -215,6 +220,7 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
     "models.delete": lambda w: {"model": w.tuned()},
     "models.list": lambda _: {},
     "models.retrieve": lambda _: {"model": MODEL},
+    "responses.cancel": lambda w: {"response_id": w.background_response()},
     "responses.create": lambda _: _RESPONSE,
     "responses.delete": lambda w: {"response_id": w.response()},
     "responses.input_items.list": lambda w: {"response_id": w.response()},
@@ -263,7 +269,6 @@ CALLS: dict[str, Callable[[World], dict[str, Any]]] = {
 }
 CALLS |= {f"beta.{path}": call for path, call in CALLS.items() if path.startswith("chat.")}
 NOT_OURS = {
-    "responses.cancel": "it ends background responses, and there are none",
     "beta.responses.": "a beta of OpenAI's; use `client.responses`",
     **dict.fromkeys(
         (
