@@ -13,8 +13,8 @@ _HEAD = """\
 
 Every method of openai {version} that asks a server, called for real, against the gateway and the
 bundled model, with the package's strict validation of answers (`_strict_response_validation=True`;
-but for two of its types: a streamed completion's `finish_reason` cannot be null there, as it is
-with OpenAI, nor a job's status `paused`).
+but for three of its types: a streamed completion's `finish_reason` cannot be null there, as it is
+with OpenAI, a job's status not `paused`, and a stored message's role not `user`).
 The columns: the sync client, the async client, `with_raw_response`, `with_streaming_response` and
 `stream=True`; `–` where the package has no such way. Written by `tests/clients/test_sdk.py`
 (`WRITE_SDK_PAGE=1`), which fails where this page is not true.
