@@ -110,7 +110,7 @@ def test_other_spellings_of_the_path_are_the_same_path(gateway: Gateway, path: s
 
 def test_another_method_is_refused(gateway: Gateway) -> None:
     with connect(gateway) as opened:
-        opened.sendall(LISTING.replace(b"/v1/models", CHAT.encode()))
+        opened.sendall(LISTING.replace(b"/v1/models", b"/v1/completions"))
         head, body = read_answer(opened)
     assert head.startswith(b"HTTP/1.1 405 ")
     assert json.loads(body)["error"]["code"] == "method_not_supported"
