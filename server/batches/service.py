@@ -173,6 +173,10 @@ class BatchService:
                 for batch in await self._store.batches.claim(
                     self._owner, LEASE_S, self._limits.running_batches_per_project, room
                 ):
+                    if (stale := self._runs.get(batch.id)) is not None:
+                        # It lost its lease and has not noticed: what it gives back is taken anew.
+                        stale.cancel()
+                        continue
                     self._runs[batch.id] = asyncio.create_task(self._run(batch))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_INTERVAL_S):
