@@ -13,9 +13,9 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.database import Database
-from server.store.identifiers import random_id
 from server.store.responses import StoredResponse
-from server.store.tables import responses, webhook_events
+from server.store.tables import responses
+from server.store.webhooks import insert_event
 
 _OPEN = responses.c.lease_until.is_not(None)
 _MAX_FAILED_AT_ONCE = 100
@@ -119,13 +119,5 @@ async def _end(connection: AsyncConnection, ended: Any, *conditions: Any, **valu
     )
     if (await connection.execute(query)).rowcount != 1:
         return False
-    await connection.execute(
-        webhook_events.insert().values(
-            id=random_id("evt_"),
-            project_id=ended.project_id,
-            type=f"response.{values['status']}",
-            object_id=ended.id,
-            created_at=int(time.time()),
-        )
-    )
+    await insert_event(connection, f"response.{values['status']}", ended.project_id, ended.id)
     return True

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, func, or_, select, update
 
 from server.store.cursors import fetch_page
 from server.store.database import Database
 from server.store.files import insert_file
 from server.store.idempotency import find_replay, keep_replay
-from server.store.identifiers import random_id
 from server.store.records import File, Page, Replay
-from server.store.tables import batches, webhook_events
+from server.store.tables import batches
+from server.store.webhooks import insert_event
 
 
 class BatchStatus(StrEnum):
@@ -158,8 +158,8 @@ class Batches:
         so many that no project has more than `per_project` under way."""
         now = time.time()
         query = select(batches).where(batches.c.status.in_(OPEN)).order_by(batches.c.num)
+        free = or_(batches.c.lease_until.is_(None), batches.c.lease_until < now)
         async with self._database.read() as connection:
-            free = or_(batches.c.lease_until.is_(None), batches.c.lease_until < now)
             if (await connection.execute(query.where(free).limit(1))).first() is None:
                 return []
         claimed: list[Batch] = []
@@ -172,10 +172,7 @@ class Batches:
                     continue
                 taken = await connection.execute(
                     update(batches)
-                    .where(
-                        batches.c.num == row.num,
-                        or_(batches.c.lease_until.is_(None), batches.c.lease_until < now),
-                    )
+                    .where(batches.c.num == row.num, free)
                     .values(owner=owner, lease_until=now + lease_s)
                 )
                 if taken.rowcount:
@@ -190,12 +187,7 @@ class Batches:
         now = time.time()
         query = (
             update(batches)
-            .where(
-                batches.c.id == batch_id,
-                batches.c.owner == owner,
-                batches.c.lease_until >= now,
-                batches.c.status.in_(OPEN),
-            )
+            .where(*_held(batch_id, owner, OPEN), batches.c.lease_until >= now)
             .values(lease_until=now + lease_s, **counts.values())
             .returning(batches.c.status)
         )
@@ -249,18 +241,13 @@ class Batches:
     ) -> None:
         """Its files, its last status and the event of it, in one transaction. Raises
         LeaseLostError."""
-        now = int(time.time())
         query = (
             update(batches)
-            .where(
-                batches.c.id == batch.id,
-                batches.c.owner == owner,
-                batches.c.status.in_(OPEN),
-            )
+            .where(*_held(batch.id, owner, OPEN))
             .values(
                 {
                     "status": status.value,
-                    f"{status.value}_at": now,
+                    f"{status.value}_at": int(time.time()),
                     "output_file_id": None if output is None else output.id,
                     "error_file_id": None if errors_file is None else errors_file.id,
                     "errors": None if errors is None else [*errors],
@@ -276,30 +263,25 @@ class Batches:
             for file in (output, errors_file):
                 if file is not None:
                     await insert_file(connection, file)
-            await connection.execute(
-                webhook_events.insert().values(
-                    id=random_id("evt_"),
-                    project_id=batch.project_id,
-                    type=f"batch.{status.value}",
-                    object_id=batch.id,
-                    created_at=now,
-                )
-            )
+            await insert_event(connection, f"batch.{status.value}", batch.project_id, batch.id)
 
     async def _move(
         self, batch_id: str, owner: str, sources: Sequence[BatchStatus], **values: object
     ) -> bool:
-        query = (
-            update(batches)
-            .where(
-                batches.c.id == batch_id,
-                batches.c.owner == owner,
-                batches.c.status.in_(sources),
-            )
-            .values(**values)
-        )
+        query = update(batches).where(*_held(batch_id, owner, sources)).values(**values)
         async with self._database.write(makes_room=True) as connection:
             return (await connection.execute(query)).rowcount == 1
+
+
+def _held(
+    batch_id: str, owner: str, statuses: Sequence[BatchStatus]
+) -> tuple[ColumnElement[bool], ...]:
+    """That the batch is this gateway's, in one of these states."""
+    return (
+        batches.c.id == batch_id,
+        batches.c.owner == owner,
+        batches.c.status.in_(statuses),
+    )
 
 
 def _values(batch: Batch) -> dict[str, Any]:

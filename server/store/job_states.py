@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.records import JobStatus
@@ -73,5 +73,7 @@ async def transition(
         .values(status=rule.target.value, **values)
     )
     if result.rowcount == 1 and rule.target.is_terminal:
-        await insert_event(connection, f"fine_tuning.job.{rule.target.value}", job_id)
+        project_id = select(jobs.c.project_id).where(jobs.c.id == job_id).scalar_subquery()
+        kind = f"fine_tuning.job.{rule.target.value}"
+        await insert_event(connection, kind, project_id, job_id)
     return result.rowcount == 1

@@ -1,6 +1,6 @@
 """Events that webhooks are told of, and what became of telling each.
 
-An event's row is written by the transaction that ends the job. It is spread once: each receiver
+An event's row is written by the transaction that ends the object. It is spread once: each receiver
 that is configured then and wants it gets a delivery. A delivery is claimed before it is sent, so of
 several supervisors one sends it; if that one dies, the claim runs out and it is sent again.
 """
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, select, update
+from sqlalchemy import Row, ScalarSelect, Select, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.database import Database
 from server.store.identifiers import random_id
-from server.store.tables import jobs, webhook_deliveries, webhook_events
+from server.store.tables import webhook_deliveries, webhook_events
 
 KEPT_S = 30 * 24 * 3600
 _MAX_SPREAD = 100
@@ -151,15 +151,19 @@ class Webhooks:
             await connection.execute(delete(webhook_events).where(webhook_events.c.num.in_(old)))
 
 
-async def insert_event(connection: AsyncConnection, kind: str, job_id: str) -> None:
-    """Within the transaction that ends the job."""
-    project_id = select(jobs.c.project_id).where(jobs.c.id == job_id).scalar_subquery()
+async def insert_event(
+    connection: AsyncConnection,
+    kind: str,
+    project_id: str | ScalarSelect[str],
+    object_id: str,
+) -> None:
+    """Within the transaction that ends the object."""
     await connection.execute(
         webhook_events.insert().values(
             id=random_id("evt_"),
             project_id=project_id,
             type=kind,
-            object_id=job_id,
+            object_id=object_id,
             created_at=int(time.time()),
         )
     )
