@@ -10,9 +10,10 @@ from sqlalchemy import ColumnElement, bindparam, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.audit import write_audit
+from server.store.counters import raise_counter
 from server.store.database import Database
 from server.store.records import Actor, Model, ModelKind
-from server.store.tables import checkpoint_permissions, counters, model_aliases, models
+from server.store.tables import checkpoint_permissions, model_aliases, models
 
 _ADAPTER_UIDS = "adapter_uid"
 
@@ -233,12 +234,7 @@ async def insert_model(
 
 async def next_adapter_uid(connection: AsyncConnection) -> int:
     """Within a writing transaction; the migration made the counter's row."""
-    value = await connection.scalar(
-        update(counters)
-        .where(counters.c.name == _ADAPTER_UIDS)
-        .values(value=counters.c.value + 1)
-        .returning(counters.c.value)
-    )
+    value = await raise_counter(connection, _ADAPTER_UIDS)
     if value is None:
         raise LookupError("the adapter counter is missing")
     return value

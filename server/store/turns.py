@@ -11,6 +11,7 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from server.store.counters import raise_counter
 from server.store.tables import counters
 
 
@@ -34,12 +35,7 @@ async def take_turn(connection: AsyncConnection, turns: Turns, project_id: str) 
 
 
 async def _raise(connection: AsyncConnection, name: str) -> int:
-    raised = await connection.scalar(
-        update(counters)
-        .where(counters.c.name == name)
-        .values(value=counters.c.value + 1)
-        .returning(counters.c.value)
-    )
+    raised = await raise_counter(connection, name)
     if raised is None:
         raised = 1
         await connection.execute(counters.insert().values(name=name, value=raised))
