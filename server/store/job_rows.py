@@ -11,6 +11,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.store.identifiers import random_id
+from server.store.metadata_pairs import insert_pairs
 from server.store.records import (
     Checkpoint,
     EventLevel,
@@ -61,9 +62,7 @@ async def insert_job(connection: AsyncConnection, job: Job) -> None:
             train_seq=job.train_seq,
         )
     )
-    if metadata:
-        pairs = [{"job_id": job.id, "key": k, "value": v} for k, v in metadata.items()]
-        await connection.execute(job_metadata.insert(), pairs)
+    await insert_pairs(connection, job_metadata.c.job_id, job.id, metadata)
 
 
 def event_of(row: Row[Any]) -> JobEvent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy import select
 
 from server.store.audit import write_audit
 from server.store.cursors import fetch_page
@@ -13,6 +13,7 @@ from server.store.database import Database
 from server.store.idempotency import find_replay, keep_replay
 from server.store.job_rows import checkpoint_of, event_of, insert_events, insert_job, job_of
 from server.store.job_states import JobAction, transition
+from server.store.metadata_pairs import carries
 from server.store.records import Actor, Checkpoint, Job, JobEvent, NewEvent, Page, Replay
 from server.store.tables import job_checkpoints, job_events, job_metadata, jobs
 
@@ -62,14 +63,7 @@ class Jobs:
         without_metadata: bool = False,
     ) -> Page[Job]:
         """Newest first, those that carry all pairs of `metadata`. Raises UnknownCursorError."""
-        filters: list[ColumnElement[bool]] = [
-            exists().where(
-                job_metadata.c.job_id == jobs.c.id,
-                job_metadata.c.key == key,
-                job_metadata.c.value == value,
-            )
-            for key, value in (metadata or {}).items()
-        ]
+        filters = carries(job_metadata.c.job_id, jobs.c.id, metadata or {})
         if without_metadata:
             filters.append(jobs.c.metadata.is_(None))
         scope = [jobs.c.project_id == project_id]

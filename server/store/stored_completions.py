@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, delete, insert, select, update
 
 from server.store.cursors import fetch_page
 from server.store.database import Database
+from server.store.metadata_pairs import carries, insert_pairs
 from server.store.records import Page
 from server.store.tables import stored_completion_metadata as pairs
 from server.store.tables import stored_completions as completions
@@ -43,7 +43,7 @@ class StoredCompletions:
         async with self._database.write() as connection:
             await connection.execute(insert(completions), rows)
             for one in kept:
-                await _insert_pairs(connection, one.id, one.metadata)
+                await insert_pairs(connection, pairs.c.completion_id, one.id, one.metadata)
 
     async def find(self, project_id: str, completion_id: str) -> StoredCompletion | None:
         query = select(completions).where(*_there(project_id), completions.c.id == completion_id)
@@ -62,14 +62,7 @@ class StoredCompletions:
         metadata: Mapping[str, str],
     ) -> Page[StoredCompletion]:
         """Those of `model` that carry all pairs of `metadata`. Raises UnknownCursorError."""
-        filters: list[ColumnElement[bool]] = [
-            exists().where(
-                pairs.c.completion_id == completions.c.id,
-                pairs.c.key == key,
-                pairs.c.value == value,
-            )
-            for key, value in metadata.items()
-        ]
+        filters = carries(pairs.c.completion_id, completions.c.id, metadata)
         if model is not None:
             filters.append(completions.c.model == model)
         async with self._database.read() as connection:
@@ -94,7 +87,7 @@ class StoredCompletions:
             if (await connection.execute(query)).rowcount == 0:
                 return False
             await connection.execute(delete(pairs).where(pairs.c.completion_id == completion_id))
-            await _insert_pairs(connection, completion_id, metadata)
+            await insert_pairs(connection, pairs.c.completion_id, completion_id, metadata)
         return True
 
     async def delete(self, project_id: str, completion_id: str) -> bool:
@@ -123,17 +116,6 @@ class StoredCompletions:
 
 def _there(project_id: str) -> tuple[ColumnElement[bool], ...]:
     return (completions.c.project_id == project_id, completions.c.expires_at > int(time.time()))
-
-
-async def _insert_pairs(
-    connection: AsyncConnection, completion_id: str, metadata: Mapping[str, str] | None
-) -> None:
-    rows = [
-        {"completion_id": completion_id, "key": key, "value": value}
-        for key, value in (metadata or {}).items()
-    ]
-    if rows:
-        await connection.execute(insert(pairs), rows)
 
 
 def _completion_of(row: Any) -> StoredCompletion:

@@ -214,7 +214,6 @@ jobs = Table(
     sqlite_autoincrement=True,
 )
 
-# Pairs once more as rows: a JSON path cannot name every key on every database.
 job_metadata = Table(
     "job_metadata",
     metadata,
