@@ -60,6 +60,12 @@ class StructuredOutputs(RequestBody):
     structural_tag: str | None = None
 
 
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+
+
 class StreamableBody(RequestBody):
     """Of an answer that is sent whole, or as it comes."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,7 +130,3 @@ def _counts(answered: Answered) -> BatchCounts:
         output_tokens=usage.completion_tokens or usage.output_tokens,
         reasoning_tokens=written.reasoning_tokens,
     )
-
-
-def seconds_left(expires_at: int) -> float:
-    return max(0.0, expires_at - time.time())

@@ -14,11 +14,10 @@ from server.batches.input_file import read_lines
 from server.batches.journal import Journal, Result
 from server.batches.lines import expired_record
 from server.blobs import Blobs, BlobWriter
-from server.files.schemas import BATCH_EXPIRY_S
+from server.files.schemas import BATCH_EXPIRY_S, BATCH_OUTPUT_PURPOSE
 from server.store.batches import Batch, BatchCounts
 from server.store.records import File
 
-_PURPOSE = "batch_output"
 _READ_AT_ONCE = 16
 """Results."""
 
@@ -79,7 +78,7 @@ class ResultFiles:
             id=f"file-{digest}",
             project_id=batch.project_id,
             filename=f"{batch.id}_{kind}.jsonl",
-            purpose=_PURPOSE,
+            purpose=BATCH_OUTPUT_PURPOSE,
             num_bytes=0,
             status="processed",
             status_details=None,

@@ -15,7 +15,7 @@ from pathlib import Path
 from server.auth import Principal
 from server.batches.input_file import Line, check_input, read_lines
 from server.batches.journal import Journal
-from server.batches.lines import LineRunner, seconds_left
+from server.batches.lines import LineRunner
 from server.batches.results import ResultFiles, ended_lines, expired_lines
 from server.blobs import Blobs, StorageFullError
 from server.errors import ApiError
@@ -157,7 +157,7 @@ class BatchRun:
         try:
             await asyncio.wait(
                 {running, cancelled},
-                timeout=seconds_left(self._batch.expires_at),
+                timeout=max(0.0, self._batch.expires_at - time.time()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:

@@ -6,29 +6,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.files.schemas import MAX_EXPIRY_S, MIN_EXPIRY_S
+from server.files.schemas import ExpiresAfter
 from server.paging import Listing
 from server.store.batches import Batch
-from server.wire import RequestBody, ResponseBody
+from server.wire import Metadata, RequestBody, ResponseBody
 
 Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
 WINDOW_S = 24 * 3600
-
-_Key = Annotated[str, Field(max_length=64)]
-_Value = Annotated[str, Field(max_length=512)]
-
-
-class OutputExpiresAfter(RequestBody):
-    anchor: Literal["created_at"]
-    seconds: Annotated[int, Field(ge=MIN_EXPIRY_S, le=MAX_EXPIRY_S)]
 
 
 class CreateBatch(RequestBody):
     input_file_id: Annotated[str, Field(min_length=1, max_length=512)]
     endpoint: Endpoint
     completion_window: Literal["24h"]
-    metadata: Annotated[dict[_Key, _Value], Field(max_length=16)] | None = None
-    output_expires_after: OutputExpiresAfter | None = None
+    metadata: Metadata | None = None
+    output_expires_after: ExpiresAfter | None = None
 
 
 class BatchError(ResponseBody):

@@ -16,6 +16,7 @@ from server.chat.tools import (
 )
 from server.wire import (
     Count,
+    Metadata,
     ModelName,
     RequestBody,
     ResponseBody,
@@ -59,12 +60,6 @@ class Prediction(RequestBody):
 
     type: Literal["content"]
     content: str | Annotated[list[dict[str, Any]], several(MAX_PARTS)]
-
-
-Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-    Field(max_length=16),
-]
 
 
 class ChatCompletionRequest(SamplingFields):

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from server.errors import InvalidRequest, missing_parameter
 from server.paging import Listing
 from server.store.records import File
+from server.wire import RequestBody
 
 MIN_EXPIRY_S = 3600
 MAX_EXPIRY_S = 2_592_000
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 BATCH_EXPIRY_S = 30 * 24 * 3600
+
+
+class ExpiresAfter(RequestBody):
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=MIN_EXPIRY_S, le=MAX_EXPIRY_S)]
 
 
 class Purpose(StrEnum):
@@ -32,7 +38,8 @@ class Purpose(StrEnum):
 LINE_APIS = {Purpose.FINE_TUNE: "Fine-Tuning", Purpose.BATCH: "Batch"}
 """Purposes whose files are read row by row, and the API that does."""
 RESULTS_PURPOSE = "fine-tune-results"
-PRODUCED_PURPOSES = frozenset({"assistants_output", "batch_output", RESULTS_PURPOSE})
+BATCH_OUTPUT_PURPOSE = "batch_output"
+PRODUCED_PURPOSES = frozenset({"assistants_output", BATCH_OUTPUT_PURPOSE, RESULTS_PURPOSE})
 
 
 class FileObject(BaseModel):

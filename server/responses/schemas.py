@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from server.answering.tool_plan import MAX_TOOLS
-from server.chat.schemas import JsonObjectFormat, Metadata, TextFormat
+from server.chat.schemas import JsonObjectFormat, TextFormat
 from server.responses.items import MAX_ITEMS, InputItem
 from server.responses.tools import ToolBody, ToolChoiceBody
-from server.wire import Count, ModelName, RequestBody, SamplingFields, several
+from server.wire import Count, Metadata, ModelName, RequestBody, SamplingFields, several
 
 MIN_OUTPUT_TOKENS = 16
 

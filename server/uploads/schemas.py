@@ -6,17 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from server.files.schemas import MAX_EXPIRY_S, MIN_EXPIRY_S, FileObject, Purpose
+from server.files.schemas import ExpiresAfter, FileObject, Purpose
 from server.store.records import File, Upload, UploadPart
 from server.wire import RequestBody, ResponseBody, several
 
 MAX_PARTS = 10_000
 _Name = Annotated[str, Field(min_length=1, max_length=1024)]
-
-
-class ExpiresAfter(RequestBody):
-    anchor: Literal["created_at"]
-    seconds: Annotated[int, Field(ge=MIN_EXPIRY_S, le=MAX_EXPIRY_S)]
 
 
 class CreateUpload(RequestBody):
