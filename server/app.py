@@ -50,6 +50,7 @@ from server.generation.serving import Runner
 from server.graders import routes as grader_routes
 from server.graders.running import GraderRunner
 from server.graders.schemas import RunGrader, ValidateGrader
+from server.keeping import Keeper
 from server.logs import AccessLog
 from server.media import MediaLoader
 from server.models import routes as models_routes
@@ -61,7 +62,6 @@ from server.organization import router as organization_router
 from server.responses import routes as responses_routes
 from server.responses.background import Background
 from server.responses.context import ContextLoader
-from server.responses.keeping import Keeper
 from server.responses.schemas import CountTokens
 from server.store import Store, StoreUnavailableError, open_store
 from server.store.identifiers import random_id

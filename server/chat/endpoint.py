@@ -8,7 +8,8 @@ from server.answering.endpoint import AnsweringEndpoint
 from server.answering.plan import AnswerPlan
 from server.auth import Principal
 from server.chat.fold import ChatFold
-from server.chat.keeping import KeptChatStream, Place, too_large
+from server.chat.keeping import Place, too_large
+from server.chat.kept_stream import KeptChatStream
 from server.chat.schemas import ChatCompletionRequest
 from server.chat.stream import ChatStream
 from server.chat.translation import read_chat
@@ -16,7 +17,7 @@ from server.direct.reply import Reply
 from server.generation.caller import Recipient
 from server.generation.output import Output
 from server.generation.serving import GenerationHolder, GenerationServices
-from server.responses.keeping import MAX_STORED_BYTES, Keeper
+from server.keeping import MAX_STORED_BYTES, Keeper
 from server.store.stored_completions import StoredCompletion
 
 

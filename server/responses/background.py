@@ -21,9 +21,10 @@ from server.errors import InternalError, RateLimited
 from server.gate import ClientGone
 from server.generation.answers import to_json
 from server.generation.detached import DetachedCaller
+from server.keeping import MAX_STORED_BYTES
 from server.responses.event_log import EventLog, EventLogs
 from server.responses.events import EventWriter
-from server.responses.keeping import MAX_STORED_BYTES, Place, too_large
+from server.responses.keeping import Place, too_large
 from server.responses.objects import failed_response
 from server.responses.output import BackgroundOutput, BegunResponse
 from server.store import StoreUnavailableError

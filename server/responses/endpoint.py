@@ -13,11 +13,12 @@ from server.generation.answers import to_json
 from server.generation.caller import Caller, Recipient
 from server.generation.detached import DetachedCaller
 from server.generation.output import Output
+from server.keeping import MAX_STORED_BYTES, Keeper
 from server.responses.background import Background
 from server.responses.context import Context
 from server.responses.event_log import events_gone
 from server.responses.ids import ItemIds
-from server.responses.keeping import MAX_STORED_BYTES, Keeper, Place, too_large
+from server.responses.keeping import Place, too_large
 from server.responses.objects import response_fields
 from server.responses.output import BegunResponse, ResponseFold, ResponseStream
 from server.responses.planning import PlanningServices, load_context, plan_as_asked

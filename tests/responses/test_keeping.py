@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from server.errors import ApiError
-from server.responses.keeping import MAX_STORED_BYTES, Keeper
+from server.keeping import MAX_STORED_BYTES, Keeper
 from server.store import open_store
 from server.store.responses import Responses, StoredResponse
 from tests.gateway.conftest import MODEL, Gateway

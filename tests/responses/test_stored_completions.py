@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from server.responses.keeping import MAX_STORED_BYTES
+from server.keeping import MAX_STORED_BYTES
 from server.store import open_store
 from tests.gateway.conftest import MODEL, Gateway, user
 from tests.responses.conftest import WEATHER
