@@ -14,6 +14,7 @@ from server.bodies import json_of
 from server.idempotency import idempotent_call
 from server.openapi import json_body, refusals
 from server.paging import no_such_cursor
+from server.rows import Rows
 from server.store.cursors import UnknownCursorError
 
 router = APIRouter(prefix="/v1/batches", tags=["Batches"])
@@ -52,16 +53,14 @@ async def create_batch(
 
 @router.get("", summary="List batches")
 async def list_batches(
-    request: Request,
     caller: Caller,
+    rows: Rows,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
 ) -> BatchList:
     """List batches, newest first."""
     try:
-        page = await request.app.services.store.batches.page(
-            caller.project.id, after=after, limit=limit
-        )
+        page = await rows.batches.page(caller.project.id, after=after, limit=limit)
     except UnknownCursorError as error:
         raise no_such_cursor(error) from None
     return BatchList.of([BatchObject.of(b) for b in page.items], has_more=page.has_more)

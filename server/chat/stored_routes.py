@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 
 from server.auth import Caller
 from server.bodies import json_of
@@ -15,10 +16,11 @@ from server.chat.schemas import (
     StoredCompletionDeleted,
     StoredMessage,
 )
-from server.errors import NotFound, invalid_value
+from server.errors import NotFound
 from server.openapi import json_body, refusals
-from server.paging import Listing, no_such_cursor
+from server.paging import Listing, cut, no_such_cursor
 from server.query import metadata_filter
+from server.rows import Rows
 from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.store.stored_completions import StoredCompletion
@@ -27,12 +29,6 @@ MAX_PAGE = 100
 router = APIRouter(prefix="/v1/chat/completions", tags=["Chat"])
 
 
-def _store_of(request: Request) -> Store:
-    store: Store = request.app.services.store
-    return store
-
-
-Rows = Annotated[Store, Depends(_store_of)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 Order = Literal["asc", "desc"]
 
@@ -122,13 +118,8 @@ async def list_chat_completion_messages(
     messages = [_message(f"{kept.id}-{number}", each) for number, each in enumerate(sent)]
     if order == "desc":
         messages.reverse()
-    begin = 0
-    if after is not None:
-        begin = next((n + 1 for n, each in enumerate(messages) if each.id == after), -1)
-        if begin < 0:
-            raise invalid_value("after", f"There is no '{after[:128]}' in this list.")
-    page = messages[begin : begin + limit]
-    return Listing[StoredMessage].of(page, has_more=begin + limit < len(messages))
+    page, has_more = cut(messages, attrgetter("id"), after=after, limit=limit)
+    return Listing[StoredMessage].of([*page], has_more=has_more)
 
 
 async def _find(rows: Store, project_id: str, completion_id: str) -> StoredCompletion:

@@ -13,6 +13,7 @@ from server.files.names import content_disposition
 from server.files.schemas import FileDeleted, FileList, FileObject, Purpose
 from server.files.service import FileService, Upload, no_such_file
 from server.openapi import refusals
+from server.rows import Rows
 from server.store.cursors import UnknownCursorError
 
 router = APIRouter(prefix="/v1/files", tags=["Files"])
@@ -70,8 +71,8 @@ async def upload_file(
 
 @router.get("", response_model_exclude_none=False, responses=refusals(404))
 async def list_files(
-    request: Request,
     caller: Caller,
+    rows: Rows,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
     order: Literal["asc", "desc"] = "desc",
@@ -79,7 +80,7 @@ async def list_files(
 ) -> FileList:
     """List files, newest first unless `order` says otherwise."""
     try:
-        page = await request.app.services.store.files.page(
+        page = await rows.files.page(
             caller.project.id,
             after=after,
             limit=limit,

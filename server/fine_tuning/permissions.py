@@ -17,6 +17,7 @@ from server.errors import ModelNotFound, NotFound, invalid_value
 from server.models.catalog import Catalog
 from server.openapi import json_body, refusals
 from server.paging import Listing
+from server.rows import Rows
 from server.store import Store
 from server.store.cursors import UnknownCursorError
 from server.store.permissions import UnknownProjectError
@@ -59,17 +60,9 @@ class PermissionDeleted(ResponseBody):
     deleted: Literal[True] = True
 
 
-def _store_of(request: Request) -> Store:
-    store: Store = request.app.services.store
-    return store
-
-
 def _catalog_of(request: Request) -> Catalog:
     catalog: Catalog = request.app.services.catalog
     return catalog
-
-
-Rows = Annotated[Store, Depends(_store_of)]
 
 
 @router.post(

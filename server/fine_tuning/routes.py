@@ -26,7 +26,7 @@ from server.idempotency import idempotent_call
 from server.openapi import json_body, refusals
 from server.paging import no_such_cursor
 from server.query import metadata_filter
-from server.store import Store
+from server.rows import Rows
 from server.store.cursors import UnknownCursorError
 from server.validation import read_body
 
@@ -42,13 +42,7 @@ def _service_of(request: Request) -> JobService:
     return service
 
 
-def _store_of(request: Request) -> Store:
-    store: Store = request.app.services.store
-    return store
-
-
 Service = Annotated[JobService, Depends(_service_of)]
-Rows = Annotated[Store, Depends(_store_of)]
 After = Annotated[str | None, Query()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from operator import itemgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from server.auth import Caller
 from server.bodies import json_of
 from server.errors import InvalidRequest, NotFound, invalid_value, unsupported_parameter
 from server.openapi import json_body, refusals
+from server.paging import cut
 from server.query import refuse_unknown
 from server.responses.answer_schemas import (
     InputItemList,
@@ -126,17 +128,12 @@ async def list_input_items(
     items: list[dict[str, Any]] = msgspec.json.decode(kept.input)
     if order == "desc":
         items.reverse()
-    begin = 0
-    if after is not None:
-        begin = next((n + 1 for n, item in enumerate(items) if item["id"] == after), -1)
-        if begin < 0:
-            raise invalid_value("after", f"There is no '{after[:128]}' in this list.")
-    page = items[begin : begin + limit]
+    page, has_more = cut(items, itemgetter("id"), after=after, limit=limit)
     return InputItemList(
-        data=page,
+        data=[*page],
         first_id=page[0]["id"] if page else None,
         last_id=page[-1]["id"] if page else None,
-        has_more=begin + limit < len(items),
+        has_more=has_more,
     )
 
 
