@@ -30,12 +30,16 @@ class EventLog:
         while self.num_bytes > MAX_LOG_BYTES and len(self._events) > 1:
             self.num_bytes -= len(self._events.popleft())
             self._first += 1
-        self._changed.set()
+        self._tell()
 
     def end(self) -> None:
         """Nothing is appended any more."""
         self.has_ended = True
+        self._tell()
+
+    def _tell(self) -> None:
         self._changed.set()
+        self._changed = asyncio.Event()
 
     def check(self, number: int) -> None:
         """Raises InvalidRequest if the event with this number is not there any more."""
@@ -46,14 +50,12 @@ class EventLog:
         """The events from this number on, and whether they are the last. What is dropped before it
         is taken ends it."""
         while number >= self._first:
+            changed, has_ended = self._changed, self.has_ended
             data = b"".join(islice(self._events, number - self._first, None))
             number = max(number, self._first + len(self._events))
-            yield data, self.has_ended
-            if self.has_ended and number >= self._first + len(self._events):
+            yield data, has_ended
+            if has_ended:
                 return
-            changed = self._changed
-            if changed.is_set() and number >= self._first + len(self._events):
-                changed = self._changed = asyncio.Event()
             await changed.wait()
 
 
