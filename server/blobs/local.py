@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Literal, TypeVar
 
 from server.blobs.storage import StorageFullError
 
@@ -48,11 +48,11 @@ class LocalBlobs:
         target = self._path(key)
         beside = self._unfinished / secrets.token_hex(8)
         with _room_needed():
-            file = await asyncio.to_thread(open, beside, "xb")
+            file = await _opened(beside, "xb")
         return LocalBlobWriter(file, beside, target)
 
     async def read(self, key: str) -> AsyncGenerator[bytes]:
-        file = await asyncio.to_thread(open, self._path(key), "rb")
+        file = await _opened(self._path(key), "rb")
         try:
             while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
                 yield chunk
@@ -129,6 +129,21 @@ class LocalBlobWriter:
         with suppress(OSError):
             self._file.close()
         self._beside.unlink(missing_ok=True)
+
+
+async def _opened(path: Path, mode: Literal["rb", "xb"]) -> IO[bytes]:
+    """Is closed again if whoever waits for it is cancelled."""
+    opening: asyncio.Task[IO[bytes]] = asyncio.create_task(asyncio.to_thread(open, path, mode))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+
+
+def _close(opening: asyncio.Task[IO[bytes]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _link(source: Path, target: Path) -> None:
