@@ -170,13 +170,14 @@ class BatchService:
             self._has_work.clear()
             with suppress(StoreUnavailableError, StorageFullError):
                 room = _MAX_RUNS - len(self._runs)
+                # Its own that lost its lease, and has not noticed, ends before it is taken anew.
                 for batch in await self._store.batches.claim(
-                    self._owner, LEASE_S, self._limits.running_batches_per_project, room
+                    self._owner,
+                    LEASE_S,
+                    self._limits.running_batches_per_project,
+                    room,
+                    but=self._runs,
                 ):
-                    if (stale := self._runs.get(batch.id)) is not None:
-                        # It lost its lease and has not noticed: what it gives back is taken anew.
-                        stale.cancel()
-                        continue
                     self._runs[batch.id] = asyncio.create_task(self._run(batch))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_INTERVAL_S):

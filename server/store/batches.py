@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -153,9 +153,18 @@ class Batches:
             await connection.execute(query)
         return await self.find(project_id, batch_id)
 
-    async def claim(self, owner: str, lease_s: float, per_project: int, most: int) -> list[Batch]:
+    async def claim(
+        self,
+        owner: str,
+        lease_s: float,
+        per_project: int,
+        most: int,
+        *,
+        but: Collection[str] = (),
+    ) -> list[Batch]:
         """Takes the leases of open batches that nobody runs, the oldest first, `most` at a time and
-        so many that no project has more than `per_project` under way."""
+        so many that no project has more than `per_project` under way. Those with the ids `but` are
+        left."""
         now = time.time()
         query = select(batches).where(batches.c.status.in_(OPEN)).order_by(batches.c.num)
         free = or_(batches.c.lease_until.is_(None), batches.c.lease_until < now)
@@ -168,7 +177,7 @@ class Batches:
             running = Counter(row.project_id for row in rows if (row.lease_until or 0) >= now)
             for row in rows:
                 is_free = (row.lease_until or 0) < now and len(claimed) < most
-                if not is_free or running[row.project_id] >= per_project:
+                if not is_free or row.id in but or running[row.project_id] >= per_project:
                     continue
                 taken = await connection.execute(
                     update(batches)
