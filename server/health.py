@@ -95,7 +95,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def _stored_counts(store: Store) -> StoredCounts:
-    """None while the store does not answer: the gateway's own numbers are told all the same."""
+    """Empty while the store does not answer: the gateway's own numbers are told all the same."""
     try:
         async with asyncio.timeout(_STORE_TIMEOUT_S):
             return await store.counts()

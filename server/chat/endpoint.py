@@ -61,9 +61,7 @@ class ChatEndpoint(AnsweringEndpoint[ChatCompletionRequest]):
 
     def _place(self, principal: Principal, request: ChatCompletionRequest) -> Place:
         """Raises InvalidRequest."""
-        messages = request.__pydantic_serializer__.to_json(
-            request, include={"messages"}, exclude_unset=True
-        )
+        messages = request.model_dump_json(include={"messages"}, exclude_unset=True).encode()
         if len(messages) > MAX_STORED_BYTES:
             raise too_large()
         keeper = self._chat_holder.services.completion_keeper

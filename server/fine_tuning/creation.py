@@ -269,8 +269,7 @@ def _check_validation(request: CreateJob, wanted: Hyperparameters) -> None:
         raise unsupported_parameter(
             f"{wanted.where()}.val_size", "It is for jobs without a 'validation_file'."
         )
-    needy = ("eval_steps", "eval_strategy", "early_stopping_steps", "load_best_model_at_end")
-    for name in needy:
+    for name in ("eval_steps", "eval_strategy", "early_stopping_steps", "load_best_model_at_end"):
         if wanted.of(name) not in (None, 0, "no") and not (has_file or val_size):
             raise unsupported_parameter(
                 f"{wanted.where()}.{name}",

@@ -26,13 +26,11 @@ def message_id(body: CreateMessage, plan: AnswerPlan) -> str:
 def stop_fields(body: CreateMessage, event: Finished, reader: ChoiceReader) -> dict[str, Any]:
     asked = body.stop_sequences or ()
     met = event.stop if reader.stop_met is None else reader.stop_met
-    reason = "end_turn"
     if isinstance(met, str) and met in asked:
         return {"stop_reason": "stop_sequence", "stop_sequence": met}
+    reason = "tool_use" if reader.num_calls else "end_turn"
     if event.reason is FinishReason.LENGTH:
         reason = "max_tokens"
-    elif reader.num_calls:
-        reason = "tool_use"
     return {"stop_reason": reason, "stop_sequence": None}
 
 

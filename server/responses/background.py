@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -52,7 +52,7 @@ class _Run:
     task: asyncio.Task[None] | None = None
     marking: asyncio.Task[None] | None = None
     """Writes that it is in progress."""
-    stored: bool = field(default=False)
+    stored: bool = False
     """Whether its row is there."""
 
     @property

@@ -12,6 +12,7 @@ less than twelve minutes on one card. The status is 0 if none failed.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def _run_apart(name: str, device: str) -> list[Finding]:
 def _run_here(name: str, device: str, into: Path) -> int:
     module, _, function = CHECKS[name].function.rpartition(".")
     check: Callable[[str, Path], list[Finding]] = getattr(
-        __import__(f"tests.gpu.{module}", fromlist=[function]), function
+        importlib.import_module(f"tests.gpu.{module}"), function
     )
     try:
         found = check(device, into.parent / "work")
