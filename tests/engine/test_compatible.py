@@ -214,7 +214,7 @@ def test_a_sequence_whose_forward_pass_breaks_off_is_computed_anew(tmp_path: Pat
         Sequence(Work(key, prompt, Sampling(), 8, frozenset())) for key, prompt in enumerate(IDS)
     ]
     for sequence in sequences:
-        turns.add(sequence)
+        turns.waiting.add(sequence)
     num_calls = 0
 
     def break_off(*_: object) -> None:
@@ -225,7 +225,7 @@ def test_a_sequence_whose_forward_pass_breaks_off_is_computed_anew(tmp_path: Pat
 
     loaded.model.transformer.h[1].register_forward_pre_hook(break_off)
     with torch.inference_mode():
-        while turns.active or turns.num_waiting:
+        while turns.active or turns.waiting:
             turns.admit()
             (part,) = [*(step := turns.plan()).decode, *step.chunks]
             try:

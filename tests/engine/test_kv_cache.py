@@ -69,7 +69,7 @@ class Engine:
             is_spare=is_spare,
         )
         sequence = Sequence(work, arrival=self.num_submitted)
-        self.scheduler.add(sequence)
+        self.scheduler.waiting.add(sequence)
         return self.num_submitted
 
     def step(self) -> None:
@@ -91,7 +91,7 @@ class Engine:
 
     def run(self) -> None:
         limit = 200_000
-        while self.scheduler.active or self.scheduler.num_waiting:
+        while self.scheduler.active or self.scheduler.waiting:
             self.step()
             limit -= 1
             assert limit, "it gets nowhere"

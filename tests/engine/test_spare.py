@@ -55,7 +55,7 @@ def test_spare_ones_use_every_row_and_as_few_steps_as_others_would() -> None:
         for n in range(40):
             engine.submit(_prompt(n, 12), 20, is_spare=is_spare)
         num_steps = 0
-        while engine.scheduler.active or engine.scheduler.num_waiting:
+        while engine.scheduler.active or engine.scheduler.waiting:
             engine.step()
             num_steps += 1
         assert engine.most_running == 8

@@ -91,7 +91,7 @@ class Engine:
         places = self._places
         return Stats(
             running=self._rows.num_active,
-            waiting=self._scheduler.num_waiting,
+            waiting=len(self._scheduler.waiting),
             kv_usage=kv_usage,
             adapters=list(places.names) if places else [],
             adapter_hits=places.num_hits if places else 0,
@@ -131,7 +131,7 @@ class Engine:
                     self._num_arrived += 1
                     sequence.arrival = self._num_arrived
                     self._sequences[sequence.work.key] = sequence
-                    self._scheduler.add(sequence)
+                    self._scheduler.waiting.add(sequence)
                     self._num_prompt += sequence.num_prompt
             case Cancel(key):
                 sequence = self._sequences.pop(key, None)

@@ -128,7 +128,7 @@ def _together(loaded: LoadedModel, prompts: list[list[int]], firsts: list[int]) 
     scheduler = Scheduler(rows, None, max_rows=len(prompts), prefill_tokens=_STEP_TOKENS)
     sequences = [_sequence(key, prompt) for key, prompt in enumerate(prompts)]
     for sequence in sequences:
-        scheduler.add(sequence)
+        scheduler.waiting.add(sequence)
     logits: list[list[Tensor]] = [[] for _ in prompts]
     try:
         while any(len(parts) < len(ids) for parts, ids in zip(logits, prompts, strict=True)):

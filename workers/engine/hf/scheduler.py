@@ -17,6 +17,7 @@ from enum import Enum, auto
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.prefixes import Rows
 from workers.engine.hf.sequence import Sequence
+from workers.engine.hf.waiting import Waiting, youngest_spare
 
 _HEADROOM_TOKENS = 32
 """Room beyond its prompt that a sequence must find to be admitted, lest it be preempted at once."""
@@ -65,20 +66,9 @@ class Scheduler:
         self._max_rows = max_rows
         self._prefill_tokens = prefill_tokens
         self._num_passed = 0
-        self._waiting: deque[Sequence] = deque()
-        self._waiting_spare: deque[Sequence] = deque()
+        self.waiting = Waiting()
         self.admitting: Sequence | None = None
         """Whose admission raised, if one did: an allocation may fail there."""
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self._waiting) + len(self._waiting_spare)
-
-    def add(self, sequence: Sequence) -> None:
-        self._queue_of(sequence).append(sequence)
-
-    def _queue_of(self, sequence: Sequence) -> deque[Sequence]:
-        return self._waiting_spare if sequence.work.is_spare else self._waiting
 
     @property
     def active(self) -> list[Sequence]:
@@ -122,9 +112,7 @@ class Scheduler:
         """A running or waiting sequence is no longer wanted."""
         if sequence is self.admitting:
             self.admitting = None
-        if sequence in (queue := self._queue_of(sequence)):
-            queue.remove(sequence)
-        else:
+        if not self.waiting.remove(sequence):
             self._leave(sequence, keep=True)
 
     def preempt_youngest(self) -> Sequence:
@@ -137,7 +125,7 @@ class Scheduler:
         """Back to the queue with what it has; frees its row."""
         self._leave(sequence, keep=keep)
         sequence.restart()
-        self._queue_of(sequence).appendleft(sequence)
+        self.waiting.put_back(sequence)
 
     def _leave(self, sequence: Sequence, *, keep: bool) -> None:
         self._rows.remove(sequence, keep=keep)
@@ -158,8 +146,8 @@ class Scheduler:
     def _admit(self) -> None:
         """Memory goes by order of arrival; whoever waits for an adapter place or for a beginning
         under computation is passed by, the former a limited number of times."""
-        if self._admit_from(self._waiting, displaces=True) and self._waiting_spare:
-            self._admit_from(self._waiting_spare, displaces=False)
+        if self._admit_from(self.waiting.ordinary, displaces=True) and self.waiting.spare:
+            self._admit_from(self.waiting.spare, displaces=False)
 
     def _admit_from(self, waiting: deque[Sequence], *, displaces: bool) -> bool:
         """False where somebody goes on waiting for a row or for memory."""
@@ -202,13 +190,14 @@ class Scheduler:
     def _displace(self, *, holds_place: bool = False) -> bool:
         """Preempts the youngest spare sequence; with `holds_place`, one whose adapter no other
         than spare ones use. False if there is none."""
-        spare = [sequence for sequence in self.active if sequence.work.is_spare]
+        running = self.active
         if holds_place:
-            wanted = {s.adapter_uid for s in self.active if not s.work.is_spare}
-            spare = [s for s in spare if s.adapter is not None and s.adapter_uid not in wanted]
-        if not spare:
+            wanted = {s.adapter_uid for s in running if not s.work.is_spare}
+            running = [s for s in running if s.adapter is not None and s.adapter_uid not in wanted]
+        youngest = youngest_spare(running)
+        if youngest is None:
             return False
-        self._preempt(max(spare, key=lambda sequence: sequence.arrival), keep=True)
+        self._preempt(youngest, keep=True)
         return True
 
     def _try(self, sequence: Sequence) -> _Verdict:

@@ -3,14 +3,13 @@ long answer does not hold back the others."""
 
 from __future__ import annotations
 
-from collections import deque
-
 from workers.engine.hf.compatible.caches import OwnCache
 from workers.engine.hf.compatible.memory import CacheMemory
 from workers.engine.hf.loaded import LoadedModel
 from workers.engine.hf.lora.places import AdapterPlaces
 from workers.engine.hf.scheduler import Slice, Step
 from workers.engine.hf.sequence import Sequence
+from workers.engine.hf.waiting import Waiting, youngest_spare
 
 
 class Turns:
@@ -31,8 +30,7 @@ class Turns:
         self._memory = memory
         self._max_sequences = max_sequences
         self._caches: dict[int, OwnCache] = {}
-        self._waiting: deque[Sequence] = deque()
-        self._waiting_spare: deque[Sequence] = deque()
+        self.waiting = Waiting()
         self.active: list[Sequence] = []
         """Whose turn is next stands first."""
         self.admitting: Sequence | None = None
@@ -58,33 +56,22 @@ class Turns:
 
     def admit(self) -> list[Sequence]:
         """Of none is the prompt computed by another."""
-        for waiting in (self._waiting, self._waiting_spare):
-            while waiting:
-                if self._admit(waiting[0]):
-                    self.active.append(waiting.popleft())
-                elif waiting is self._waiting_spare or not self._displace():
+        for queue in (self.waiting.ordinary, self.waiting.spare):
+            while queue:
+                if self._admit(queue[0]):
+                    self.active.append(queue.popleft())
+                elif queue is self.waiting.spare or not self._displace():
                     return []
         return []
 
-    def add(self, sequence: Sequence) -> None:
-        self._queue_of(sequence).append(sequence)
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self._waiting) + len(self._waiting_spare)
-
-    def _queue_of(self, sequence: Sequence) -> deque[Sequence]:
-        return self._waiting_spare if sequence.work.is_spare else self._waiting
-
     def _displace(self) -> bool:
         """Puts the youngest spare sequence back into the queue; False if there is none."""
-        spare = [sequence for sequence in self.active if sequence.work.is_spare]
-        if not spare:
+        youngest = youngest_spare(self.active)
+        if youngest is None:
             return False
-        youngest = max(spare, key=lambda sequence: sequence.arrival)
         self._leave(youngest)
         youngest.restart()
-        self._waiting_spare.appendleft(youngest)
+        self.waiting.put_back(youngest)
         return True
 
     def plan(self) -> Step:
@@ -103,9 +90,7 @@ class Turns:
     def drop(self, sequence: Sequence) -> None:
         if sequence is self.admitting:
             self.admitting = None
-        if sequence in (queue := self._queue_of(sequence)):
-            queue.remove(sequence)
-        else:
+        if not self.waiting.remove(sequence):
             self._leave(sequence)
 
     def _leave(self, sequence: Sequence) -> None:
