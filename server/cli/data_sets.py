@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +33,15 @@ class DataSetError(Exception):
     """A data set that cannot be uploaded; the message is for the person who named it."""
 
 
+@contextmanager
+def named_faults(path: Path) -> Generator[None]:
+    """What is wrong with the file is a DataSetError that names it."""
+    try:
+        yield
+    except ExampleFileError as error:
+        raise DataSetError(f"{path}: {error}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class DataSet:
     name: str
@@ -42,17 +52,12 @@ class DataSet:
     def format(self, stage: Stage) -> DatasetFormat | None:
         """As its entry says, or else its first rows. Raises DataSetError."""
         if not self.layout:
-            return self._told_by_rows(stage)
+            with named_faults(self.path):
+                return format_of(self.path, stage)
         try:
             return Dataset.model_validate(self.layout).layout()
         except (ValidationError, ApiError) as error:
             raise DataSetError(f"{self.name}: {error}") from error
-
-    def _told_by_rows(self, stage: Stage) -> DatasetFormat | None:
-        try:
-            return format_of(self.path, stage)
-        except ExampleFileError as error:
-            raise DataSetError(f"{self.path}: {error}") from error
 
 
 def find_data_sets(names: Sequence[str], dataset_dir: object, beside: Path | None) -> list[DataSet]:

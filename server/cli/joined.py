@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, cast
 
-from server.cli.data_sets import DataSet, DataSetError
+from server.cli.data_sets import DataSet, DataSetError, named_faults
 from server.datasets.mixing import Mixing, mix
 from server.datasets.prepared import canonical_rows
-from server.datasets.rows import container_at, read_rows
-from templates.example_lines import ExampleFileError
+from server.datasets.rows import rows_at
+from templates.dataset_format import DatasetFormat
 from workers.contract.parameters import Stage
 
 _JOINED = "joined.jsonl"
@@ -53,7 +52,12 @@ def upload_of(
         return Upload(first.path.name, first.path.open("rb"), first.layout)
     if problem := mixing.problem(len(data_sets)) if others else None:
         raise DataSetError(problem)
-    readers = [partial(_rows, each, max_samples, written_in) for each in data_sets]
+    if written_in is None:
+        readers = [partial(_as_they_are, each, max_samples) for each in data_sets]
+    else:
+        readers = [
+            partial(_turned, each, max_samples, each.format(written_in)) for each in data_sets
+        ]
     lines = cast(io.BufferedIOBase, tempfile.TemporaryFile())  # noqa: SIM115
     try:
         lines.writelines(row + b"\n" for row in mix(readers, mixing))
@@ -65,25 +69,17 @@ def upload_of(
     return Upload(_JOINED, lines, {} if written_in else told)
 
 
-def _rows(data_set: DataSet, max_samples: int | None, written_in: Stage | None) -> Iterator[bytes]:
+def _as_they_are(data_set: DataSet, max_samples: int | None) -> Iterator[bytes]:
     """As the service reads them, each in one line: between the elements of JSON a line's end is a
     space. Raises DataSetError."""
-    with _named_faults(data_set.path):
-        if written_in is not None:
-            rows = canonical_rows(data_set.path, data_set.format(written_in))
-            with closing(rows):
-                yield from islice(rows, max_samples)
-            return
-        with closing(
-            read_rows(data_set.path, container_at(data_set.path, data_set.path.name))
-        ) as rows:
-            for _, row in islice(rows, max_samples):
-                yield row.strip().replace(b"\n", b" ")
+    with named_faults(data_set.path), rows_at(data_set.path) as rows:
+        for _, row in islice(rows, max_samples):
+            yield row.strip().replace(b"\n", b" ")
 
 
-@contextmanager
-def _named_faults(path: Path) -> Generator[None]:
-    try:
-        yield
-    except ExampleFileError as error:
-        raise DataSetError(f"{path}: {error}") from error
+def _turned(
+    data_set: DataSet, max_samples: int | None, layout: DatasetFormat | None
+) -> Iterator[bytes]:
+    """Raises DataSetError."""
+    with named_faults(data_set.path), closing(canonical_rows(data_set.path, layout)) as rows:
+        yield from islice(rows, max_samples)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.datasets.containers import Container
-from server.datasets.rows import Row, container_at, read_rows
+from server.datasets.rows import Row, container_at, read_rows, rows_at
 from templates.dataset_format import DatasetFormat
 from templates.dataset_rows import canonical_row, used_columns
 from templates.dataset_shapes import NUM_LOOKED_AT, recognise
@@ -69,14 +69,14 @@ def prepare_rows(
 def format_of(path: Path, stage: Stage = Stage.SFT) -> DatasetFormat | None:
     """As the columns of the first rows say. None: they are read as they are. Raises
     ExampleFileError, OSError."""
-    with closing(read_rows(path, container_at(path, path.name))) as rows:
+    with rows_at(path) as rows:
         return _recognised(_first(rows), stage)
 
 
 def canonical_rows(path: Path, dataset: DatasetFormat | None) -> Generator[bytes]:
     """The rows of a file in the form that is trained on, each in one line. Raises ExampleFileError,
     for a row that cannot be turned too, and OSError."""
-    with closing(read_rows(path, container_at(path, path.name))) as rows:
+    with rows_at(path) as rows:
         for number, line in rows:
             try:
                 row = read_row(line)

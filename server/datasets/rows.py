@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from server.datasets.columnar import MAX_COLUMNS, REFUSED, unreadable
@@ -53,6 +54,11 @@ def read_rows(
             return _texts(path)
         case Container.PARQUET | Container.ARROW:
             return _columnar_rows(path, container, memory_bytes)
+
+
+def rows_at(path: Path) -> closing[Generator[Row]]:
+    """Those of a file under its own name, closed with the block. Raises as `read_rows`."""
+    return closing(read_rows(path, container_at(path, path.name)))
 
 
 def _json_rows(path: Path) -> Generator[Row]:
