@@ -11,6 +11,7 @@ import torch
 
 from workers.contract.parameters import FinetuningArguments
 from workers.trainer.failures import InvalidHyperparameters
+from workers.trainer.targets import names_in
 
 
 def freeze(base: Any, arguments: FinetuningArguments) -> None:
@@ -18,13 +19,13 @@ def freeze(base: Any, arguments: FinetuningArguments) -> None:
     layers = decoder_layers(base)
     chosen = _chosen(len(layers), arguments.freeze_trainable_layers)
     base.requires_grad_(False)
-    names = _names(arguments.freeze_trainable_modules)
+    names = names_in(arguments.freeze_trainable_modules)
     for number in chosen:
         parts = dict(layers[number].named_children())
         for name in parts if names == ["all"] else names:
             _part(parts, name, "freeze_trainable_modules").requires_grad_(True)
     outside = _outside(base, layers)
-    for name in _names(arguments.freeze_extra_modules or ""):
+    for name in names_in(arguments.freeze_extra_modules or ""):
         _part(outside, name, "freeze_extra_modules").requires_grad_(True)
 
 
@@ -47,10 +48,6 @@ def _outside(base: Any, layers: torch.nn.ModuleList) -> dict[str, torch.nn.Modul
         for name, module in base.named_modules()
         if module not in inside and any(True for _ in module.parameters(recurse=False))
     }
-
-
-def _names(listed: str) -> list[str]:
-    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def _part(parts: dict[str, torch.nn.Module], name: str, param: str) -> torch.nn.Module:

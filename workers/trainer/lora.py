@@ -18,7 +18,7 @@ from peft import (
 from workers.contract.parameters import FinetuningArguments
 from workers.models.adapters import IncompleteAdapterError, load_adapter
 from workers.trainer.failures import InvalidHyperparameters, TrainerError
-from workers.trainer.targets import choose_targets
+from workers.trainer.targets import choose_targets, names_in
 
 
 def add_lora(base: Any, arguments: FinetuningArguments) -> tuple[torch.nn.Module, tuple[str, ...]]:
@@ -85,7 +85,7 @@ def _whole_modules(base: Any, listed: str | None) -> list[str] | None:
     """Raises InvalidHyperparameters."""
     if listed is None:
         return None
-    names = [name.strip() for name in listed.split(",")]
+    names = names_in(listed)
     there = {full for full, _ in base.named_modules()}
     for name in names:
         if not any(full == name or full.endswith(f".{name}") for full in there):

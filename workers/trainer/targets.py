@@ -75,8 +75,13 @@ def _all(base: Any, linear: set[str]) -> set[str]:
     return {name for name in linear if modules[name] is not output_layer and _last(name) != refused}
 
 
+def names_in(listed: str) -> list[str]:
+    """Of a text with commas."""
+    return [name for part in listed.split(",") if (name := part.strip())]
+
+
 def _named(lora_target: str, linear: set[str], param: str) -> set[str]:
-    names = [name.strip() for name in lora_target.split(",") if name.strip()]
+    names = names_in(lora_target)
     found = {name: {full for full in linear if _is_of(full, name)} for name in names}
     missing = [name for name in names if not found[name]]
     if missing or not names:
