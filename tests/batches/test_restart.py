@@ -7,17 +7,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from server.store import open_store
-from server.store.records import Engine, EngineState
 from tests.batches.conftest import create, line, rows, until
-from tests.gateway.conftest import MODEL, Worker, start_worker
+from tests.gateway.conftest import MODEL, Worker, put_engine, start_worker
 from tests.jobs.live import KEY, ROOT, running_gateway
 
 SETTINGS: dict[str, object] = {
@@ -25,23 +22,6 @@ SETTINGS: dict[str, object] = {
     "limits": {"batch_lines_at_once": 4},
 }
 REPLIES: list[dict[str, Any]] = [{"contains": "say", "tokens": ["Hello"], "first_token_ms": 100}]
-
-
-async def _register(data: Path, worker: Worker) -> None:
-    store = await open_store(f"sqlite+aiosqlite:///{data / 'tuneyard.db'}")
-    await store.engines.put(
-        Engine(
-            id="engine-0",
-            model_id=MODEL,
-            address=worker.address,
-            token=None,
-            state=EngineState.READY,
-            supervisor_id="test",
-            pid=worker.process.pid,
-            heartbeat_at=time.time() + 3600,
-        )
-    )
-    await store.close()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +36,7 @@ def test_a_killed_gateway_loses_no_line_and_runs_none_that_was_counted_again(
 ) -> None:
     lines = [line(f"n{n}", "say it") for n in range(80)]
     with running_gateway(tmp_path, SETTINGS) as gateway:
-        asyncio.run(_register(gateway.data, worker))
+        asyncio.run(put_engine(gateway.database_url, worker))
         with gateway.client() as client:
             made = create(client, lines)
             seen = until(

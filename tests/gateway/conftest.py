@@ -198,18 +198,27 @@ async def register(config: Config, workers: list[Worker], models: list[str]) -> 
         await store.models.put_base(model, "/nowhere", "tuneyard", 1_700_000_000)
     await store.aliases.configure(config.aliases)
     for number, worker in enumerate(workers):
-        await store.engines.put(
-            Engine(
-                id=f"engine-{number}",
-                model_id=MODEL,
-                address=worker.address,
-                token=None,
-                state=EngineState.READY,
-                supervisor_id="test",
-                pid=worker.process.pid,
-                heartbeat_at=time.time() + 3600,
-            )
-        )
+        await store.engines.put(ready_engine(worker, number))
+    await store.close()
+
+
+def ready_engine(worker: Worker, number: int = 0) -> Engine:
+    return Engine(
+        id=f"engine-{number}",
+        model_id=MODEL,
+        address=worker.address,
+        token=None,
+        state=EngineState.READY,
+        supervisor_id="test",
+        pid=worker.process.pid,
+        heartbeat_at=time.time() + 3600,
+    )
+
+
+async def put_engine(database_url: str, worker: Worker) -> None:
+    """Of a gateway that runs in a process of its own."""
+    store = await open_store(database_url)
+    await store.engines.put(ready_engine(worker))
     await store.close()
 
 

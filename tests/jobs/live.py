@@ -56,6 +56,10 @@ class Gateway:
     clients: list[OpenAI] = field(default_factory=list[OpenAI])
     """Those that were made, kept: a client that is collected unclosed may warn in another test."""
 
+    @property
+    def database_url(self) -> str:
+        return f"sqlite+aiosqlite:///{self.data / 'tuneyard.db'}"
+
     def client(self, key: str = KEY, *, strict: bool = True) -> OpenAI:
         """Closed with the gateway, if not before."""
         client = OpenAI(

@@ -11,10 +11,18 @@ import pytest
 
 from server.config.prices import Price, price_of
 from server.store import Store, open_store
-from server.store.records import Engine, EngineState, Usage
+from server.store.records import Usage
 from server.store.usage import UsageQuery
 from server.usage import FLUSH_INTERVAL_S
-from tests.gateway.conftest import ALIAS, DEADLINE_S, MODEL, REPLIES, Worker, start_worker, wait_for
+from tests.gateway.conftest import (
+    ALIAS,
+    DEADLINE_S,
+    MODEL,
+    REPLIES,
+    put_engine,
+    start_worker,
+    wait_for,
+)
 from tests.jobs.live import Gateway as Live
 from tests.jobs.live import running_gateway
 from tests.organization.conftest import PRICES, Service, chat
@@ -255,23 +263,6 @@ def test_usage_that_was_written_survives_kill_9(tmp_path: Path) -> None:
             assert asyncio.run(count(url)) == left + 3
     finally:
         worker.stop()
-
-
-async def put_engine(url: str, worker: Worker) -> None:
-    store = await open_store(url)
-    await store.engines.put(
-        Engine(
-            id="engine-0",
-            model_id=MODEL,
-            address=worker.address,
-            token=None,
-            state=EngineState.READY,
-            supervisor_id="test",
-            pid=worker.process.pid,
-            heartbeat_at=time.time() + 3600,
-        )
-    )
-    await store.close()
 
 
 async def count(url: str) -> int:

@@ -10,8 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.batches.test_restart import _register as register
-from tests.gateway.conftest import MODEL, Worker, start_worker
+from tests.gateway.conftest import MODEL, Worker, put_engine, start_worker
 from tests.jobs.live import OTHER_KEY, running_gateway
 from tests.responses.test_background import begin, until
 
@@ -38,7 +37,7 @@ def _refused(client: openai.OpenAI) -> str:
 
 def test_what_a_killed_gateway_ran_ends_as_failed(tmp_path: Path, worker: Worker) -> None:
     with running_gateway(tmp_path, SETTINGS) as gateway:
-        asyncio.run(register(gateway.data, worker))
+        asyncio.run(put_engine(gateway.database_url, worker))
         client, other = gateway.client(), gateway.client(OTHER_KEY)
         made = [begin(client, "never end").id for _ in range(2)]
         for each in made:
